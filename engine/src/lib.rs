@@ -1,0 +1,9 @@
+//! Tidemill: an event-sourced backend platform on a thread-per-core storage engine.
+//!
+//! ```text
+//! client, node -> shard -> topology, module -> depot, pstate -> page, journal -> codec -> env, types
+//! ```
+
+pub mod env;
+pub mod probe;
+pub mod types;

@@ -1,0 +1,145 @@
+//! What simulation builds add to the engine: planted bugs that can be switched on, to prove that the
+//! simulator catches them, and marks for states that must occur over a batch of seeds.
+//!
+//! Both compile to nothing without the `simulation` feature, which only the `tidemill-tests` crate
+//! turns on. The switches are per thread: the simulator runs one seed on one thread.
+
+macro_rules! named {
+    ($(#[$doc:meta])* $kind:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $kind { $($(#[$variant_doc])* $variant,)* }
+
+        impl $kind {
+            /// Every one of them, in order of declaration.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name on the command line and in reports.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+named! {
+    /// A bug planted on purpose.
+    Plant {
+        /// An append or decision is acknowledged when its journal write was submitted.
+        AckBeforeSync = "ack-before-sync",
+        /// The coordinator sends a decision before the entry that holds it is durable.
+        DecisionBeforeDurable = "decision-before-durable",
+        /// A new file's directory entry is not synced.
+        SkippedDirectorySync = "skipped-directory-sync",
+        /// Recovery believes frames of a reused journal file's earlier life.
+        ReusedFileTakenForNew = "reused-file-taken-for-new",
+        /// A fold writes its root without syncing the pages first.
+        RootBeforePages = "root-before-pages",
+        /// Recovery drops prepared microbatches instead of asking for their outcome.
+        PrepareForgotten = "prepare-forgotten",
+        /// A recovered coordinator moves its source offsets without the microbatch's state.
+        OffsetsWithoutState = "offsets-without-state",
+        /// A fold brings one row back that a range delete had removed.
+        DeadRowLost = "dead-row-lost",
+        /// Recovery accepts a frame that lies beyond a gap.
+        FrameBeyondGap = "frame-beyond-gap",
+        /// A prepare counts for a decision that names another attempt.
+        OtherAttemptAccepted = "other-attempt-accepted",
+        /// The single-journal commit does not wait for lower undecided ids.
+        SingleJournalOvertakes = "single-journal-overtakes",
+        /// Records appended by a microbatch get their offsets when it is prepared.
+        OffsetsBeforeCommitted = "offsets-before-committed",
+        /// A segment's partly filled tail block is rewritten after its journal file was reused.
+        TailBlockRewritten = "tail-block-rewritten",
+        /// Partitions are dealt to other shards without folding what moved first.
+        DealtWithoutFold = "dealt-without-fold",
+    }
+}
+
+named! {
+    /// A state that must occur over a batch of seeds.
+    State {
+        /// A partition recovers a prepare without an outcome.
+        PreparedUndecidedAtCrash = "prepared-undecided-at-crash",
+        /// A recovered coordinator has a decision that a participant had not applied.
+        DecidedUnappliedAtCrash = "decided-unapplied-at-crash",
+        /// Two attempts of one id are prepared on one partition.
+        TwoAttemptsPrepared = "two-attempts-prepared",
+        /// An id is aborted while the next one is prepared.
+        AbortWithNextPrepared = "abort-with-next-prepared",
+        /// Recovery finds a gap in the journal with valid frames behind it.
+        GapWithSurvivors = "gap-with-survivors",
+        /// Recovery finds a bulk extent whose bytes do not match its entry.
+        TornBulkExtent = "torn-bulk-extent",
+        /// A crash while partitions are dealt to another number of shards.
+        CrashWhileDealing = "crash-while-dealing",
+        /// A fold covers an index above an undecided prepare.
+        InDoubtAcrossFold = "in-doubt-across-fold",
+        /// A fold finds no space.
+        NoSpaceInFold = "no-space-in-fold",
+        /// Recovery meets frames of a file's earlier life.
+        StaleFrames = "stale-frames",
+        /// One of the two root slots is damaged.
+        TornRoot = "torn-root",
+        /// A segment ends in a damaged block.
+        TornSegmentTail = "torn-segment-tail",
+    }
+}
+
+/// Whether `plant` is switched on for this thread. Always `false` outside simulation builds.
+#[inline]
+#[must_use]
+pub fn planted(plant: Plant) -> bool {
+    #[cfg(feature = "simulation")]
+    return switches::planted(plant);
+    #[cfg(not(feature = "simulation"))]
+    {
+        let _ = plant;
+        false
+    }
+}
+
+/// Counts that `state` occurred. Nothing outside simulation builds.
+#[inline]
+pub fn reached(state: State) {
+    #[cfg(feature = "simulation")]
+    switches::reached(state);
+    #[cfg(not(feature = "simulation"))]
+    let _ = state;
+}
+
+#[cfg(feature = "simulation")]
+pub use switches::{switch_on, take_reached};
+
+#[cfg(feature = "simulation")]
+mod switches {
+    use std::cell::{Cell, RefCell};
+    use std::collections::BTreeMap;
+
+    use super::{Plant, State};
+
+    thread_local! {
+        static PLANTED: Cell<Option<Plant>> = const { Cell::new(None) };
+        static REACHED: RefCell<BTreeMap<State, u64>> = const { RefCell::new(BTreeMap::new()) };
+    }
+
+    /// Plants one bug, or none, for this thread.
+    pub fn switch_on(plant: Option<Plant>) {
+        PLANTED.set(plant);
+    }
+
+    /// How often each state occurred on this thread since the last call.
+    #[must_use]
+    pub fn take_reached() -> BTreeMap<State, u64> {
+        REACHED.take()
+    }
+
+    pub(super) fn planted(plant: Plant) -> bool {
+        PLANTED.get() == Some(plant)
+    }
+
+    pub(super) fn reached(state: State) {
+        REACHED.with_borrow_mut(|counts| *counts.entry(state).or_default() += 1);
+    }
+}

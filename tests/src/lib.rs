@@ -1,0 +1,1 @@
+//! The simulator, and the tests that need more than one crate.

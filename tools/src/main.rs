@@ -1,0 +1,3 @@
+//! The `tidemill` binary: daemon and command line.
+
+fn main() {}
