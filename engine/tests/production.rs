@@ -1,5 +1,11 @@
 //! The production environment on a real disk, as far as the machine has one.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test of real threads and real time"
+)]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -131,7 +137,7 @@ fn clients_get_answers_also_from_a_sleeping_shard() {
     let Some(production) = open(&dir, 1) else { return };
     let served = start(&production, ShardId(0), |env| Box::pin(serve(env)));
     let ask = |production: &Production, number: u64| {
-        let (answer, wait) = oneshot::channel();
+        let (answer, wait) = oneshot::channel::<u64>();
         production.post(ShardId(0), Box::new((number, answer)));
         wait
     };
@@ -176,7 +182,7 @@ fn parcels_to_a_shard_that_ends_are_dropped_and_not_kept() {
                 let production = &production;
                 scope.spawn(move || {
                     loop {
-                        let (answer, wait) = oneshot::channel();
+                        let (answer, wait) = oneshot::channel::<u64>();
                         production.post(ShardId(0), Box::new((1_u64, answer)));
                         if futures_block_on(wait).is_err() {
                             // Without the drop this thread would wait for ever.
@@ -186,7 +192,7 @@ fn parcels_to_a_shard_that_ends_are_dropped_and_not_kept() {
                 });
             }
             std::thread::sleep(Duration::from_millis(1));
-            let (answer, _wait) = oneshot::channel();
+            let (answer, _wait) = oneshot::channel::<u64>();
             production.post(ShardId(0), Box::new((u64::MAX, answer)));
         });
         drop(wait(ended));
@@ -213,10 +219,10 @@ fn a_panic_ends_its_shard_and_nothing_else() {
         assert!(result.is_err());
         wait(production.ended(ShardId(0)));
     }
-    let (answer, answered) = oneshot::channel();
+    let (answer, answered) = oneshot::channel::<u64>();
     production.post(ShardId(1), Box::new((6_u64, answer)));
     assert_eq!(wait(answered), Ok(7));
-    let (answer, _) = oneshot::channel();
+    let (answer, _) = oneshot::channel::<u64>();
     production.post(ShardId(1), Box::new((u64::MAX, answer)));
     wait(other).unwrap();
 }
@@ -240,7 +246,7 @@ fn tasks_end_with_their_shard() {
                 env.spawn(Class::Topology, "sleeps", async move {
                     let _guard = guard;
                     let _env = sleeper.clone();
-                    sleeper.sleep(Duration::from_secs(3600)).await;
+                    sleeper.sleep(Duration::from_hours(1)).await;
                 });
             }
             env.sleep(Duration::from_millis(1)).await;

@@ -11,6 +11,12 @@
 //!
 //! A panic in a shard's tasks ends that shard, with its files closed, and nothing else.
 
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "this is where threads and clocks come from"
+)]
+
 use std::fs;
 use std::future::Future;
 use std::io;
@@ -118,7 +124,6 @@ struct Directory {
 /// Whether a shard runs, and who waits for its end.
 #[derive(Default)]
 struct Life {
-    #[allow(clippy::disallowed_types, reason = "taken when a shard starts or ends")]
     state: Mutex<LifeState>,
 }
 
@@ -265,7 +270,6 @@ impl Platform for Production {
 }
 
 impl Life {
-    #[allow(clippy::disallowed_types, reason = "as at the field")]
     fn lock(&self) -> std::sync::MutexGuard<'_, LifeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

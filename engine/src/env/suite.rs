@@ -139,21 +139,22 @@ pub async fn many_in_flight(env: &Env) {
 
 /// An operation whose future is dropped runs on, and its buffer and file with it.
 pub async fn dropped_operations(env: &Env) {
-    let count = 32;
+    let count = 32_u8;
     let file = open(env, "dropped").await;
     for n in 0..count {
-        let buf = pattern(1, stamp(n));
-        drop(file.write(n * BLOCK, buf, Sync::No));
+        let buf = pattern(1, n + 1);
+        drop(file.write(u64::from(n) * BLOCK, buf, Sync::No));
         drop(file.read(0, Buf::zeroed(BLOCK_BYTES)));
     }
     drop(file);
     let file = env.disk().open("suite/dropped", Open::Existing).await.expect("still there");
     until(env, || async {
-        let (result, buf) = read_full(&*file, 0, Buf::zeroed(count as usize * BLOCK_BYTES)).await;
+        let (result, buf) =
+            read_full(&*file, 0, Buf::zeroed(usize::from(count) * BLOCK_BYTES)).await;
         result.is_ok()
             && (0..count).all(|n| {
-                let from = n as usize * BLOCK_BYTES;
-                buf[from..from + BLOCK_BYTES] == pattern(1, stamp(n))[..]
+                let from = usize::from(n) * BLOCK_BYTES;
+                buf[from..from + BLOCK_BYTES] == pattern(1, n + 1)[..]
             })
     })
     .await;
@@ -234,7 +235,7 @@ pub async fn clock(env: &Env) {
     .await;
     assert!(env.now() > start);
     // A sleep that nobody waits for any more wakes nobody.
-    let mut sleep = env.sleep(Duration::from_secs(3600));
+    let mut sleep = env.sleep(Duration::from_hours(1));
     let first = poll_fn(|context| Poll::Ready(sleep.as_mut().poll(context))).await;
     assert!(first.is_pending());
     drop(sleep);
@@ -354,7 +355,7 @@ async fn sorted(env: &Env, dir: &str) -> Vec<String> {
 async fn until<F: Future<Output = bool>>(env: &Env, condition: impl Fn() -> F) {
     let from = env.now();
     while !condition().await {
-        assert!(env.now().since(from) < Duration::from_secs(60), "it never happens");
+        assert!(env.now().since(from) < Duration::from_mins(1), "it never happens");
         env.sleep(Duration::from_micros(100)).await;
     }
 }

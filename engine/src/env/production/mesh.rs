@@ -40,7 +40,6 @@ pub(super) struct Inbox {
     life: AtomicU64,
     eventfd: OwnedFd,
     /// Held while a life begins or ends, and by senders that clear away what came too late.
-    #[allow(clippy::disallowed_types, reason = "only at the edges of a shard's life")]
     edge: Mutex<()>,
 }
 
@@ -63,7 +62,6 @@ impl Inbox {
             parked: AtomicBool::new(false),
             life: AtomicU64::new(0),
             eventfd,
-            #[allow(clippy::disallowed_types, reason = "as at the field")]
             edge: Mutex::new(()),
         })
     }

@@ -198,13 +198,10 @@ impl Spawner for Rc<Tasks> {
             drop(future);
             return;
         }
-        let key = match futures.free.pop() {
-            Some(key) => key,
-            None => {
-                futures.slots.push(None);
-                futures.slots.len() - 1
-            }
-        };
+        let key = futures.free.pop().unwrap_or_else(|| {
+            futures.slots.push(None);
+            futures.slots.len() - 1
+        });
         futures.slots[key] = Some(future);
         drop(futures);
         let task = TaskFuture { tasks: Rc::clone(self), key, name };
@@ -346,7 +343,6 @@ impl Clock for SystemClock {
         Time::default().after(now() - self.started_at)
     }
 
-    #[allow(clippy::disallowed_methods, reason = "this is where wall-clock time comes from")]
     fn wall(&self) -> WallTime {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let micros = since_epoch.map_or(0, |duration| duration.as_micros());
@@ -371,12 +367,10 @@ impl Clock for SystemClock {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "this is where monotonic time comes from")]
 pub(super) fn now() -> Instant {
     Instant::now()
 }
 
-#[allow(clippy::disallowed_methods, reason = "a shard that looks for work lets others run")]
 fn yield_thread() {
     std::thread::yield_now();
 }

@@ -37,7 +37,6 @@ pub const RECENT_MAX: usize = 64;
 /// Shared by the shards of a node.
 #[derive(Default)]
 pub(super) struct Watchdog {
-    #[allow(clippy::disallowed_types, reason = "taken only after a poll that was too slow")]
     state: Mutex<State>,
 }
 
