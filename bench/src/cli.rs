@@ -19,7 +19,7 @@ pub struct Cli {
 /// The workloads.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// What the disk can do: raw io_uring on one preallocated file, no engine
+    /// What the disk can do: raw `io_uring` on one preallocated file, no engine
     Ceiling(Run<ceiling::Ceiling>),
 }
 

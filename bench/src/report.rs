@@ -218,16 +218,16 @@ impl Document {
         let machine = &self.machine;
         let variant =
             if self.variant.is_empty() { String::new() } else { format!(", {}", self.variant) };
-        let mut text = format!(
-            "{}{variant}\n{} cores, {:.1} GiB, Linux {}, {}, durable 4 KiB write {:.0} us\n",
-            self.workload,
+        let mut lines = vec![format!("{}{variant}", self.workload)];
+        lines.push(format!(
+            "{} cores, {:.1} GiB, Linux {}, {}, durable 4 KiB write {:.0} us",
             machine.cores,
             gib(machine.memory_bytes),
             machine.kernel,
             machine.file_system,
             machine.device_sync_us_p50,
-        );
-        text += &format!("{}\n", self.results_table());
+        ));
+        lines.push(self.results_table().to_string());
         let mut durabilities: Vec<String> = Vec::new();
         for outcome in &self.results {
             let line = format!("{}: {}", outcome.system, outcome.durability);
@@ -235,23 +235,23 @@ impl Document {
                 durabilities.push(line);
             }
         }
-        text += &format!("durable by: {}\n", durabilities.join("; "));
-        for Ratio { phase, metric, against, ratio } in &self.ratios {
-            text += &format!("{phase}: {ratio:.2} x {against} ({metric:?}; more is better)\n");
-        }
-        for Invariant { name, holds, detail } in &self.invariants {
+        lines.push(format!("durable by: {}", durabilities.join("; ")));
+        lines.extend(self.ratios.iter().map(|Ratio { phase, metric, against, ratio }| {
+            format!("{phase}: {ratio:.2} x {against} ({metric:?}; more is better)")
+        }));
+        lines.extend(self.invariants.iter().map(|Invariant { name, holds, detail }| {
             let verdict = if *holds { "holds" } else { "DOES NOT HOLD" };
-            text += &format!("{name}: {verdict} ({detail})\n");
-        }
+            format!("{name}: {verdict} ({detail})")
+        }));
         if self.quick {
-            text += "a quick run: good for a look, no gate (--gate measures longer)\n";
+            lines.push("a quick run: good for a look, no gate (--gate measures longer)".to_owned());
         }
-        text
+        lines.join("\n")
     }
 
     fn results_table(&self) -> Table {
         let mut table = Table::new();
-        table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(comfy_table::presets::NOTHING);
         table.set_header([
             "system",
             "phase",
