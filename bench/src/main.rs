@@ -1,3 +1,5 @@
-//! The load generator.
+//! The load generator; all of it is in the library, so that tests can run it.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tidemill_bench::main(std::env::args_os())
+}
