@@ -15,14 +15,30 @@ use std::io;
 use crate::types::Offset;
 
 pub mod batch;
+mod bulk;
 mod dedup;
+mod flush;
+mod format;
+mod log;
+mod open;
+mod read;
 mod records;
+mod segment;
 mod state;
+mod tail;
+mod watermark;
 
 pub use batch::{Batch, Key, Payload};
+pub use bulk::Bulk;
 pub use dedup::Dedup;
+pub use flush::Flushed;
+pub use format::{Identity, IndexEntry};
+pub use log::{Append, Appended, Log};
+pub use open::{Recovered, Replayed};
+pub use read::{Limits, TryRead, Upto};
 pub use records::{Record, Records};
 pub use state::{SegmentState, State};
+pub use watermark::Watermark;
 
 /// What this module's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -68,6 +84,12 @@ pub enum Error {
         expected: Offset,
         /// What the payload said.
         found: Offset,
+    },
+    /// Replay brought other records for offsets the log has.
+    #[error("replay brought other records for offset {offset}")]
+    Conflict {
+        /// The first of them.
+        offset: Offset,
     },
     /// A journal payload that this version did not write, or a body that is none.
     #[error("bad payload: {what}")]

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! byte  0  u8   version (1)
-//!       1  u8   flags: 1 = a key follows, 2 = an extent follows instead of the body
+//!       1  u8   flags: 1 = a key follows, 2 = an extent instead of the body, 4 = a proof
 //!       2  u16  zero
 //!       4  u32  depot
 //!       8  u64  first offset
@@ -16,6 +16,7 @@
 //!      24  u32  records
 //!      28  u32  bytes of the body
 //!      32  [u128 client, u64 sequence]
+//!          [u64 proof: records below were durable, extents included, when this was appended]
 //!          body, or: u64 file base, u64 file id, u64 byte in the file, u64 bytes, u32 chain before,
 //!          u32 chain after (which covers the whole extent, see [`super::format`])
 //! ```
@@ -155,8 +156,9 @@ pub struct Payload {
 impl Payload {
     pub(super) fn new(head: &Head, tail: Tail<'_>) -> Self {
         let extent = matches!(tail, Tail::Extent(_));
-        let flags =
-            u8::from(head.key.is_some()) * FLAG_KEY + u8::from(extent) * FLAG_EXTENT;
+        let flags = u8::from(head.key.is_some()) * FLAG_KEY
+            + u8::from(extent) * FLAG_EXTENT
+            + u8::from(head.proof.is_some()) * FLAG_PROOF;
         let mut bytes = Vec::with_capacity(HEAD_BYTES + KEY_BYTES + EXTENT_BYTES);
         bytes.extend_from_slice(&[VERSION, flags, 0, 0]);
         bytes.extend_from_slice(&head.depot.0.to_le_bytes());
@@ -167,6 +169,9 @@ impl Payload {
         if let Some(key) = head.key {
             bytes.extend_from_slice(&key.client.to_le_bytes());
             bytes.extend_from_slice(&key.sequence.to_le_bytes());
+        }
+        if let Some(proof) = head.proof {
+            bytes.extend_from_slice(&proof.0.to_le_bytes());
         }
         let body = match tail {
             Tail::Body(body) => body.clone(),
@@ -215,12 +220,16 @@ pub struct Head {
     pub append_time: WallTime,
     /// Under which key.
     pub key: Option<Key>,
+    /// Records below were durable when these were appended, their extents included: a damaged extent
+    /// below was acknowledged and is no torn one. Only where bulk appends came before.
+    pub proof: Option<Offset>,
     /// Bytes of the encoded records.
     pub body_bytes: u32,
 }
 
 impl Head {
-    pub(super) fn count(&self) -> u32 {
+    /// How many records.
+    pub fn count(&self) -> u32 {
         u32::try_from(self.offsets.end.0 - self.offsets.start.0).expect("made from a u32")
     }
 }
@@ -285,7 +294,7 @@ impl<'a> Decoded<'a> {
     pub fn read(payload: &'a [u8]) -> Result<Self> {
         let mut reader = Reader { rest: payload };
         let [version, flags, zero_low, zero_high] = reader.array::<4>()?;
-        if version != VERSION || zero_low != 0 || zero_high != 0 || flags > FLAG_KEY + FLAG_EXTENT {
+        if version != VERSION || zero_low != 0 || zero_high != 0 || flags & !FLAGS != 0 {
             return Err(Error::BadPayload { what: "unknown version or flags" });
         }
         let depot = DepotId(reader.u32()?);
@@ -302,8 +311,12 @@ impl<'a> Decoded<'a> {
             let client = u128::from_le_bytes(reader.array()?);
             Some(Key { client, sequence: reader.u64()? })
         };
+        let proof = if flags & FLAG_PROOF == 0 { None } else { Some(Offset(reader.u64()?)) };
+        if body_bytes as usize > BATCH_BYTES_MAX {
+            return Err(Error::BadPayload { what: "the body is too large" });
+        }
         let offsets = Offset(first)..Offset(end);
-        let head = Head { depot, offsets, append_time, key, body_bytes };
+        let head = Head { depot, offsets, append_time, key, proof, body_bytes };
         if flags & FLAG_EXTENT != 0 {
             let extent = Extent::decode(&mut reader)?;
             reader.end()?;
@@ -339,7 +352,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn end(&self) -> Result<()> {
-        if self.rest.is_empty() { Ok(()) } else { Err(Error::BadPayload { what: "it is too long" }) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::BadPayload { what: "it is too long" })
+        }
     }
 }
 
@@ -375,6 +392,8 @@ pub(super) const LENGTH_BYTES: usize = 4;
 const VERSION: u8 = 1;
 const FLAG_KEY: u8 = 1;
 const FLAG_EXTENT: u8 = 2;
+const FLAG_PROOF: u8 = 4;
+const FLAGS: u8 = FLAG_KEY | FLAG_EXTENT | FLAG_PROOF;
 const HEAD_BYTES: usize = 32;
 const KEY_BYTES: usize = 24;
-const EXTENT_BYTES: usize = 40;
+const EXTENT_BYTES: usize = 48;

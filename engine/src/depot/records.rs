@@ -23,6 +23,55 @@ pub(super) struct Run {
     pub(super) body: Bytes,
 }
 
+/// How much a read may still return.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+    /// Records at or above are not for this reader.
+    pub(super) end: Offset,
+}
+
+impl Budget {
+    /// Moves what fits of `run`, from record `skip` on (which starts at byte `at`), into `records`.
+    /// The first record of all is returned even if it is too large. True if there may be room left.
+    pub(super) fn take(&mut self, run: &Run, skip: u32, at: usize, records: &mut Records) -> bool {
+        let first = run.first.advance(u64::from(skip));
+        let below_end = self.end.0.saturating_sub(first.0);
+        let all = u64::from(run.count - skip);
+        let bound = u64::try_from(self.records).unwrap_or(u64::MAX).min(below_end);
+        let bytes = run.body.len() - at;
+        if all <= bound && bytes <= self.bytes {
+            records.push(Run {
+                first,
+                count: run.count - skip,
+                append_time: run.append_time,
+                body: run.body.slice(at..),
+            });
+            self.records -= run.count as usize - skip as usize;
+            self.bytes -= bytes;
+            return self.records > 0 && self.bytes > 0 && all < below_end;
+        }
+        let mut end = at;
+        let mut count = 0;
+        while u64::from(count) < bound.min(all) {
+            let rest = run.body.get(end..).unwrap_or_default();
+            let length = record_bytes(rest).expect("a run's body holds its records");
+            let forced = records.is_empty() && count == 0;
+            if end - at + length > self.bytes && !forced {
+                break;
+            }
+            end += length;
+            count += 1;
+        }
+        if count > 0 {
+            let body = run.body.slice(at..end);
+            records.push(Run { first, count, append_time: run.append_time, body });
+        }
+        false
+    }
+}
+
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
@@ -66,6 +115,46 @@ impl Records {
 impl Run {
     pub(super) fn end(&self) -> Offset {
         self.first.advance(u64::from(self.count))
+    }
+
+    /// Cuts before record `count` (fewer than all): the first `count` records, and the others.
+    pub(super) fn split(&self, count: u32) -> (Self, Self) {
+        assert!(0 < count && count < self.count, "both parts hold records");
+        let at = self.position(count, (0, 0));
+        let (left, right) = (self.body.slice(..at), self.body.slice(at..));
+        let first = self.first.advance(u64::from(count));
+        (
+            Self { count, body: left, ..self.clone() },
+            Self { first, count: self.count - count, body: right, ..*self },
+        )
+    }
+
+    /// How many records, at least one, fit into `bytes` of body.
+    pub(super) fn fitting(&self, bytes: usize) -> u32 {
+        let mut rest: &[u8] = &self.body;
+        let mut count = 0;
+        let mut used = 0;
+        while let Some(length) = record_bytes(rest) {
+            used += length;
+            if used > bytes {
+                break;
+            }
+            count += 1;
+            rest = rest.get(length..).unwrap_or_default();
+        }
+        count.max(1)
+    }
+
+    /// The byte in the body where record `skip` starts, counted from a known `(record, byte)` at or
+    /// before it.
+    pub(super) fn position(&self, skip: u32, known: (u32, usize)) -> usize {
+        let (mut record, mut at) = known;
+        while record < skip {
+            let rest = self.body.get(at..).unwrap_or_default();
+            at += record_bytes(rest).expect("a run's body holds its records: checked when made");
+            record += 1;
+        }
+        at
     }
 
     fn iter(&self) -> impl Iterator<Item = Record<'_>> {
