@@ -5,5 +5,7 @@
 //! ```
 
 pub mod env;
+pub mod page;
 pub mod probe;
+pub mod pstate;
 pub mod types;
