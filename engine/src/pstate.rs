@@ -1,0 +1,293 @@
+//! PStates as bytes: the copy-on-write trees of one partition and the writes that lie over them.
+//!
+//! ```text
+//!   WriteSet            one attempt's own writes, not yet prepared
+//!   stacked Runs        prepared or not yet visible, per topology in id order
+//!   memtable            visible, not yet in a tree
+//!   frozen memtable     being folded
+//!   trees               on disk, one per PState, under one root
+//! ```
+//!
+//! A reader looks from the top down and takes the first layer that knows its key: as a value, as a
+//! deletion, or as covered by a range delete. Within a layer a key always wins over a range, since a
+//! range delete drops the keys below it that came earlier.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::rc::Rc;
+
+use crate::env::{Env, File};
+pub use crate::page::Error;
+use crate::page::root::TreeRoot;
+use crate::page::space::Space;
+use crate::page::{Cache, FileId};
+use crate::types::{Index, MicrobatchId, PStateId, PartitionId, TopologyId};
+
+mod catalogue;
+mod changes;
+mod fold;
+mod layer;
+mod open;
+mod read;
+mod rebuild;
+mod run;
+mod scan;
+mod small;
+#[cfg(test)]
+mod tests;
+
+use layer::{Layer, Part};
+pub use read::{Loaded, Miss};
+pub use run::{Run, RunError, Write, WriteSet};
+
+/// The longest key.
+pub const KEY_BYTES_MAX: usize = crate::page::node::KEY_BYTES_MAX;
+
+/// The largest value.
+pub const VALUE_BYTES_MAX: usize = 16 << 20;
+
+/// The trees of one partition and what lies over them. Cheap to clone; stays on its shard.
+#[derive(Clone)]
+pub struct Store {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    cache: Cache,
+    file_id: FileId,
+    dir: String,
+    path: String,
+    partition: PartitionId,
+    folding: Cell<bool>,
+    state: RefCell<State>,
+}
+
+/// No borrow of it is held across an await.
+struct State {
+    stacks: BTreeMap<TopologyId, Vec<(MicrobatchId, Rc<Run>)>>,
+    stacked_bytes: u64,
+    memtable: Layer,
+    /// What folds took out of the memtable and have not brought into the trees yet, oldest first;
+    /// more than one only after a fold found no space.
+    frozen: Vec<Rc<Layer>>,
+    trees: BTreeMap<PStateId, Tree>,
+    /// Whose description changed since the last fold began.
+    described: BTreeSet<PStateId>,
+    catalogue: TreeRoot,
+    table: crate::page::blob::ChunkList,
+    space: Space,
+    /// The number of the durable root, and the highest one tried.
+    fold: u64,
+    fold_tried: u64,
+    /// The slot of the durable root.
+    slot: usize,
+    /// None before the first fold.
+    file: Option<Rc<dyn File>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Tree {
+    root: TreeRoot,
+    description: Vec<u8>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.cache.forget_file(self.file_id);
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("partition", &self.inner.partition).finish_non_exhaustive()
+    }
+}
+
+/// What was found when a store was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Every entry up to here is contained, except what `pending` names.
+    pub covers: Index,
+    /// Entries at or below `covers` that are prepares whose outcome is not contained, ascending.
+    pub pending: Vec<Index>,
+    /// The number of the fold that wrote the root; 0 if there was none yet.
+    pub fold: u64,
+}
+
+/// What a fold did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FoldReport {
+    /// Its number.
+    pub fold: u64,
+    /// Pages written, the root's block not counted.
+    pub pages_written: u64,
+    /// Pages that live now, over all trees and tables.
+    pub pages_live: u64,
+    /// The file's length in bytes.
+    pub file_bytes: u64,
+    /// Bytes of memory given back.
+    pub memtable_bytes: u64,
+}
+
+/// One tree, as the catalogue has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeInfo {
+    /// Whose tree it is.
+    pub pstate: PStateId,
+    /// Keys in the tree; what lies over it is not counted.
+    pub entries: u64,
+    /// Levels, leaves included; 0 for an empty tree.
+    pub depth: u8,
+    /// The free-form bytes set with [`Store::describe`].
+    pub description: Vec<u8>,
+}
+
+/// Which layers a reader sees.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    topology: Option<(TopologyId, MicrobatchId)>,
+    writes: Option<&'a WriteSet>,
+}
+
+impl<'a> View<'a> {
+    /// What everybody sees: visible writes and the trees.
+    #[must_use]
+    pub fn visible() -> Self {
+        Self { topology: None, writes: None }
+    }
+
+    /// What the work on `topology`'s microbatch sees: also that topology's stacked runs up to and
+    /// including `id`, and its own writes so far.
+    #[must_use]
+    pub fn through(topology: TopologyId, id: MicrobatchId, writes: Option<&'a WriteSet>) -> Self {
+        Self { topology: Some((topology, id)), writes }
+    }
+}
+
+/// The answer of a read that does not wait.
+#[derive(Debug)]
+pub enum Found<R> {
+    /// Everything was in memory.
+    Ready(R),
+    /// Pages are missing; [`Store::load`] brings them.
+    Miss(Miss),
+}
+
+/// A range of keys of one PState.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRange<'a> {
+    /// Lower end.
+    pub from: Bound<&'a [u8]>,
+    /// Upper end.
+    pub to: Bound<&'a [u8]>,
+}
+
+impl KeyRange<'_> {
+    /// Every key.
+    pub const ALL: KeyRange<'static> = KeyRange { from: Bound::Unbounded, to: Bound::Unbounded };
+}
+
+/// Which way a scan goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From small keys to large ones.
+    Forward,
+    /// From large keys to small ones.
+    Backward,
+}
+
+impl Store {
+    /// Puts a prepared run on top of `topology`'s; `id` must be above all of them.
+    pub fn stack(&self, topology: TopologyId, id: MicrobatchId, run: Rc<Run>) {
+        let mut state = self.inner.state.borrow_mut();
+        state.stacked_bytes += run.memory_bytes();
+        let stack = state.stacks.entry(topology).or_default();
+        assert!(stack.last().is_none_or(|(top, _)| *top < id), "runs are stacked in id order");
+        stack.push((id, run));
+    }
+
+    /// Drops a stacked run: the abort. Ids above it must have been dropped before.
+    pub fn unstack(&self, topology: TopologyId, id: MicrobatchId) {
+        let mut state = self.inner.state.borrow_mut();
+        let top = state.stacks.get_mut(&topology).and_then(Vec::pop);
+        let (top, run) = top.expect("what is unstacked was stacked");
+        assert_eq!(top, id, "an abort starts at the top: what lies above was built on it");
+        state.stacked_bytes -= run.memory_bytes();
+    }
+
+    /// Makes the lowest stacked run of `topology`, which must be `id`, visible.
+    pub fn merge(&self, topology: TopologyId, id: MicrobatchId) {
+        let mut state = self.inner.state.borrow_mut();
+        let stack = state.stacks.get_mut(&topology).filter(|stack| !stack.is_empty());
+        let (lowest, run) = stack.expect("what is merged was stacked").remove(0);
+        assert_eq!(lowest, id, "ids become visible in order");
+        state.stacked_bytes -= run.memory_bytes();
+        state.memtable.apply(&run);
+    }
+
+    /// Bytes of memory in stacked runs and memtables (the cache counts for itself).
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.inner.state.borrow().stacked_bytes + self.memtable_bytes()
+    }
+
+    /// Bytes of what is visible and not yet folded.
+    #[must_use]
+    pub fn memtable_bytes(&self) -> u64 {
+        let state = self.inner.state.borrow();
+        let frozen: u64 = state.frozen.iter().map(|layer| layer.bytes()).sum();
+        state.memtable.bytes() + frozen
+    }
+
+    /// The trees that are not empty or have a description, by PState.
+    #[must_use]
+    pub fn trees(&self) -> Vec<TreeInfo> {
+        let state = self.inner.state.borrow();
+        let info = |(pstate, tree): (&PStateId, &Tree)| TreeInfo {
+            pstate: *pstate,
+            entries: tree.root.child.entries,
+            depth: tree.root.depth,
+            description: tree.description.clone(),
+        };
+        state.trees.iter().map(info).collect()
+    }
+
+    /// Sets a PState's free-form bytes (at most 512) in the catalogue, with the next fold.
+    pub fn describe(&self, pstate: PStateId, bytes: Vec<u8>) {
+        assert!(bytes.len() <= DESCRIPTION_BYTES_MAX, "a description fits a leaf");
+        let mut state = self.inner.state.borrow_mut();
+        state.trees.entry(pstate).or_default().description = bytes;
+        state.described.insert(pstate);
+    }
+
+    /// Deletes a PState: everything visible of it, and its description. Its tree is freed by the next
+    /// fold.
+    pub fn drop_pstate(&self, pstate: PStateId) {
+        self.inner.state.borrow_mut().memtable.delete_range(pstate, &[], None);
+        self.describe(pstate, Vec::new());
+    }
+}
+
+/// The longest description, see [`Store::describe`].
+pub const DESCRIPTION_BYTES_MAX: usize = 512;
+
+impl State {
+    /// What lies over the trees for one PState, newest first.
+    fn parts<'a>(
+        &'a self,
+        view: &View<'a>,
+        pstate: PStateId,
+    ) -> impl Iterator<Item = Part<'a>> + 'a {
+        let writes = view.writes.and_then(|writes| writes.part(pstate));
+        let stacked = view.topology.and_then(|(topology, id)| {
+            let stack = self.stacks.get(&topology)?;
+            Some(stack.iter().rev().filter(move |(stacked, _)| *stacked <= id))
+        });
+        let stacked = stacked.into_iter().flatten().filter_map(move |(_, run)| run.part(pstate));
+        let visible = std::iter::once(&self.memtable).chain(self.frozen.iter().rev().map(|l| &**l));
+        let visible = visible.filter_map(move |layer| layer.tables.get(&pstate)).map(Part::Table);
+        writes.into_iter().chain(stacked).chain(visible)
+    }
+}
