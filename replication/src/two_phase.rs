@@ -130,17 +130,6 @@ pub struct Failure {
     pub message: String,
 }
 
-/// What an asker hears about an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is decided, durably.
-    Committed,
-    /// It can no longer commit.
-    Aborted,
-    /// Neither; ask again.
-    Undecided,
-}
-
 /// Bugs that simulation builds plant, to prove that tests notice them. All off by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(

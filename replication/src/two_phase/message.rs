@@ -1,6 +1,6 @@
 //! What coordinator and participants say to each other. Bytes: [`crate::wire`].
 
-use super::{AttemptId, Exclusion, Failure, Outcome, SourceOffset, SourceRange};
+use super::{AttemptId, Exclusion, Failure, SourceOffset, SourceRange};
 use crate::types::{MicrobatchId, PartitionId, Run};
 
 /// One message between a topology's coordinator and the participant of one shard.
@@ -46,17 +46,14 @@ pub enum Message {
         /// Which.
         attempt: AttemptId,
     },
-    /// The answer to [`Message::Ask`] for one attempt.
-    Answer {
+    /// Neither decided nor aborted yet: ask again. The other two answers to [`Message::Ask`] are
+    /// [`Message::Decided`] and [`Message::Abort`].
+    Undecided {
         /// Which.
         attempt: AttemptId,
-        /// What became of it.
-        outcome: Outcome,
     },
     /// Every id up to this one has been applied everywhere.
     Visible {
-        /// The run of the coordinator that says so.
-        run: Run,
         /// The id.
         id: MicrobatchId,
         /// Offsets that changed since the last such message, or all of them.

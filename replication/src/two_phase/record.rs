@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{AttemptId, Exclusion, Source, SourceOffset, SourceRange};
-use crate::types::{MicrobatchId, Offset, PartitionId, Run};
+use crate::types::{MicrobatchId, Offset, PartitionId};
 use crate::wire;
 
 /// What a retry must read again. Of several for one id, the last one written counts.
@@ -88,12 +88,12 @@ pub enum RowError {
         found: MicrobatchId,
     },
     /// Offsets never go back.
-    #[error("decision of microbatch {id} moves depot {} partition {} back to offset {to}", source_.depot, source_.partition)]
+    #[error("decision of microbatch {id} moves depot {} partition {} back to offset {to}", from.depot, from.partition)]
     Backwards {
         /// The decision.
         id: MicrobatchId,
         /// The source.
-        source_: Source,
+        from: Source,
         /// Its offset in the decision.
         to: Offset,
     },
@@ -132,7 +132,7 @@ impl Row {
         for moved in &decision.offsets {
             let stood = self.offsets.get(&moved.source).copied().unwrap_or_default();
             if moved.offset < stood {
-                return Err(RowError::Backwards { id, source_: moved.source, to: moved.offset });
+                return Err(RowError::Backwards { id, from: moved.source, to: moved.offset });
             }
         }
         self.decided = id;
