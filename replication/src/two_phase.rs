@@ -29,7 +29,7 @@
 //!   rows arrive exactly once. A lost message means that `ShardDown` is reported for one of the two.
 //! - What was under way to or from a shard when it went down is dropped, or delivered before
 //!   `ShardDown` is reported. `ShardDown` comes before `ShardUp`, and `ShardUp` before any message of the
-//!   shard's next life.
+//!   shard's next life. What the coordinator sent before it took `ShardUp` never reaches that life.
 //! - Effects are performed in order: what is persisted stands before what is sent because of it.
 
 pub mod coordinator;

@@ -18,14 +18,15 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use self::flight::{BeginRecord, Flight, Stage, Verdict};
+use self::flight::{BeginRecord, Flight, Stage};
 use self::plan::Plan;
 use self::quiescence::{Counters, Step};
 use super::{
-    AllApplied, AttemptId, Begin, Decision, Exclusion, Failure, Faults, Message, Record, Row,
-    Source, SourceOffset, SourceRange,
+    AllApplied, AttemptId, Begin, Decision, Exclusion, Failure, FailureKind, Faults, Message,
+    Record, Row, Source, SourceOffset, SourceRange,
 };
 use crate::types::{Attempt, MicrobatchId, Offset, PartitionId, Run, ShardId};
+use crate::wire;
 
 /// What does not change while a coordinator lives.
 #[derive(Clone, Debug)]
@@ -60,6 +61,14 @@ pub enum Input {
     },
     /// What this token named is durable.
     Persisted(Token),
+    /// What [`Effect::CommitLocally`] asked for was not written at all, and will not be (no space). The participant was not
+    /// told yet.
+    Refused {
+        /// What was asked for.
+        token: Token,
+        /// Why; of kind `Retry`.
+        failure: Failure,
+    },
     /// A shard stopped, and everything volatile on it is gone.
     ShardDown(ShardId),
     /// A shard has recovered, and its participant with it. All shards count as up at first.
@@ -222,7 +231,7 @@ impl Coordinator {
         for decision in row.unapplied {
             assert!(decision.attempt.run < run, "a run is raised before it is used");
             let waiting = coordinator.owners_of(&decision.touched);
-            let Decision { attempt, touched, offsets: _ } = decision;
+            let Decision { attempt, touched, offsets: _, visible: _ } = decision;
             coordinator.unapplied.push_back(Unapplied { attempt, touched, offsets: None, waiting });
         }
         coordinator.recover_begins(begins);
@@ -264,6 +273,7 @@ impl Coordinator {
             Input::SourceEnds(ends) => self.on_source_ends(&ends),
             Input::Message { from, message } => self.on_message(now_ns, from, message, effects),
             Input::Persisted(token) => self.on_persisted(token, effects),
+            Input::Refused { token, failure } => self.on_refused(now_ns, token, failure, effects),
             Input::ShardDown(shard) => self.on_shard_down(now_ns, shard, effects),
             Input::ShardUp(shard) => self.on_shard_up(shard, effects),
             Input::Wake => self.wake_ns = None,
@@ -370,12 +380,16 @@ impl Coordinator {
         attempt: AttemptId,
         effects: &mut Vec<Effect>,
     ) {
-        if self.flights[place].is_trial() {
+        let rejections = std::mem::take(&mut self.flights[place].rejections);
+        if !rejections.is_empty() {
+            self.give_up(now_ns, place, rejections, effects);
+        } else if self.flights[place].is_trial() {
             self.abort_from(place, now_ns, effects);
             self.flights[place].trial_passed(now_ns);
         } else if let Some(touched) = self.touched_if_local(place) {
             let flight = &mut self.flights[place];
-            let decision = Decision { attempt, offsets: flight.plan.ends(), touched };
+            let (offsets, visible) = (flight.plan.ends(), self.visible);
+            let decision = Decision { attempt, offsets, touched, visible };
             let token = next_token(&mut self.token);
             flight.stage =
                 Stage::Deciding { token, touched: decision.touched.clone(), local: true };
@@ -440,16 +454,35 @@ impl Coordinator {
         effects: &mut Vec<Effect>,
     ) {
         let Some(place) = self.place_of(attempt) else { return };
-        match self.flights[place].stage {
+        let flight = &mut self.flights[place];
+        match flight.stage {
             Stage::Running { .. } | Stage::Preparing { .. } => {}
             // Who has voted cannot fail any more.
             Stage::Waiting { .. } | Stage::Voted { .. } | Stage::Deciding { .. } => return,
         }
+        let named = matches!(flight.stage, Stage::Running { .. })
+            && failure.kind == FailureKind::Reject
+            && failure.origin.is_some_and(|origin| flight.plan.reads(origin));
+        if named {
+            // The rest goes on, so that one attempt finds all bad records instead of one.
+            flight.rejections.push(failure);
+        } else {
+            self.give_up(now_ns, place, vec![failure], effects);
+        }
+    }
+
+    /// Ends an attempt because of these failures.
+    fn give_up(
+        &mut self,
+        now_ns: u64,
+        place: usize,
+        failures: Vec<Failure>,
+        effects: &mut Vec<Effect>,
+    ) {
         self.abort_from(place, now_ns, effects);
         let flight = &mut self.flights[place];
-        match flight.failed(now_ns, failure) {
-            Verdict::TryAgain => {}
-            Verdict::Excluded(exclusion) => {
+        for failure in failures {
+            if let Some(exclusion) = flight.failed(now_ns, failure) {
                 effects.push(Effect::Excluded { id: flight.id, exclusion });
             }
         }
@@ -471,7 +504,8 @@ impl Coordinator {
             return Message::Decided { attempt, touched };
         }
         // What all have applied has no prepare left, so an asker holds another attempt's.
-        if attempt.id <= self.decided || attempt.run < self.run {
+        let older_run = attempt.run < self.run && !self.config.faults.other_attempt_accepted;
+        if attempt.id <= self.decided || older_run {
             return Message::Abort { attempt };
         }
         let fenced = attempt.run == self.run
@@ -496,6 +530,22 @@ impl Coordinator {
             }
         }
         // A `Begin` that was replaced by one with more exclusions.
+    }
+
+    fn on_refused(
+        &mut self,
+        now_ns: u64,
+        token: Token,
+        failure: Failure,
+        effects: &mut Vec<Effect>,
+    ) {
+        let place = self.flights.iter().position(|flight| {
+            matches!(flight.stage, Stage::Deciding { token: its, local: true, .. } if its == token)
+        });
+        let place = place.expect("only a local commit that was asked for can be refused");
+        let touched = Vec::new();
+        self.flights[place].stage = Stage::Voted { touched };
+        self.give_up(now_ns, place, vec![failure], effects);
     }
 
     fn on_shard_down(&mut self, now_ns: u64, shard: ShardId, effects: &mut Vec<Effect>) {
@@ -556,7 +606,11 @@ impl Coordinator {
         while self.unapplied.front().is_some_and(|first| first.waiting.is_empty()) {
             let Some(first) = self.unapplied.pop_front() else { return };
             let id = first.attempt.id;
-            effects.push(Effect::PersistLazily { record: Record::AllApplied(AllApplied { id }) });
+            if self.flights.is_empty() {
+                // Otherwise the next decision says it too.
+                let record = Record::AllApplied(AllApplied { id });
+                effects.push(Effect::PersistLazily { record });
+            }
             if let Some(offsets) = first.offsets {
                 self.announce(id, &offsets, effects);
             } else if self.unapplied.is_empty() {
@@ -590,7 +644,8 @@ impl Coordinator {
         let touched = std::mem::take(touched);
         let token = next_token(&mut self.token);
         let attempt = AttemptId { id: flight.id, run: self.run, attempt: flight.attempt };
-        let decision = Decision { attempt, offsets: flight.plan.ends(), touched: touched.clone() };
+        let (offsets, visible) = (flight.plan.ends(), self.visible);
+        let decision = Decision { attempt, offsets, touched: touched.clone(), visible };
         flight.stage = Stage::Deciding { token, touched, local: false };
         effects.push(Effect::Persist { token, record: Record::Decision(decision) });
         if self.config.faults.decision_before_durable {
@@ -671,6 +726,7 @@ impl Coordinator {
             effects.push(Effect::Persist { token, record });
         }
         flight.stage = Stage::running(&self.shards);
+        flight.rejections.clear();
         let plan = flight.attempted();
         for &shard in &self.shards {
             let (ranges, exclusions) = plan.part(shard, &self.config.owners);
@@ -774,6 +830,9 @@ impl Coordinator {
             if from < end {
                 let to = end.min(Offset(from.0.saturating_add(self.config.records_max)));
                 ranges.push(SourceRange { source, from, to });
+            }
+            if ranges.len() == wire::LIST_MAX {
+                break;
             }
         }
         ranges

@@ -14,9 +14,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    AttemptId, Exclusion, Failure, Faults, Message, SourceOffset, SourceRange, cut_reason,
+    AttemptId, Exclusion, Failure, FailureKind, Faults, Message, Source, SourceOffset, SourceRange,
+    cut_reason,
 };
-use crate::types::{Attempt, MicrobatchId, PartitionId, Run, ShardId};
+use crate::types::{Attempt, MicrobatchId, Offset, PartitionId, Run, ShardId};
 
 /// What does not change while a participant lives.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +47,8 @@ pub enum Input {
     Start,
     /// The coordinator says something.
     Message(Message),
-    /// This shard's sources have become durable up to these offsets.
+    /// This shard's sources are durable up to these offsets: all of them at first, then those that grew, as often as is
+    /// convenient. The coordinator hears of what grew.
     SourceEnds(Vec<SourceOffset>),
     /// More work for the attempt is queued or running.
     WorkStarted {
@@ -85,7 +87,9 @@ pub enum Input {
         /// Where.
         partition: PartitionId,
     },
-    /// The attempt cannot be completed here.
+    /// The attempt cannot be completed here; reported before the work that failed is finished, or instead of `PrepareDurable`. After a
+    /// `Reject` that names a record, the driver drops that record's rows and goes on, so that one attempt finds all bad
+    /// records; after any other, it may stop.
     Failed {
         /// Which.
         attempt: AttemptId,
@@ -211,6 +215,8 @@ pub struct Participant {
     /// The last id committed on each partition, where known.
     committed: BTreeMap<PartitionId, MicrobatchId>,
     visible: MicrobatchId,
+    /// How far this shard's sources are durable.
+    ends: BTreeMap<Source, Offset>,
     /// How often outcomes were asked for, which sets the time until the next asking.
     asks_count: u32,
 }
@@ -238,6 +244,9 @@ struct Running {
     sent: u64,
     received: u64,
     touched: BTreeSet<PartitionId>,
+    /// Records named as bad; the attempt goes on to find them all.
+    rejections: u64,
+    /// Nothing more will come of it.
     failed: bool,
 }
 
@@ -252,6 +261,7 @@ impl Participant {
             fences: BTreeMap::new(),
             committed: recovered.committed.into_iter().collect(),
             visible: MicrobatchId(0),
+            ends: BTreeMap::new(),
             asks_count: 0,
         };
         for (attempt, partition) in recovered.prepares {
@@ -278,7 +288,7 @@ impl Participant {
         match input {
             Input::Start | Input::Wake => self.ask(now_ns, effects),
             Input::Message(message) => self.on_message(now_ns, message, effects),
-            Input::SourceEnds(ends) => self.send(Message::SourceEnds { ends }, effects),
+            Input::SourceEnds(ends) => self.on_source_ends(ends, effects),
             Input::WorkStarted { attempt, count } => {
                 self.running(attempt, |running| {
                     assert!(running.work > 0, "only work and arriving rows start work");
@@ -322,7 +332,10 @@ impl Participant {
 
     fn on_message(&mut self, now_ns: u64, message: Message, effects: &mut Vec<Effect>) {
         match message {
-            Message::Hello { run } => self.raise_run(now_ns, run, effects),
+            Message::Hello { run } => {
+                self.raise_run(now_ns, run, effects);
+                self.send_all_ends(effects);
+            }
             Message::Begin { attempt, ranges, exclusions } => {
                 self.raise_run(now_ns, attempt.run, effects);
                 self.on_begin(attempt, ranges, exclusions, effects);
@@ -389,6 +402,7 @@ impl Participant {
                 State::Running(_) | State::Preparing { .. } | State::Prepared { .. } => {
                     other.id >= attempt.id
                 }
+                State::InDoubt { .. } if self.config.faults.other_attempt_accepted => false,
                 State::InDoubt { .. } => {
                     other.id == attempt.id || other.id > attempt.id && other.run < attempt.run
                 }
@@ -416,7 +430,7 @@ impl Participant {
     fn on_prepare(&mut self, attempt: AttemptId, effects: &mut Vec<Effect>) {
         let Some(State::Running(running)) = self.attempts.get_mut(&attempt) else { return };
         // Neither happens while the coordinator counts well; voting then would commit half of it.
-        if running.failed || running.work > 0 {
+        if running.failed || running.rejections > 0 || running.work > 0 {
             return;
         }
         let touched = std::mem::take(&mut running.touched);
@@ -510,20 +524,55 @@ impl Participant {
         effects.push(Effect::Drop { attempt, aborted });
     }
 
+    /// A coordinator that starts, or that finds this shard up again, may have missed some.
+    fn send_all_ends(&self, effects: &mut Vec<Effect>) {
+        if !self.ends.is_empty() {
+            let ends = self.ends.iter();
+            let ends = ends.map(|(&source, &offset)| SourceOffset { source, offset }).collect();
+            self.send(Message::SourceEnds { ends }, effects);
+        }
+    }
+
     // ---- what the driver reports
 
+    fn on_source_ends(&mut self, mut ends: Vec<SourceOffset>, effects: &mut Vec<Effect>) {
+        ends.retain(|end| {
+            let known = self.ends.entry(end.source).or_default();
+            let grew = *known < end.offset;
+            *known = end.offset.max(*known);
+            grew
+        });
+        if !ends.is_empty() {
+            self.send(Message::SourceEnds { ends }, effects);
+        }
+    }
+
     fn on_failed(&mut self, attempt: AttemptId, failure: Failure, effects: &mut Vec<Effect>) {
-        let failed = match self.attempts.get_mut(&attempt) {
-            Some(State::Running(running)) => &mut running.failed,
-            Some(State::Preparing { failed, .. }) => failed,
+        match self.attempts.get_mut(&attempt) {
+            Some(State::Running(running)) => {
+                assert!(running.work > 0, "work fails before it is finished");
+                if running.failed {
+                    return;
+                }
+                if failure.kind == FailureKind::Reject && failure.origin.is_some() {
+                    running.rejections += 1;
+                    if running.rejections > REJECTIONS_MAX {
+                        return;
+                    }
+                } else {
+                    running.failed = true;
+                }
+            }
+            Some(State::Preparing { failed, .. }) => {
+                if std::mem::replace(failed, true) {
+                    return;
+                }
+            }
             Some(State::Prepared { .. } | State::InDoubt { .. } | State::Committing { .. })
             | None => return,
-        };
-        if !*failed {
-            *failed = true;
-            let failure = Failure { message: cut_reason(&failure.message), ..failure };
-            self.send(Message::Failed { attempt, failure }, effects);
         }
+        let failure = Failure { message: cut_reason(&failure.message), ..failure };
+        self.send(Message::Failed { attempt, failure }, effects);
     }
 
     fn on_prepare_durable(&mut self, attempt: AttemptId, effects: &mut Vec<Effect>) {
@@ -550,7 +599,8 @@ impl Participant {
         let Some(State::Running(running)) = self.attempts.get_mut(&attempt) else {
             panic!("a local commit of attempt {attempt}, which does not run here");
         };
-        assert!(running.work == 0 && !running.failed, "a local commit of unfinished work");
+        let whole = running.work == 0 && !running.failed && running.rejections == 0;
+        assert!(whole, "a local commit of unfinished work");
         let touched = std::mem::take(&mut running.touched);
         let partitions = touched.iter().copied().collect();
         self.attempts.insert(attempt, State::Committing { touched });
@@ -686,3 +736,6 @@ impl Participant {
 const ASK_NS_MIN: u64 = 10_000_000;
 const ASK_NS_MAX: u64 = 1_000_000_000;
 const ASK_DOUBLINGS: u32 = 7;
+
+/// Bounds the messages of one attempt about bad records; the others are found by the next attempts.
+const REJECTIONS_MAX: u64 = 1024;

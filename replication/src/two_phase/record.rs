@@ -28,6 +28,8 @@ pub struct Decision {
     pub offsets: Vec<SourceOffset>,
     /// Partitions that hold its prepare. Sorted.
     pub touched: Vec<PartitionId>,
+    /// All participants had applied the ids up to this one by then: their decisions can be forgotten.
+    pub visible: MicrobatchId,
 }
 
 /// Every participant has applied this id and those below it: the decision can be forgotten.
@@ -137,6 +139,7 @@ impl Row {
         }
         self.decided = id;
         self.offsets.extend(decision.offsets.iter().map(|moved| (moved.source, moved.offset)));
+        self.unapplied.retain(|lower| lower.attempt.id > decision.visible);
         self.unapplied.push(Decision { offsets: Vec::new(), ..decision.clone() });
         Ok(())
     }

@@ -96,7 +96,9 @@ fn decision_to<'a>(
     let offsets = Some(offsets_to(fbb, &decision.offsets));
     let touched = Some(partitions_to(fbb, &decision.touched));
     let attempt = attempt_to(decision.attempt);
-    fb::Decision::create(fbb, &fb::DecisionArgs { attempt: Some(&attempt), offsets, touched })
+    let visible = decision.visible.0;
+    let arguments = fb::DecisionArgs { attempt: Some(&attempt), offsets, touched, visible };
+    fb::Decision::create(fbb, &arguments)
 }
 
 fn decision_from(stored: &fb::Decision<'_>) -> Result<Decision, Error> {
@@ -104,5 +106,6 @@ fn decision_from(stored: &fb::Decision<'_>) -> Result<Decision, Error> {
         attempt: attempt_from(stored.attempt()),
         offsets: ascending_offsets_from(stored.offsets(), "offsets")?,
         touched: partitions_from(stored.touched())?,
+        visible: MicrobatchId(stored.visible()),
     })
 }

@@ -8,6 +8,7 @@ use super::quiescence::Quiescence;
 use super::search::{Found, Search};
 use crate::two_phase::{Exclusion, Failure, FailureKind, Origin, Source, cut_reason};
 use crate::types::{Attempt, MicrobatchId, Offset, PartitionId, ShardId};
+use crate::wire;
 
 /// One undecided microbatch.
 #[derive(Clone, Debug)]
@@ -18,9 +19,12 @@ pub(super) struct Flight {
     /// The number of the last attempt; 0 before the first.
     pub(super) attempt: Attempt,
     pub(super) stage: Stage,
-    /// Rejected without any record left to blame: it waits for `Resume`.
+    /// Rejected without any record left to blame, or more than can be left out: it waits for `Resume`.
     pub(super) rejected: Option<String>,
+    /// Records that the present attempt has rejected: it goes on to find them all, and is then given up.
+    pub(super) rejections: Vec<Failure>,
     retries: u32,
+    /// How often each record was rejected.
     rejects: BTreeMap<Origin, u32>,
     /// Rejections in a row that named no record, outside a search.
     nameless_rejects: u32,
@@ -50,14 +54,6 @@ pub(super) enum Stage {
     Deciding { token: Token, touched: Vec<PartitionId>, local: bool },
 }
 
-/// What a failure leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    TryAgain,
-    /// The record is left out from now on.
-    Excluded(Exclusion),
-}
-
 impl Stage {
     pub(super) fn running(shards: &BTreeSet<ShardId>) -> Self {
         Self::Running { quiescence: Quiescence::new(shards) }
@@ -73,6 +69,7 @@ impl Flight {
             attempt: Attempt(0),
             stage: Stage::Waiting { not_before_ns: 0 },
             rejected: None,
+            rejections: Vec::new(),
             retries: 0,
             rejects: BTreeMap::new(),
             nameless_rejects: 0,
@@ -80,57 +77,65 @@ impl Flight {
         }
     }
 
-    /// The present attempt, which is aborted already, failed: decides when and over what the next one runs.
-    pub(super) fn failed(&mut self, now_ns: u64, failure: Failure) -> Verdict {
+    /// The present attempt, which is aborted already, failed: decides when and over what the next one
+    /// runs. Returns a record that is left out from now on.
+    pub(super) fn failed(&mut self, now_ns: u64, failure: Failure) -> Option<Exclusion> {
         let message = cut_reason(&failure.message);
         match (failure.kind, failure.origin.filter(|&origin| self.plan.reads(origin))) {
             (FailureKind::Retry, _) => {
                 self.back_off(now_ns);
-                Verdict::TryAgain
+                None
             }
             (FailureKind::Reject, Some(origin)) => {
                 let rejects = self.rejects.entry(origin).or_default();
                 *rejects += 1;
-                if *rejects < REJECTS_MAX {
-                    return Verdict::TryAgain;
-                }
-                self.exclude(origin, message)
+                if *rejects < REJECTS_MAX { None } else { self.exclude(now_ns, origin, message) }
             }
             (FailureKind::Reject, None) => self.nameless_reject(now_ns, message),
         }
     }
 
-    fn nameless_reject(&mut self, now_ns: u64, message: String) -> Verdict {
+    fn nameless_reject(&mut self, now_ns: u64, message: String) -> Option<Exclusion> {
         if let Some(search) = self.search {
             match search.failed() {
                 Found::Narrower(search) => self.search = Some(search),
                 Found::Culprit(number) => {
                     let origin = self.plan.record(number).expect("a search stays inside its plan");
-                    return self.exclude(origin, message);
+                    return self.exclude(now_ns, origin, message);
                 }
             }
-            return Verdict::TryAgain;
+            return None;
         }
         self.nameless_rejects += 1;
         if self.nameless_rejects >= REJECTS_MAX {
             self.nameless_rejects = 0;
             self.search = Search::new(self.plan.records_count());
             if self.search.is_none() {
-                self.rejected = Some(message);
-                self.back_off(now_ns);
+                self.reject(now_ns, message);
             }
         }
-        Verdict::TryAgain
+        None
     }
 
-    fn exclude(&mut self, origin: Origin, reason: String) -> Verdict {
+    fn exclude(&mut self, now_ns: u64, origin: Origin, message: String) -> Option<Exclusion> {
+        let count = self.plan.exclusions().len();
+        if count >= wire::EXCLUSIONS_MAX {
+            self.reject(now_ns, message);
+            return None;
+        }
+        let reason = if count < REASONS_MAX { message } else { String::new() };
         let exclusion = Exclusion { origin, reason };
         self.plan.exclude(exclusion.clone());
         self.begin = BeginRecord::Unwritten;
         self.rejects.remove(&origin);
         self.nameless_rejects = 0;
         self.search = None;
-        Verdict::Excluded(exclusion)
+        Some(exclusion)
+    }
+
+    fn reject(&mut self, now_ns: u64, message: String) {
+        self.rejected = Some(message);
+        self.back_off(now_ns);
     }
 
     /// The present attempt, which is aborted already, was a trial without a failure.
@@ -185,6 +190,9 @@ impl Flight {
 
 /// A record that is rejected this often becomes a dead letter: once may be a coincidence.
 const REJECTS_MAX: u32 = 2;
+
+/// So many exclusions of an id carry a reason; more of them have one cause, and the list stays small.
+const REASONS_MAX: usize = 1024;
 
 /// The first wait is about as long as a microbatch, the longest is a second, as for every retry.
 const BACK_OFF_NS_MIN: u64 = 1_000_000;

@@ -3027,6 +3027,7 @@ impl<'a> Decision<'a> {
   pub const VT_ATTEMPT: ::flatbuffers::VOffsetT = 4;
   pub const VT_OFFSETS: ::flatbuffers::VOffsetT = 6;
   pub const VT_TOUCHED: ::flatbuffers::VOffsetT = 8;
+  pub const VT_VISIBLE: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3038,6 +3039,7 @@ impl<'a> Decision<'a> {
     args: &'args DecisionArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Decision<'bldr>> {
     let mut builder = DecisionBuilder::new(_fbb);
+    builder.add_visible(args.visible);
     if let Some(x) = args.touched { builder.add_touched(x); }
     if let Some(x) = args.offsets { builder.add_offsets(x); }
     if let Some(x) = args.attempt { builder.add_attempt(x); }
@@ -3066,6 +3068,13 @@ impl<'a> Decision<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(Decision::VT_TOUCHED, None).unwrap()}
   }
+  #[inline]
+  pub fn visible(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Decision::VT_VISIBLE, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Decision<'_> {
@@ -3077,6 +3086,7 @@ impl ::flatbuffers::Verifiable for Decision<'_> {
      .visit_field::<AttemptId>("attempt", Self::VT_ATTEMPT, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, SourceOffset>>>("offsets", Self::VT_OFFSETS, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("touched", Self::VT_TOUCHED, true)?
+     .visit_field::<u64>("visible", Self::VT_VISIBLE, false)?
      .finish();
     Ok(())
   }
@@ -3085,6 +3095,7 @@ pub struct DecisionArgs<'a> {
     pub attempt: Option<&'a AttemptId>,
     pub offsets: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, SourceOffset>>>,
     pub touched: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub visible: u64,
 }
 impl<'a> Default for DecisionArgs<'a> {
   #[inline]
@@ -3093,6 +3104,7 @@ impl<'a> Default for DecisionArgs<'a> {
       attempt: None, // required field
       offsets: None, // required field
       touched: None, // required field
+      visible: 0,
     }
   }
 }
@@ -3113,6 +3125,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DecisionBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_touched(&mut self, touched: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Decision::VT_TOUCHED, touched);
+  }
+  #[inline]
+  pub fn add_visible(&mut self, visible: u64) {
+    self.fbb_.push_slot::<u64>(Decision::VT_VISIBLE, visible, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DecisionBuilder<'a, 'b, A> {
@@ -3138,6 +3154,7 @@ impl ::core::fmt::Debug for Decision<'_> {
       ds.field("attempt", &self.attempt());
       ds.field("offsets", &self.offsets());
       ds.field("touched", &self.touched());
+      ds.field("visible", &self.visible());
       ds.finish()
   }
 }
