@@ -4,7 +4,9 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`types`] | ids that cross the boundary to the engine |
-//! | `two_phase` | coordinator and participant of microbatch transactions |
-//! | `wire` | flatbuffers <-> messages; the only place that sees generated code |
+//! | [`two_phase`] | coordinator and participant of microbatch transactions |
+//! | [`wire`] | flatbuffers <-> messages; the only place that sees generated code |
 
+pub mod two_phase;
 pub mod types;
+pub mod wire;
