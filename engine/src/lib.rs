@@ -4,6 +4,12 @@
 //! client, node -> shard -> topology, module -> depot, pstate -> page, journal -> codec -> env, types
 //! ```
 
+// The macros name the crate by its name, within it, too.
+extern crate self as tidemill;
+
+#[doc(hidden)]
+pub use serde;
+
 pub mod codec;
 pub mod env;
 pub mod probe;

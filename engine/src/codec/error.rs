@@ -24,6 +24,17 @@ pub enum Error {
         /// How long the key would be.
         bytes: usize,
     },
+    /// An element added to a set makes a key longer than [`KEY_BYTES_MAX`](super::KEY_BYTES_MAX).
+    #[error(
+        "an element of type `{element_type}` is too long for a set: its key has {bytes} bytes, and at \
+         most {max} are allowed", max = super::KEY_BYTES_MAX
+    )]
+    ElementTooLong {
+        /// The Rust type of the element.
+        element_type: &'static str,
+        /// How long the key would be.
+        bytes: usize,
+    },
     /// Key bytes that no value of the type encodes to.
     #[error("key bytes do not decode as `{key_type}`: {problem}")]
     BadKey {

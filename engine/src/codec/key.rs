@@ -288,8 +288,9 @@ impl Key for Vec<u8> {
         let mut plain = Self::new();
         loop {
             let at = input.iter().position(|&byte| byte <= ESCAPE);
-            let (before, rest) =
-                at.and_then(|at| input.split_at_checked(at)).ok_or_else(|| bad::<Self>("no end"))?;
+            let (before, rest) = at
+                .and_then(|at| input.split_at_checked(at))
+                .ok_or_else(|| bad::<Self>("no end"))?;
             plain.extend_from_slice(before);
             match rest {
                 [END, rest @ ..] => {

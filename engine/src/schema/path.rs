@@ -9,7 +9,7 @@ use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToIncl
 
 use super::aggregate::{Adds, Change};
 use super::plan::{RangeOp, ReadOp, ReadPlan, Removal, Target};
-use super::{Is, Map, Set, Sub};
+use super::{Data, Is, Map, Position, Set, Sub};
 use crate::codec::{EncodeKey, Error, KEY_BYTES_MAX, Key, KeyBuf, Placement, Result};
 use crate::types::PStateId;
 
@@ -36,14 +36,18 @@ pub enum Many {}
 #[derive(Clone, Copy, Debug)]
 pub enum Presence {}
 
-/// The position of ranges over a map: keys with values.
-pub struct Entry<K, V>(PhantomData<fn() -> (K, V)>);
-
-/// The position of ranges over the keys of a map, or the elements of a set.
-pub struct KeyOf<K>(PhantomData<fn() -> K>);
-
-/// The position of ranges over the values of a map.
-pub struct ValueOf<V>(PhantomData<fn() -> V>);
+marker!(
+    /// The position of ranges over a map: keys with values.
+    Entry<K, V>
+);
+marker!(
+    /// The position of ranges over the keys of a map, or the elements of a set.
+    KeyOf<K>
+);
+marker!(
+    /// The position of ranges over the values of a map.
+    ValueOf<V>
+);
 
 /// A path to a single place: what `put`, `delete` and `add` take, and what `key` and `range` go on
 /// from.
@@ -71,13 +75,7 @@ impl<S, O> Path<S, One, O> {
     /// The start of every path of a `PState`.
     #[inline]
     pub(super) fn root(pstate: PStateId) -> Self {
-        Self::from_raw(RawPath {
-            key: KeyBuf::new(),
-            more: None,
-            pstate,
-            place_bytes: 0,
-            parts: 0,
-        })
+        Self::from_raw(RawPath { key: KeyBuf::new(), more: None, pstate, place_bytes: 0, parts: 0 })
     }
 }
 
@@ -95,7 +93,7 @@ impl<S, M, O> Path<S, M, O> {
     where
         M: Direct,
     {
-        self.raw.part(&key);
+        self.raw.part::<Q>(|out| key.encode_key_in(out));
         Path::from_raw(self.raw)
     }
 
@@ -106,7 +104,7 @@ impl<S, M, O> Path<S, M, O> {
     where
         M: Direct,
     {
-        self.raw.part(&element);
+        self.raw.part::<Q>(|out| element.encode_element(out));
         Path::from_raw(self.raw)
     }
 
@@ -116,7 +114,7 @@ impl<S, M, O> Path<S, M, O> {
     where
         M: Direct,
     {
-        self.raw.range(&range);
+        self.raw.range::<R>(|key| range.encode_range_from(key), |key| range.encode_range_to(key));
         Path::from_raw(self.raw)
     }
 
@@ -127,7 +125,7 @@ impl<S, M, O> Path<S, M, O> {
         S: Is<X>,
         M: Direct,
     {
-        self.raw.range::<u8>(&(..));
+        self.raw.range::<X>(|key| key, KeyBuf::prefix_end);
         Path::from_raw(self.raw)
     }
 
@@ -245,10 +243,10 @@ enum More {
 }
 
 impl RawPath {
-    /// Appends one key.
+    /// Appends one key, of type `Q`.
     #[inline]
-    fn part<K, Q: AsKey<K>>(&mut self, key: &Q) {
-        key.as_key(&mut self.key);
+    fn part<Q>(&mut self, encode: impl FnOnce(&mut KeyBuf)) {
+        encode(&mut self.key);
         self.parts = self.parts.saturating_add(1);
         let bytes = self.key.len();
         if bytes > KEY_BYTES_MAX {
@@ -259,12 +257,300 @@ impl RawPath {
         }
     }
 
+    /// Ends the path in a range.
+    fn range<R>(
+        &mut self,
+        from: impl FnOnce(KeyBuf) -> KeyBuf,
+        to: impl FnOnce(KeyBuf) -> Option<KeyBuf>,
+    ) {
+        let prefix_bytes = self.key.len();
+        let from = from(self.key.clone());
+        let to = to(self.key.clone());
+        let longest = from.len().max(to.as_ref().map_or(0, |to| to.len()));
+        self.parts = self.parts.saturating_add(1);
+        if longest > KEY_BYTES_MAX {
+            self.too_long::<R>(longest);
+        }
+        if self.more.is_none() {
+            self.more = Some(Box::new(More::Range(RangeOp {
+                from,
+                to,
+                reverse: false,
+                limit: None,
+                keys_only: false,
+                prefix_bytes,
+            })));
+        }
+    }
+
+    fn range_mut(&mut self) -> Option<&mut RangeOp> {
+        match self.more.as_deref_mut() {
+            Some(More::Range(range)) => Some(range),
+            Some(More::TooLong { .. }) | None => None,
+        }
+    }
+
     #[cold]
     fn too_long<Q>(&mut self, bytes: usize) {
+        // The first part that went too far is the one to name.
         if self.more.is_none() {
             let part_type = std::any::type_name::<Q>();
             self.more = Some(Box::new(More::TooLong { part: self.parts, part_type, bytes }));
         }
-        self.key.truncate(0);
+    }
+
+    #[cold]
+    fn too_long_error(&self, part: u8, part_type: &'static str, bytes: usize) -> Error {
+        Error::KeyTooLong { pstate: self.pstate, part, part_type, bytes }
+    }
+
+    fn place(&self) -> Placement {
+        Placement::of(&self.key[..usize::from(self.place_bytes)])
+    }
+
+    fn target(self) -> Result<Target> {
+        match self.more.as_deref() {
+            None => {}
+            Some(&More::TooLong { part, part_type, bytes }) => {
+                return Err(self.too_long_error(part, part_type, bytes));
+            }
+            Some(More::Range(_)) => unreachable!("a range is not a direct path"),
+        }
+        assert!(self.parts > 0, "a token alone is not a path to one element");
+        Ok(Target { pstate: self.pstate, place: self.place(), key: self.key })
+    }
+
+    fn read(mut self, what: What) -> Result<ReadPlan> {
+        let place = match self.parts {
+            0 => unreachable!("a token alone cannot be read"),
+            // A range over first keys.
+            1 if self.more.is_some() => None,
+            _ => Some(self.place()),
+        };
+        let pstate = self.pstate;
+        let op = match (self.more.take().map(|more| *more), what) {
+            (None, What::Value) => ReadOp::Get { key: self.key },
+            (None, What::Presence) => ReadOp::Has { key: self.key },
+            (Some(More::Range(range)), What::Rows { keys_only }) => {
+                ReadOp::Range(Box::new(RangeOp { keys_only, ..range }))
+            }
+            (Some(More::TooLong { part, part_type, bytes }), _) => {
+                return Err(self.too_long_error(part, part_type, bytes));
+            }
+            (None, What::Rows { .. }) | (Some(More::Range(_)), _) => {
+                unreachable!("a path is a range exactly if its type says Many")
+            }
+        };
+        Ok(ReadPlan { pstate, place, op })
+    }
+}
+
+/// What can be given for a key of type `K`: the key, a reference to it, and for texts and bytes their
+/// slices.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a key of this collection, whose keys are `{K}`",
+    label = "expected a `{K}` (or `&{K}`)"
+)]
+pub trait AsKey<K> {
+    /// Appends the key's bytes.
+    fn encode_as_key(&self, out: &mut KeyBuf);
+}
+
+impl<K: Key> AsKey<K> for K {
+    #[inline]
+    fn encode_as_key(&self, out: &mut KeyBuf) {
+        self.encode_key(out);
+    }
+}
+
+impl<K: Key> AsKey<K> for &K {
+    #[inline]
+    fn encode_as_key(&self, out: &mut KeyBuf) {
+        (**self).encode_key(out);
+    }
+}
+
+impl AsKey<String> for &str {
+    #[inline]
+    fn encode_as_key(&self, out: &mut KeyBuf) {
+        (**self).encode_key(out);
+    }
+}
+
+impl AsKey<Vec<u8>> for &[u8] {
+    #[inline]
+    fn encode_as_key(&self, out: &mut KeyBuf) {
+        (**self).encode_key(out);
+    }
+}
+
+/// What [`Path::key`] takes where the position is `S`.
+#[diagnostic::on_unimplemented(
+    message = "no `key` here: `{S}` is not a map stored element by element",
+    label = "there is nothing with keys at this place of the path",
+    note = "write `Sub<Map<K, V>>` in the PState's type to store a collection element by element"
+)]
+pub trait KeyIn<S> {
+    /// What is under the key.
+    type Value;
+
+    /// Appends the key's bytes.
+    fn encode_key_in(&self, out: &mut KeyBuf);
+}
+
+impl<K, V, Q: AsKey<K>> KeyIn<Sub<Map<K, V>>> for Q {
+    type Value = V;
+
+    #[inline]
+    fn encode_key_in(&self, out: &mut KeyBuf) {
+        self.encode_as_key(out);
+    }
+}
+
+/// What [`Path::has`] takes where the position is `S`.
+#[diagnostic::on_unimplemented(
+    message = "no `has` here: `{S}` is not a set stored element by element",
+    label = "there is no set at this place of the path",
+    note = "write `Sub<Set<E>>` in the PState's type to store a set element by element"
+)]
+pub trait ElementOf<S> {
+    /// Appends the element's bytes.
+    fn encode_element(&self, out: &mut KeyBuf);
+}
+
+impl<E, Q: AsKey<E>> ElementOf<Sub<Set<E>>> for Q {
+    #[inline]
+    fn encode_element(&self, out: &mut KeyBuf) {
+        self.encode_as_key(out);
+    }
+}
+
+/// What [`Path::range`] takes where the position is `S`.
+#[diagnostic::on_unimplemented(
+    message = "no ranges here: `{S}` is stored as one value",
+    label = "cannot be read by ranges of keys",
+    note = "write `Sub<..>` around the collection in the PState's type to store it element by             element, in key order; or read it whole"
+)]
+pub trait RangeOf<S> {
+    /// What the range consists of.
+    type Element;
+
+    /// The first key included, given the key of the collection.
+    fn encode_range_from(&self, prefix: KeyBuf) -> KeyBuf;
+
+    /// The first key behind the range, given the key of the collection.
+    fn encode_range_to(&self, prefix: KeyBuf) -> Option<KeyBuf>;
+}
+
+impl<K, V: Data, R: KeyRange<K>> RangeOf<Sub<Map<K, V>>> for R {
+    type Element = Entry<K, V>;
+
+    fn encode_range_from(&self, prefix: KeyBuf) -> KeyBuf {
+        self.encode_from(prefix)
+    }
+
+    fn encode_range_to(&self, prefix: KeyBuf) -> Option<KeyBuf> {
+        self.encode_to(prefix)
+    }
+}
+
+impl<E, R: KeyRange<E>> RangeOf<Sub<Set<E>>> for R {
+    type Element = KeyOf<E>;
+
+    fn encode_range_from(&self, prefix: KeyBuf) -> KeyBuf {
+        self.encode_from(prefix)
+    }
+
+    fn encode_range_to(&self, prefix: KeyBuf) -> Option<KeyBuf> {
+        self.encode_to(prefix)
+    }
+}
+
+/// Collections whose elements [`Path::all`] gives.
+#[diagnostic::on_unimplemented(
+    message = "no ranges here: `{Self}` is stored as one value",
+    label = "cannot be read element by element",
+    note = "write `Sub<..>` around the collection in the PState's type to store it element by             element, in key order; or read it whole"
+)]
+pub trait Ranged {
+    /// What the collection consists of.
+    type Element;
+}
+
+impl<K, V: Data> Ranged for Sub<Map<K, V>> {
+    type Element = Entry<K, V>;
+}
+
+impl<E> Ranged for Sub<Set<E>> {
+    type Element = KeyOf<E>;
+}
+
+/// A range of keys of type `K`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a range of this collection's keys, which are `{K}`",
+    label = "expected `a..b`, `a..=b`, `a..`, `..b`, `..=b` or `..` of `{K}`"
+)]
+pub trait KeyRange<K> {
+    /// The first key included.
+    fn encode_from(&self, prefix: KeyBuf) -> KeyBuf;
+
+    /// The first key behind; `None` for the end of the tree.
+    fn encode_to(&self, prefix: KeyBuf) -> Option<KeyBuf>;
+}
+
+macro_rules! key_range {
+    ($range:ident: $from:expr, $to:expr) => {
+        impl<K, Q: AsKey<K>> KeyRange<K> for $range<Q> {
+            fn encode_from(&self, prefix: KeyBuf) -> KeyBuf {
+                let from: fn(&Self, KeyBuf) -> KeyBuf = $from;
+                from(self, prefix)
+            }
+
+            fn encode_to(&self, prefix: KeyBuf) -> Option<KeyBuf> {
+                let to: fn(&Self, KeyBuf) -> Option<KeyBuf> = $to;
+                to(self, prefix)
+            }
+        }
+    };
+}
+
+key_range!(Range: |r, p| at(p, &r.start), |r, p| Some(at(p, &r.end)));
+key_range!(RangeInclusive: |r, p| at(p, r.start()), |r, p| at(p, r.end()).prefix_end());
+key_range!(RangeFrom: |r, p| at(p, &r.start), |_, p| p.prefix_end());
+key_range!(RangeTo: |_, p| p, |r, p| Some(at(p, &r.end)));
+key_range!(RangeToInclusive: |_, p| p, |r, p| at(p, &r.end).prefix_end());
+
+impl<K> KeyRange<K> for RangeFull {
+    fn encode_from(&self, prefix: KeyBuf) -> KeyBuf {
+        prefix
+    }
+
+    fn encode_to(&self, prefix: KeyBuf) -> Option<KeyBuf> {
+        prefix.prefix_end()
+    }
+}
+
+/// The key of an element. What hangs under it begins with it, so an *inclusive* end is the end of
+/// this prefix.
+fn at<K, Q: AsKey<K>>(mut prefix: KeyBuf, key: &Q) -> KeyBuf {
+    key.encode_as_key(&mut prefix);
+    prefix
+}
+
+impl<S, M, O> Clone for Path<S, M, O> {
+    fn clone(&self) -> Self {
+        Self::from_raw(self.raw.clone())
+    }
+}
+
+impl<S, M, O> fmt::Debug for Path<S, M, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Path(PState {}, {:?}", self.raw.pstate, self.raw.key)?;
+        match self.raw.more.as_deref() {
+            None => {}
+            Some(More::Range(range)) => write!(f, ", {range:?}")?,
+            Some(More::TooLong { bytes, .. }) => write!(f, ", too long: {bytes} bytes")?,
+        }
+        f.write_str(")")
     }
 }
