@@ -261,7 +261,7 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         self.assign(name, fields);
-        self.named::<V, _>(|this| visitor.visit_map(Fields { samples: this, fields, name }))
+        self.named::<V, _>(|this| visitor.visit_map(Fields { samples: this, left: fields, name }))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -345,7 +345,7 @@ impl<'de> MapAccess<'de> for Elements<'_, '_> {
 struct Fields<'s, 't> {
     samples: &'s mut Samples<'t>,
     /// Those still to come.
-    fields: &'static [&'static str],
+    left: &'static [&'static str],
     name: &'static str,
 }
 
@@ -356,13 +356,13 @@ impl<'de> MapAccess<'de> for Fields<'_, '_> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, Fault> {
-        let Some(field) = self.fields.first() else { return Ok(None) };
+        let Some(field) = self.left.first() else { return Ok(None) };
         seed.deserialize(BorrowedStrDeserializer::new(field)).map(Some)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
-        let (field, rest) = self.fields.split_first().ok_or_else(|| Fault::custom("no field"))?;
-        self.fields = rest;
+        let (field, rest) = self.left.split_first().ok_or_else(|| Fault::custom("no field"))?;
+        self.left = rest;
         seed.deserialize(&mut *self.samples).map_err(|fault| fault.within(self.name, field))
     }
 }
@@ -406,7 +406,7 @@ impl<'de> VariantAccess<'de> for OneVariant<'_, '_> {
     ) -> Result<V::Value, Fault> {
         self.samples.assign(&format!("{}::{}", self.name, self.variant), fields);
         visitor
-            .visit_map(Fields { samples: self.samples, fields, name: self.variant })
+            .visit_map(Fields { samples: self.samples, left: fields, name: self.variant })
             .map_err(|fault| fault.within(self.name, self.variant))
     }
 }
