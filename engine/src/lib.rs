@@ -5,10 +5,18 @@
 //! ```
 
 pub mod depot;
+// The macros name the crate by its name, within it, too.
+extern crate self as tidemill;
+
+#[doc(hidden)]
+pub use serde;
+
+pub mod codec;
 pub mod env;
 pub mod journal;
 pub mod manifest;
 pub mod page;
 pub mod probe;
 pub mod pstate;
+pub mod schema;
 pub mod types;
