@@ -5,5 +5,7 @@
 //! ```
 
 pub mod env;
+pub mod module;
 pub mod probe;
+pub mod topology;
 pub mod types;
