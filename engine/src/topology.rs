@@ -8,13 +8,30 @@ use std::panic::Location;
 
 use crate::module::{DepotIndex, PStateIndex};
 
+mod aggregate;
+mod at;
+mod chain;
 mod event;
 mod failure;
+mod flow;
+mod hop;
 mod local;
+mod read;
+mod run;
+mod stage;
+mod token;
 
+pub use aggregate::Changes;
+pub use at::{At, Context};
+pub use chain::{Chain, Sink, Start};
 pub use event::{Event, EventFailure, FailureKind, Origin, Outgoing, Record, Rows};
 pub use failure::{Failure, Result};
+pub use flow::{Branch, Flow, Hopped, Using};
+pub use hop::Row;
 pub use local::{Access, Local, Scan, StateError};
+pub use read::Read;
+pub use run::Panicked;
+pub use token::{Named, Tokens};
 
 /// A node's place in [`Definition::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

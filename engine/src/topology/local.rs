@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::ops::ControlFlow;
 
 use super::FailureKind;
+use crate::codec::{self, FieldTable};
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
 use crate::types::{PartitionId, WallTime};
@@ -28,6 +29,9 @@ pub trait Local {
     /// microbatch's id, the same in every attempt and on every partition. Random numbers and ids of
     /// rows are made of it and of their [`Origin`](super::Origin).
     fn seed(&self) -> u64;
+
+    /// The numbers of fields, which values and records are encoded with.
+    fn fields(&self) -> &FieldTable;
 
     /// Looks one key up. If what it takes is in memory, calls `visit` once, with the value if there is
     /// one, and returns [`Access::Ready`]. Else returns [`Access::Miss`]; when its future is done, the
@@ -123,6 +127,8 @@ pub struct Scan<'a> {
     pub reverse: bool,
     /// At most so many.
     pub limit: usize,
+    /// Values are not looked at: the visitor may be given empty ones.
+    pub keys_only: bool,
 }
 
 /// What an event's access to its partition can end in.
@@ -140,14 +146,53 @@ pub enum StateError {
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
+    /// The path's first key lives in another partition. Hop there first.
+    #[error(
+        "cannot {op} PState {pstate} on partition {here}: the key lives on partition {lives}; hop \
+         there first"
+    )]
+    Misplaced {
+        /// What was attempted.
+        op: &'static str,
+        /// Of which `PState`.
+        pstate: PStateIndex,
+        /// Where the event runs.
+        here: PartitionId,
+        /// Where the key lives.
+        lives: PartitionId,
+    },
+    /// What was given cannot be a key or a value, for example because it is too long.
+    #[error("cannot {op} on partition {partition}")]
+    Refused {
+        /// What was attempted.
+        op: &'static str,
+        /// Where.
+        partition: PartitionId,
+        /// Why.
+        #[source]
+        source: codec::Error,
+    },
+    /// What is stored does not decode as the type that the module now gives it.
+    #[error("cannot decode what is stored in PState {pstate} on partition {partition}")]
+    Undecodable {
+        /// Of which `PState`.
+        pstate: PStateIndex,
+        /// Where.
+        partition: PartitionId,
+        /// Why.
+        #[source]
+        source: codec::Error,
+    },
 }
 
 impl StateError {
-    /// What it means for the row that met it.
+    /// What it means for the row that met it: what the row's code asked for in vain is the row's fault,
+    /// the state and the surroundings are not.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Unavailable { .. } => FailureKind::Retry,
+            Self::Unavailable { .. } | Self::Undecodable { .. } => FailureKind::Retry,
+            Self::Misplaced { .. } | Self::Refused { .. } => FailureKind::Reject,
         }
     }
 }
