@@ -6,7 +6,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use crate::codec::table::Trace;
-use crate::codec::{self, Placement};
+use crate::codec::{self, FieldTable, Placement};
 use crate::schema::{Schema, Shape};
 use crate::topology::{self, Row};
 
@@ -50,6 +50,24 @@ pub struct Definition {
     pub pstates: Vec<PStateDecl>,
     /// Its topologies.
     pub topologies: Vec<topology::Definition>,
+}
+
+impl Definition {
+    /// The field table that the module's records and values are encoded with: `stored`, with the names
+    /// that are new appended.
+    ///
+    /// # Errors
+    /// [`codec::Error::NotStorable`] names the type at fault.
+    pub fn field_table(&self, stored: FieldTable) -> codec::Result<FieldTable> {
+        let mut trace = Trace::onto(stored);
+        for depot in &self.depots {
+            (depot.trace)(&mut trace)?;
+        }
+        for pstate in &self.pstates {
+            (pstate.shape)(&mut trace)?;
+        }
+        Ok(trace.finish())
+    }
 }
 
 /// A declared depot.

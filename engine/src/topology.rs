@@ -12,19 +12,24 @@ mod aggregate;
 mod at;
 mod chain;
 mod event;
+mod explain;
 mod failure;
 mod flow;
+pub mod harness;
 mod hop;
 mod local;
 mod read;
 mod run;
 mod stage;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use aggregate::Changes;
 pub use at::{At, Context};
 pub use chain::{Chain, Sink, Start};
 pub use event::{Event, EventFailure, FailureKind, Origin, Outgoing, Record, Rows};
+pub use explain::Explanation;
 pub use failure::{Failure, Result};
 pub use flow::{Branch, Flow, Hopped, Using};
 pub use hop::Row;
