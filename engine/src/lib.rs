@@ -4,8 +4,16 @@
 //! client, node -> shard -> topology, module -> depot, pstate -> page, journal -> codec -> env, types
 //! ```
 
+// The macros name the crate by its name, within it, too.
+extern crate self as tidemill;
+
+#[doc(hidden)]
+pub use serde;
+
+pub mod codec;
 pub mod env;
 pub mod module;
 pub mod probe;
+pub mod schema;
 pub mod topology;
 pub mod types;

@@ -1,0 +1,216 @@
+//! The types of `PState`s, and typed paths into them.
+//!
+//! A `PState` is a map or a set at its root. What is nested in it is stored as *one value*, unless it
+//! is a [`Sub`]: then each of its elements is a row of its own, in key order, in the same tree.
+//!
+//! | schema | rows of the tree |
+//! |---|---|
+//! | `Map<K, V>` | `enc(k)` → value of `V` |
+//! | `Map<K, Sub<Map<K2, V>>>` | `enc(k) ++ enc(k2)` → value of `V` |
+//! | `Map<K, Sub<Set<E>>>` | `enc(k) ++ enc(e)` → no bytes |
+//! | `Set<E>` | `enc(e)` → no bytes |
+//!
+//! A path starts at a token and is built step by step; each step is checked where it is written:
+//!
+//! ```
+//! use tidemill::schema::{Map, PState, Sub};
+//! fn last_ten(posts: PState<Map<String, Sub<Map<u64, String>>>>) {
+//!     let _path = posts.key("ann").range(..1000).reverse().limit(10).values();
+//! }
+//! ```
+//!
+//! [`path`] has the paths, [`plan`] what they ask of the engine, [`aggregate`] what can be added.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec::{FieldTable, Key, Result, decode, encode};
+
+macro_rules! marker {
+    ($(#[$doc:meta])* $name:ident<$($parameter:ident),*>) => {
+        $(#[$doc])*
+        pub struct $name<$($parameter),*>(std::marker::PhantomData<fn() -> ($($parameter,)*)>);
+
+        impl<$($parameter),*> std::fmt::Debug for $name<$($parameter),*> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(std::any::type_name::<Self>())
+            }
+        }
+    };
+}
+
+pub mod aggregate;
+pub mod path;
+pub mod plan;
+mod select;
+pub mod shape;
+mod token;
+
+pub use aggregate::{Aggregate, Change};
+pub use path::{Direct, Many, Maybe, One, OwnedBy, Path, Presence};
+pub use plan::{Answer, ReadOp, ReadPlan, Reads, Removal, Rows, Target, Written};
+pub use select::Select;
+pub use shape::{Describe, Shape};
+pub use token::{Anyone, Owned, PState};
+
+marker!(
+    /// A map from `K` to `V`. Never a value: a type to describe a `PState` with.
+    Map<K, V>
+);
+marker!(
+    /// A set of `E`. Never a value: a type to describe a `PState` with.
+    Set<E>
+);
+marker!(
+    /// The collection `C` stored element by element, in key order.
+    Sub<C>
+);
+
+/// What can be stored as one value: every type that serde can write and read back.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a value that can be stored",
+    label = "not one value",
+    note = "values derive `serde::Serialize` and `serde::Deserialize`",
+    note = "of a `Sub`, which is stored element by element, select `.all()`, `.range(a..b).limit(n)`, \
+            `.key(k)` or `.has(e)`"
+)]
+pub trait Data: Serialize + DeserializeOwned + Send + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned + Send + 'static> Data for T {}
+
+/// Type equality as a bound, so that an error names what is missing: see [`path::Path::all`].
+pub trait Is<T> {}
+
+impl<T> Is<T> for T {}
+
+/// What a path can lead to.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be part of a PState's type",
+    label = "neither a value nor a collection",
+    note = "values derive `serde::Serialize` and `serde::Deserialize`; collections are `Sub<Map<K, V>>` \
+            and `Sub<Set<E>>`"
+)]
+pub trait Position: 'static {
+    /// Whether this is stored as many rows.
+    const IS_COLLECTION: bool;
+
+    /// Describes the position and everything under it; see [`shape`].
+    ///
+    /// # Errors
+    /// [`Error::NotStorable`](crate::codec::Error::NotStorable) if a value in it is not.
+    fn describe(shape: &mut Describe<'_>) -> Result<()>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Data> Position for T {
+    const IS_COLLECTION: bool = false;
+
+    fn describe(shape: &mut Describe<'_>) -> Result<()> {
+        shape.value::<T>()
+    }
+}
+
+impl<K: Key, V: Position> Position for Sub<Map<K, V>> {
+    const IS_COLLECTION: bool = true;
+
+    fn describe(shape: &mut Describe<'_>) -> Result<()> {
+        shape.map::<K>();
+        V::describe(shape)
+    }
+}
+
+impl<E: Key> Position for Sub<Set<E>> {
+    const IS_COLLECTION: bool = true;
+
+    fn describe(shape: &mut Describe<'_>) -> Result<()> {
+        shape.set::<E>();
+        Ok(())
+    }
+}
+
+/// The type of a `PState`: `Map<K, V>` or `Set<E>`, with `Sub` collections in it to any depth.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the type of a PState",
+    label = "not the type of a PState",
+    note = "PStates are `Map<K, V>` or `Set<E>`, with values, `Sub<Map<K2, V2>>` or `Sub<Set<E>>` for `V`"
+)]
+pub trait Schema: 'static {
+    /// Describes the `PState`, for the catalogue, and finds the names in its values.
+    ///
+    /// # Errors
+    /// [`Error::NotStorable`](crate::codec::Error::NotStorable) if a value in it is not.
+    fn describe(shape: &mut Describe<'_>) -> Result<()>;
+}
+
+impl<K: Key, V: Position> Schema for Map<K, V> {
+    fn describe(shape: &mut Describe<'_>) -> Result<()> {
+        <Sub<Self> as Position>::describe(shape)
+    }
+}
+
+impl<E: Key> Schema for Set<E> {
+    fn describe(shape: &mut Describe<'_>) -> Result<()> {
+        <Sub<Self> as Position>::describe(shape)
+    }
+}
+
+/// A position whose content is written whole, by `put`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is a collection stored element by element, not one value",
+    label = "not one value",
+    note = "of a `Sub`, select `.all()`, `.range(a..b).limit(n)`, `.key(k)` or `.has(e)`; write its \
+            elements one by one"
+)]
+pub trait Stored: 'static {
+    /// What is written and read.
+    type Value;
+
+    /// Encodes `value` at the end of `out`; says whether that makes a row.
+    ///
+    /// # Errors
+    /// As [`encode`].
+    fn write(table: &FieldTable, value: &Self::Value, out: &mut Vec<u8>) -> Result<Written>;
+
+    /// Decodes the value of a row.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    fn read(table: &FieldTable, bytes: &[u8]) -> Result<Self::Value>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Data> Stored for T {
+    type Value = T;
+
+    #[inline]
+    fn write(table: &FieldTable, value: &T, out: &mut Vec<u8>) -> Result<Written> {
+        encode(table, value, out)?;
+        Ok(Written::Value)
+    }
+
+    #[inline]
+    fn read(table: &FieldTable, bytes: &[u8]) -> Result<T> {
+        decode(table, bytes)
+    }
+}
+
+impl Stored for Presence {
+    type Value = bool;
+
+    fn write(_table: &FieldTable, value: &bool, _out: &mut Vec<u8>) -> Result<Written> {
+        Ok(if *value { Written::Value } else { Written::Nothing })
+    }
+
+    fn read(_table: &FieldTable, _bytes: &[u8]) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+impl Position for Presence {
+    const IS_COLLECTION: bool = false;
+
+    fn describe(_shape: &mut Describe<'_>) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,556 @@
+//! Typed paths: where in a `PState`, how many elements, and who owns it.
+//!
+//! A [`Path`] encodes its key as it is built, into an inline buffer; its type says what is at its end:
+//! a value, a `Sub` collection, the [`Presence`] of an element, or the rows of a range.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
+
+use super::aggregate::{Adds, Change};
+use super::plan::{RangeOp, ReadOp, ReadPlan, Removal, Target};
+use super::{Data, Is, Map, Position, Set, Sub};
+use crate::codec::{EncodeKey, Error, KEY_BYTES_MAX, Key, KeyBuf, Placement, Result};
+use crate::types::PStateId;
+
+/// A position `S` in a `PState`, that `M` elements are at, of a `PState` owned by `O`.
+pub struct Path<S, M, O> {
+    raw: RawPath,
+    types: PhantomData<fn() -> (S, M, O)>,
+}
+
+/// How many: exactly one, whatever is stored.
+#[derive(Clone, Copy, Debug)]
+pub enum One {}
+
+/// How many: one or none.
+#[derive(Clone, Copy, Debug)]
+pub enum Maybe {}
+
+/// How many: any number, in key order.
+#[derive(Clone, Copy, Debug)]
+pub enum Many {}
+
+/// The position of paths that ask whether an element is there. Its value is a `bool`; putting `true`
+/// adds the element, putting `false` removes it.
+#[derive(Clone, Copy, Debug)]
+pub enum Presence {}
+
+marker!(
+    /// The position of ranges over a map: keys with values.
+    Entry<K, V>
+);
+marker!(
+    /// The position of ranges over the keys of a map, or the elements of a set.
+    KeyOf<K>
+);
+marker!(
+    /// The position of ranges over the values of a map.
+    ValueOf<V>
+);
+
+/// A path to a single place: what `put`, `delete` and `add` take, and what `key` and `range` go on
+/// from.
+#[diagnostic::on_unimplemented(
+    message = "this path does not end at one stored element, so it cannot be written blindly",
+    label = "leads to many elements",
+    note = "`put`, `delete`, `add`, `key` and `range` start from a path of `key` steps only"
+)]
+pub trait Direct {}
+
+impl Direct for One {}
+impl Direct for Maybe {}
+
+/// Says that `Self`, the owner of a path, is the topology `O` that wants to write there.
+#[diagnostic::on_unimplemented(
+    message = "this PState belongs to another topology: only the topology that declared it may \
+               write it",
+    label = "not owned by this topology"
+)]
+pub trait OwnedBy<O> {}
+
+impl<O> OwnedBy<O> for O {}
+
+impl<S, O> Path<S, One, O> {
+    /// The start of every path of a `PState`.
+    #[inline]
+    pub(super) fn root(pstate: PStateId) -> Self {
+        Self::from_raw(RawPath { key: KeyBuf::new(), more: None, pstate, place_bytes: 0, parts: 0 })
+    }
+}
+
+impl<S, M, O> Path<S, M, O> {
+    #[inline]
+    fn from_raw(raw: RawPath) -> Self {
+        Self { raw, types: PhantomData }
+    }
+
+    /// What is under one key of a map. Takes the key or a reference to it; `&str` for `String` and
+    /// `&[u8]` for `Vec<u8>`.
+    #[inline]
+    #[must_use]
+    pub fn key<Q: KeyIn<S>>(mut self, key: Q) -> Path<Q::Value, Maybe, O>
+    where
+        M: Direct,
+    {
+        self.raw.part::<Q>(|out| key.encode_key_in(out));
+        Path::from_raw(self.raw)
+    }
+
+    /// Whether an element is in the set. `put(path.has(e), true)` adds it.
+    #[inline]
+    #[must_use]
+    pub fn has<Q: ElementOf<S>>(mut self, element: Q) -> Path<Presence, One, O>
+    where
+        M: Direct,
+    {
+        self.raw.part::<Q>(|out| element.encode_element(out));
+        Path::from_raw(self.raw)
+    }
+
+    /// The elements whose keys lie in a range: `a..b`, `a..=b`, `a..`, `..b`, `..=b` or `..`.
+    #[must_use]
+    pub fn range<R: RangeOf<S>>(mut self, range: R) -> Path<R::Element, Many, O>
+    where
+        M: Direct,
+    {
+        self.raw.range::<R>(|key| range.encode_range_from(key), |key| range.encode_range_to(key));
+        Path::from_raw(self.raw)
+    }
+
+    /// All elements, in key order.
+    #[must_use]
+    pub fn all<X: Ranged>(mut self) -> Path<X::Element, Many, O>
+    where
+        S: Is<X>,
+        M: Direct,
+    {
+        self.raw.range::<X>(|key| key, KeyBuf::prefix_end);
+        Path::from_raw(self.raw)
+    }
+
+    /// Adds to what is stored here, or to nothing; see [`super::aggregate`].
+    #[must_use]
+    pub fn add<A: Adds<S>>(self, addend: A) -> Change<A::Sent, O>
+    where
+        M: Direct,
+    {
+        Change::new(self.raw.target(), addend)
+    }
+
+    /// The row this path leads to, for a write.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLong`].
+    #[inline]
+    pub fn target(self) -> Result<Target>
+    where
+        M: Direct,
+    {
+        self.raw.target()
+    }
+
+    /// What deleting here removes: a row, or everything under a `Sub`.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLong`].
+    pub fn removal(self) -> Result<Removal>
+    where
+        S: Position,
+        M: Direct,
+    {
+        let target = self.raw.target()?;
+        if !S::IS_COLLECTION {
+            return Ok(Removal::Row(target));
+        }
+        let to = target.key.clone().prefix_end();
+        Ok(Removal::Range { from: target, to })
+    }
+
+    pub(super) fn read(self, what: What) -> Result<ReadPlan> {
+        self.raw.read(what)
+    }
+}
+
+/// How a direct path is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// The row's value.
+    Value,
+    /// Whether the row is there.
+    Presence,
+    /// The rows of a range, with or without their values.
+    Rows {
+        /// Leave the values out.
+        keys_only: bool,
+    },
+}
+
+impl<S, O> Path<S, Many, O> {
+    /// Highest key first.
+    #[must_use]
+    pub fn reverse(mut self) -> Self {
+        if let Some(range) = self.raw.range_mut() {
+            range.reverse = !range.reverse;
+        }
+        self
+    }
+
+    /// At most `count` elements: the first ones, or with [`Path::reverse`] the last ones.
+    #[must_use]
+    pub fn limit(mut self, count: u64) -> Self {
+        if let Some(range) = self.raw.range_mut() {
+            range.limit = Some(range.limit.map_or(count, |before| before.min(count)));
+        }
+        self
+    }
+}
+
+impl<K, V, O> Path<Entry<K, V>, Many, O> {
+    /// The keys alone; values are not read.
+    #[must_use]
+    pub fn keys(self) -> Path<KeyOf<K>, Many, O> {
+        Path::from_raw(self.raw)
+    }
+
+    /// The values alone.
+    #[must_use]
+    pub fn values(self) -> Path<ValueOf<V>, Many, O> {
+        Path::from_raw(self.raw)
+    }
+}
+
+/// A path without its types.
+#[derive(Clone)]
+struct RawPath {
+    /// The encoded parts; of a range, those before it.
+    key: KeyBuf,
+    /// What paths of a few keys do not have.
+    more: Option<Box<More>>,
+    pstate: PStateId,
+    /// How many bytes of `key` decide its place: the first part.
+    place_bytes: u16,
+    /// How many keys were given.
+    parts: u8,
+}
+
+#[derive(Clone)]
+enum More {
+    /// The path ends in a range.
+    Range(RangeOp),
+    /// The path has no key.
+    TooLong { part: u8, part_type: &'static str, bytes: usize },
+}
+
+impl RawPath {
+    /// Appends one key, of type `Q`.
+    #[inline]
+    fn part<Q>(&mut self, encode: impl FnOnce(&mut KeyBuf)) {
+        encode(&mut self.key);
+        self.parts = self.parts.saturating_add(1);
+        let bytes = self.key.len();
+        if bytes > KEY_BYTES_MAX {
+            self.too_long::<Q>(bytes);
+        }
+        if self.parts == 1 {
+            self.place_bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
+        }
+    }
+
+    /// Ends the path in a range.
+    fn range<R>(
+        &mut self,
+        from: impl FnOnce(KeyBuf) -> KeyBuf,
+        to: impl FnOnce(KeyBuf) -> Option<KeyBuf>,
+    ) {
+        let prefix_bytes = self.key.len();
+        let from = from(self.key.clone());
+        let to = to(self.key.clone());
+        let longest = from.len().max(to.as_ref().map_or(0, |to| to.len()));
+        self.parts = self.parts.saturating_add(1);
+        if longest > KEY_BYTES_MAX {
+            self.too_long::<R>(longest);
+        }
+        if self.more.is_none() {
+            self.more = Some(Box::new(More::Range(RangeOp {
+                from,
+                to,
+                reverse: false,
+                limit: None,
+                keys_only: false,
+                prefix_bytes,
+            })));
+        }
+    }
+
+    fn range_mut(&mut self) -> Option<&mut RangeOp> {
+        match self.more.as_deref_mut() {
+            Some(More::Range(range)) => Some(range),
+            Some(More::TooLong { .. }) | None => None,
+        }
+    }
+
+    #[cold]
+    fn too_long<Q>(&mut self, bytes: usize) {
+        // The first part that went too far is the one to name.
+        if self.more.is_none() {
+            let part_type = std::any::type_name::<Q>();
+            self.more = Some(Box::new(More::TooLong { part: self.parts, part_type, bytes }));
+        }
+    }
+
+    #[cold]
+    fn too_long_error(&self, part: u8, part_type: &'static str, bytes: usize) -> Error {
+        Error::KeyTooLong { pstate: self.pstate, part, part_type, bytes }
+    }
+
+    fn place(&self) -> Placement {
+        Placement::of(&self.key[..usize::from(self.place_bytes)])
+    }
+
+    fn target(self) -> Result<Target> {
+        match self.more.as_deref() {
+            None => {}
+            Some(&More::TooLong { part, part_type, bytes }) => {
+                return Err(self.too_long_error(part, part_type, bytes));
+            }
+            Some(More::Range(_)) => unreachable!("a range is not a direct path"),
+        }
+        assert!(self.parts > 0, "a token alone is not a path to one element");
+        Ok(Target { pstate: self.pstate, place: self.place(), key: self.key })
+    }
+
+    fn read(mut self, what: What) -> Result<ReadPlan> {
+        let place = match self.parts {
+            0 => unreachable!("a token alone cannot be read"),
+            // A range over first keys.
+            1 if self.more.is_some() => None,
+            _ => Some(self.place()),
+        };
+        let pstate = self.pstate;
+        let op = match (self.more.take().map(|more| *more), what) {
+            (None, What::Value) => ReadOp::Get { key: self.key },
+            (None, What::Presence) => ReadOp::Has { key: self.key },
+            (Some(More::Range(range)), What::Rows { keys_only }) => {
+                ReadOp::Range(Box::new(RangeOp { keys_only, ..range }))
+            }
+            (Some(More::TooLong { part, part_type, bytes }), _) => {
+                return Err(self.too_long_error(part, part_type, bytes));
+            }
+            (None, What::Rows { .. }) | (Some(More::Range(_)), _) => {
+                unreachable!("a path is a range exactly if its type says Many")
+            }
+        };
+        Ok(ReadPlan { pstate, place, op })
+    }
+}
+
+/// What can be given for a key of type `K`: the key, a reference to it, and for texts and bytes their
+/// slices.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a key of this collection, whose keys are `{K}`",
+    label = "expected a `{K}` (or `&{K}`)"
+)]
+pub trait AsKey<K> {
+    /// Appends the key's bytes.
+    fn encode_as_key(&self, out: &mut KeyBuf);
+}
+
+impl<K: Key> AsKey<K> for K {
+    #[inline]
+    fn encode_as_key(&self, out: &mut KeyBuf) {
+        self.encode_key(out);
+    }
+}
+
+impl<K: Key> AsKey<K> for &K {
+    #[inline]
+    fn encode_as_key(&self, out: &mut KeyBuf) {
+        (**self).encode_key(out);
+    }
+}
+
+impl AsKey<String> for &str {
+    #[inline]
+    fn encode_as_key(&self, out: &mut KeyBuf) {
+        (**self).encode_key(out);
+    }
+}
+
+impl AsKey<Vec<u8>> for &[u8] {
+    #[inline]
+    fn encode_as_key(&self, out: &mut KeyBuf) {
+        (**self).encode_key(out);
+    }
+}
+
+/// What [`Path::key`] takes where the position is `S`.
+#[diagnostic::on_unimplemented(
+    message = "no `key` here: `{S}` is not a map stored element by element",
+    label = "there is nothing with keys at this place of the path",
+    note = "write `Sub<Map<K, V>>` in the PState's type to store a collection element by element"
+)]
+pub trait KeyIn<S> {
+    /// What is under the key.
+    type Value;
+
+    /// Appends the key's bytes.
+    fn encode_key_in(&self, out: &mut KeyBuf);
+}
+
+impl<K, V, Q: AsKey<K>> KeyIn<Sub<Map<K, V>>> for Q {
+    type Value = V;
+
+    #[inline]
+    fn encode_key_in(&self, out: &mut KeyBuf) {
+        self.encode_as_key(out);
+    }
+}
+
+/// What [`Path::has`] takes where the position is `S`.
+#[diagnostic::on_unimplemented(
+    message = "no `has` here: `{S}` is not a set stored element by element",
+    label = "there is no set at this place of the path",
+    note = "write `Sub<Set<E>>` in the PState's type to store a set element by element"
+)]
+pub trait ElementOf<S> {
+    /// Appends the element's bytes.
+    fn encode_element(&self, out: &mut KeyBuf);
+}
+
+impl<E, Q: AsKey<E>> ElementOf<Sub<Set<E>>> for Q {
+    #[inline]
+    fn encode_element(&self, out: &mut KeyBuf) {
+        self.encode_as_key(out);
+    }
+}
+
+/// What [`Path::range`] takes where the position is `S`.
+#[diagnostic::on_unimplemented(
+    message = "no ranges here: `{S}` is stored as one value",
+    label = "cannot be read by ranges of keys",
+    note = "write `Sub<..>` around the collection in the PState's type to store it element by             element, in key order; or read it whole"
+)]
+pub trait RangeOf<S> {
+    /// What the range consists of.
+    type Element;
+
+    /// The first key included, given the key of the collection.
+    fn encode_range_from(&self, prefix: KeyBuf) -> KeyBuf;
+
+    /// The first key behind the range, given the key of the collection.
+    fn encode_range_to(&self, prefix: KeyBuf) -> Option<KeyBuf>;
+}
+
+impl<K, V: Data, R: KeyRange<K>> RangeOf<Sub<Map<K, V>>> for R {
+    type Element = Entry<K, V>;
+
+    fn encode_range_from(&self, prefix: KeyBuf) -> KeyBuf {
+        self.encode_from(prefix)
+    }
+
+    fn encode_range_to(&self, prefix: KeyBuf) -> Option<KeyBuf> {
+        self.encode_to(prefix)
+    }
+}
+
+impl<E, R: KeyRange<E>> RangeOf<Sub<Set<E>>> for R {
+    type Element = KeyOf<E>;
+
+    fn encode_range_from(&self, prefix: KeyBuf) -> KeyBuf {
+        self.encode_from(prefix)
+    }
+
+    fn encode_range_to(&self, prefix: KeyBuf) -> Option<KeyBuf> {
+        self.encode_to(prefix)
+    }
+}
+
+/// Collections whose elements [`Path::all`] gives.
+#[diagnostic::on_unimplemented(
+    message = "no ranges here: `{Self}` is stored as one value",
+    label = "cannot be read element by element",
+    note = "write `Sub<..>` around the collection in the PState's type to store it element by             element, in key order; or read it whole"
+)]
+pub trait Ranged {
+    /// What the collection consists of.
+    type Element;
+}
+
+impl<K, V: Data> Ranged for Sub<Map<K, V>> {
+    type Element = Entry<K, V>;
+}
+
+impl<E> Ranged for Sub<Set<E>> {
+    type Element = KeyOf<E>;
+}
+
+/// A range of keys of type `K`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a range of this collection's keys, which are `{K}`",
+    label = "expected `a..b`, `a..=b`, `a..`, `..b`, `..=b` or `..` of `{K}`"
+)]
+pub trait KeyRange<K> {
+    /// The first key included.
+    fn encode_from(&self, prefix: KeyBuf) -> KeyBuf;
+
+    /// The first key behind; `None` for the end of the tree.
+    fn encode_to(&self, prefix: KeyBuf) -> Option<KeyBuf>;
+}
+
+macro_rules! key_range {
+    ($range:ident: $from:expr, $to:expr) => {
+        impl<K, Q: AsKey<K>> KeyRange<K> for $range<Q> {
+            fn encode_from(&self, prefix: KeyBuf) -> KeyBuf {
+                let from: fn(&Self, KeyBuf) -> KeyBuf = $from;
+                from(self, prefix)
+            }
+
+            fn encode_to(&self, prefix: KeyBuf) -> Option<KeyBuf> {
+                let to: fn(&Self, KeyBuf) -> Option<KeyBuf> = $to;
+                to(self, prefix)
+            }
+        }
+    };
+}
+
+key_range!(Range: |r, p| at(p, &r.start), |r, p| Some(at(p, &r.end)));
+key_range!(RangeInclusive: |r, p| at(p, r.start()), |r, p| at(p, r.end()).prefix_end());
+key_range!(RangeFrom: |r, p| at(p, &r.start), |_, p| p.prefix_end());
+key_range!(RangeTo: |_, p| p, |r, p| Some(at(p, &r.end)));
+key_range!(RangeToInclusive: |_, p| p, |r, p| at(p, &r.end).prefix_end());
+
+impl<K> KeyRange<K> for RangeFull {
+    fn encode_from(&self, prefix: KeyBuf) -> KeyBuf {
+        prefix
+    }
+
+    fn encode_to(&self, prefix: KeyBuf) -> Option<KeyBuf> {
+        prefix.prefix_end()
+    }
+}
+
+/// The key of an element. What hangs under it begins with it, so an *inclusive* end is the end of
+/// this prefix.
+fn at<K, Q: AsKey<K>>(mut prefix: KeyBuf, key: &Q) -> KeyBuf {
+    key.encode_as_key(&mut prefix);
+    prefix
+}
+
+impl<S, M, O> Clone for Path<S, M, O> {
+    fn clone(&self) -> Self {
+        Self::from_raw(self.raw.clone())
+    }
+}
+
+impl<S, M, O> fmt::Debug for Path<S, M, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Path(PState {}, {:?}", self.raw.pstate, self.raw.key)?;
+        match self.raw.more.as_deref() {
+            None => {}
+            Some(More::Range(range)) => write!(f, ", {range:?}")?,
+            Some(More::TooLong { bytes, .. }) => write!(f, ", too long: {bytes} bytes")?,
+        }
+        f.write_str(")")
+    }
+}

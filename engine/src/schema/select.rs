@@ -1,0 +1,201 @@
+//! [`Select`]: what can be read, and the typed result of it.
+
+use super::path::{Entry, KeyOf, Many, Maybe, One, Path, Presence, ValueOf, What};
+use super::plan::{Answer, ReadPlan, Reads, Rows};
+use super::{Data, Stored};
+use crate::codec::key::decode_key;
+use crate::codec::{Error, FieldTable, Key, Result, decode};
+use crate::types::PartitionId;
+
+/// A path, or a tuple of paths under one first key, that can be read.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be read",
+    label = "not a path that can be selected",
+    note = "select a path or a tuple of paths; of a collection, `.all()`, `.range(a..b)`, `.key(k)` or \
+            `.has(e)`"
+)]
+pub trait Select: Sized {
+    /// What reading gives.
+    type Out;
+
+    /// How many reads it takes.
+    const READS: usize;
+
+    /// Appends the reads, without their types.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLong`].
+    fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()>;
+
+    /// The typed result; `plans` and `answers` are those of this select, in order.
+    ///
+    /// # Errors
+    /// [`Error::Decode`], [`Error::BadKey`].
+    fn decode(table: &FieldTable, plans: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out>;
+
+    /// The reads, in order.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLong`].
+    fn reads(self) -> Result<Reads> {
+        let mut one = None;
+        let mut several = Vec::new();
+        self.push_reads(&mut |plan| match &one {
+            None if Self::READS == 1 => one = Some(plan),
+            _ => several.push(plan),
+        })?;
+        let reads = one.map_or(Reads::Several(several), Reads::One);
+        assert_eq!(reads.as_slice().len(), Self::READS);
+        Ok(reads)
+    }
+}
+
+impl Reads {
+    /// The partition that all of it lies in; `None` if all of it is spread over all partitions.
+    ///
+    /// # Errors
+    /// [`Error::PathsApart`] if the paths disagree.
+    pub fn partition(&self, partitions: u32) -> Result<Option<PartitionId>> {
+        let mut places =
+            self.as_slice().iter().map(|plan| plan.place.map(|place| place.partition(partitions)));
+        let first = places.next().flatten();
+        if places.all(|place| place == first) { Ok(first) } else { Err(Error::PathsApart) }
+    }
+}
+
+impl<S: Stored, O> Select for Path<S, Maybe, O> {
+    type Out = Option<S::Value>;
+    const READS: usize = 1;
+
+    #[inline]
+    fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()> {
+        reads(self.read(What::Value)?);
+        Ok(())
+    }
+
+    #[inline]
+    fn decode(table: &FieldTable, _: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
+        one(answers).map(|bytes| S::read(table, bytes)).transpose()
+    }
+}
+
+impl<O> Select for Path<Presence, One, O> {
+    type Out = bool;
+    const READS: usize = 1;
+
+    fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()> {
+        reads(self.read(What::Presence)?);
+        Ok(())
+    }
+
+    fn decode(_: &FieldTable, _: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
+        Ok(one(answers).is_some())
+    }
+}
+
+impl<S: RowOf, O> Select for Path<S, Many, O> {
+    type Out = Vec<S::Row>;
+    const READS: usize = 1;
+
+    fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()> {
+        reads(self.read(What::Rows { keys_only: S::KEYS_ONLY })?);
+        Ok(())
+    }
+
+    fn decode(table: &FieldTable, plans: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
+        let (prefix_bytes, rows) = rows(plans, answers);
+        rows.iter().map(|(key, value)| S::row(table, &key[prefix_bytes..], value)).collect()
+    }
+}
+
+/// One row of a range.
+pub trait RowOf {
+    /// As the caller gets it.
+    type Row;
+
+    /// Whether the value is not looked at.
+    const KEYS_ONLY: bool;
+
+    /// Decodes it; `key` is the part of the row's key behind the path.
+    ///
+    /// # Errors
+    /// [`Error::Decode`], [`Error::BadKey`].
+    fn row(table: &FieldTable, key: &[u8], value: &[u8]) -> Result<Self::Row>;
+}
+
+impl<K: Key, V: Data> RowOf for Entry<K, V> {
+    type Row = (K, V);
+    const KEYS_ONLY: bool = false;
+
+    fn row(table: &FieldTable, key: &[u8], value: &[u8]) -> Result<Self::Row> {
+        Ok((decode_key(key)?, decode(table, value)?))
+    }
+}
+
+impl<K: Key> RowOf for KeyOf<K> {
+    type Row = K;
+    const KEYS_ONLY: bool = true;
+
+    fn row(_: &FieldTable, key: &[u8], _: &[u8]) -> Result<Self::Row> {
+        decode_key(key)
+    }
+}
+
+impl<V: Data> RowOf for ValueOf<V> {
+    type Row = V;
+    const KEYS_ONLY: bool = false;
+
+    fn row(table: &FieldTable, _: &[u8], value: &[u8]) -> Result<Self::Row> {
+        decode(table, value)
+    }
+}
+
+macro_rules! tuple {
+    ($($path:ident $at:tt),*) => {
+        impl<$($path: Select),*> Select for ($($path,)*) {
+            type Out = ($($path::Out,)*);
+            const READS: usize = 0 $(+ $path::READS)*;
+
+            fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()> {
+                $( self.$at.push_reads(reads)?; )*
+                Ok(())
+            }
+
+            fn decode(
+                table: &FieldTable,
+                plans: &[ReadPlan],
+                answers: &[Answer<'_>],
+            ) -> Result<Self::Out> {
+                let mut start = 0;
+                Ok(($({
+                    let part = start..start + $path::READS;
+                    start = part.end;
+                    let _ = start;
+                    $path::decode(table, &plans[part.clone()], &answers[part])?
+                },)*))
+            }
+        }
+    };
+}
+
+tuple!(A 0, B 1);
+tuple!(A 0, B 1, C 2);
+tuple!(A 0, B 1, C 2, D 3);
+tuple!(A 0, B 1, C 2, D 3, E 4);
+tuple!(A 0, B 1, C 2, D 3, E 4, F 5);
+
+fn one<'a>(answers: &[Answer<'a>]) -> Option<&'a [u8]> {
+    match answers {
+        [Answer::One(value)] => *value,
+        _ => panic!("a read of one row is answered by one row"),
+    }
+}
+
+fn rows<'a>(plans: &[ReadPlan], answers: &[Answer<'a>]) -> (usize, &'a Rows) {
+    match (plans, answers) {
+        ([ReadPlan { op: super::ReadOp::Range(range), .. }], [Answer::Rows(rows)]) => {
+            (range.prefix_bytes, rows)
+        }
+        _ => panic!("a range is answered by rows"),
+    }
+}
