@@ -1,0 +1,203 @@
+//! Modules: one application's depots, `PState`s and topologies, under one name and version.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+
+use crate::codec::table::Trace;
+use crate::codec::{self, FieldTable, Placement};
+use crate::schema::{Schema, Shape};
+use crate::topology::{self, Row};
+
+mod build;
+mod owner;
+
+pub(crate) use build::Draft;
+pub use build::{Depot, Module, NewDepot, Topology, define};
+pub use owner::{Batch, Owner};
+
+/// A depot's place in [`Definition::depots`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DepotIndex(pub u32);
+
+/// A `PState`'s place in [`Definition::pstates`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PStateIndex(pub u32);
+
+impl fmt::Display for DepotIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for PStateIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A module in the erased form that shards execute.
+#[derive(Debug)]
+pub struct Definition {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+    /// Its depots, by [`DepotIndex`].
+    pub depots: Vec<DepotDecl>,
+    /// Its `PState`s, by [`PStateIndex`].
+    pub pstates: Vec<PStateDecl>,
+    /// Its topologies.
+    pub topologies: Vec<topology::Definition>,
+}
+
+impl Definition {
+    /// The field table that the module's records and values are encoded with: `stored`, with the names
+    /// that are new appended.
+    ///
+    /// # Errors
+    /// [`codec::Error::NotStorable`] names the type at fault.
+    pub fn field_table(&self, stored: FieldTable) -> codec::Result<FieldTable> {
+        let mut trace = Trace::onto(stored);
+        for depot in &self.depots {
+            (depot.trace)(&mut trace)?;
+        }
+        for pstate in &self.pstates {
+            (pstate.shape)(&mut trace)?;
+        }
+        Ok(trace.finish())
+    }
+}
+
+/// A declared depot.
+#[derive(Debug)]
+pub struct DepotDecl {
+    /// Its name, unique in the module.
+    pub name: String,
+    /// Where its records go.
+    pub placed_by: PlacedBy,
+    /// The Rust type of its records.
+    pub record: &'static str,
+    /// Adds the names in a record's type to what the field table must number.
+    ///
+    /// # Errors
+    /// The type cannot be stored.
+    pub trace: fn(&mut Trace) -> codec::Result<()>,
+    /// Where it was declared.
+    pub location: &'static Location<'static>,
+}
+
+impl DepotDecl {
+    fn of<T: Row>(name: String, placed_by: PlacedBy, location: &'static Location<'static>) -> Self {
+        let (record, trace) = (std::any::type_name::<T>(), Trace::add::<T> as fn(&mut Trace) -> _);
+        Self { name, placed_by, record, trace, location }
+    }
+}
+
+/// A declared `PState`.
+#[derive(Debug)]
+pub struct PStateDecl {
+    /// Its name, unique in the module.
+    pub name: String,
+    /// The topology that alone writes it, by its place in [`Definition::topologies`].
+    pub owner: usize,
+    /// Its shape, for the catalogue; adds the names in its values to what the field table must number.
+    ///
+    /// # Errors
+    /// The type cannot be stored.
+    pub shape: fn(&mut Trace) -> codec::Result<Shape>,
+    /// Where it was declared.
+    pub location: &'static Location<'static>,
+}
+
+impl PStateDecl {
+    fn of<S: Schema>(name: String, owner: usize, location: &'static Location<'static>) -> Self {
+        Self { name, owner, shape: Shape::of::<S>, location }
+    }
+}
+
+/// Which partition of a depot a record goes to.
+#[derive(Clone)]
+pub enum PlacedBy {
+    /// By the hash of a key in the record.
+    Hash(Placer),
+    /// Any; whoever appends chooses.
+    Random,
+    /// Partition 0.
+    Single,
+}
+
+impl fmt::Debug for PlacedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hash(_) => "Hash",
+            Self::Random => "Random",
+            Self::Single => "Single",
+        })
+    }
+}
+
+/// Finds out where a record lives.
+#[derive(Clone)]
+pub struct Placer(Arc<dyn Fn(&dyn Any) -> Placement + Send + Sync>);
+
+impl Placer {
+    /// Where `record` lives.
+    ///
+    /// # Panics
+    /// If it is not of the depot's record type.
+    #[must_use]
+    pub fn place(&self, record: &dyn Any) -> Placement {
+        (self.0)(record)
+    }
+}
+
+impl fmt::Debug for Placer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Placer")
+    }
+}
+
+/// A module that cannot be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Names are unique in a module, over all kinds of things.
+    #[error("two things are named `{name}`: at {first} and at {second}")]
+    Duplicate {
+        /// The name.
+        name: String,
+        /// Where it was given first.
+        first: &'static Location<'static>,
+        /// Where it was given again.
+        second: &'static Location<'static>,
+    },
+    /// Names have 1 to 100 bytes: ASCII letters, digits, `_`, `-` and `.`.
+    #[error("`{name}`, at {location}, is no name: use 1 to 100 letters, digits, `_`, `-` and `.`")]
+    BadName {
+        /// What was given.
+        name: String,
+        /// Where.
+        location: &'static Location<'static>,
+    },
+    /// A topology without a source never runs.
+    #[error("topology `{topology}`, at {location}, has no source")]
+    NoSource {
+        /// The topology.
+        topology: String,
+        /// Where it was declared.
+        location: &'static Location<'static>,
+    },
+    /// A flow was dropped before it ended.
+    #[error(
+        "a flow of topology `{topology}`, begun at {location}, does not end in a stage that does \
+             something: `aggregate` or `for_each`"
+    )]
+    Unfinished {
+        /// The topology.
+        topology: String,
+        /// Where its last event begins.
+        location: &'static Location<'static>,
+    },
+}

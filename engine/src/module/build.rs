@@ -1,0 +1,303 @@
+//! The typed builder of a module.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::panic::Location;
+use std::sync::Arc;
+
+use super::{
+    Batch, Definition, DepotDecl, DepotIndex, Error, Owner, PStateDecl, PStateIndex, PlacedBy,
+    Placer,
+};
+use crate::codec::{EncodeKey, Placement, key::encode_key};
+use crate::schema::{Owned, Schema};
+use crate::topology::{self, Hopped, Input, Node, NodeIndex, Row, Source};
+use crate::types::PStateId;
+
+/// Calls a module function and gives back what it returned, and what it declared.
+///
+/// # Errors
+/// [`Error`], which names the lines at fault.
+#[track_caller]
+pub fn define<H>(name: &str, build: impl FnOnce(&Module) -> H) -> Result<(H, Definition), Error> {
+    let module = Module { draft: RefCell::new(ModuleDraft::new(name)) };
+    module.draft.borrow_mut().check_name(name, Location::caller());
+    let handles = build(&module);
+    Ok((handles, module.draft.into_inner().finish()?))
+}
+
+/// A module while it is being declared.
+pub struct Module {
+    draft: RefCell<ModuleDraft>,
+}
+
+impl fmt::Debug for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Module").finish_non_exhaustive()
+    }
+}
+
+impl Module {
+    /// The module's version; 1 unless said.
+    pub fn version(&self, version: u32) {
+        self.draft.borrow_mut().version = version;
+    }
+
+    /// Declares a depot of records of type `T`, once it is said how they are placed.
+    #[track_caller]
+    pub fn depot<T: Row>(&self, name: &str) -> NewDepot<'_, T> {
+        let location = Location::caller();
+        NewDepot { module: self, name: name.to_owned(), location, record: PhantomData }
+    }
+
+    /// Declares a microbatch topology: `m.microbatch(|| "ledger")`.
+    #[track_caller]
+    pub fn microbatch<B: Owner>(&self, owner: B) -> Topology<'_, Batch<B>> {
+        let location = Location::caller();
+        let name = owner.name();
+        let mut draft = self.draft.borrow_mut();
+        draft.claim(name, location);
+        let topology = draft.topologies.len();
+        let (sources, nodes) = (Vec::new(), Vec::new());
+        draft.topologies.push(TopologyDraft { name: name.to_owned(), location, sources, nodes });
+        Topology { draft: Draft { module: self, topology }, owner: PhantomData }
+    }
+}
+
+/// A depot that lacks its placement.
+#[must_use = "a depot is declared by `hash_by`, `random` or `single`"]
+pub struct NewDepot<'m, T> {
+    module: &'m Module,
+    name: String,
+    location: &'static Location<'static>,
+    record: PhantomData<fn() -> T>,
+}
+
+impl<T> fmt::Debug for NewDepot<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewDepot").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<T: Row> NewDepot<'_, T> {
+    /// A record goes where a key in it lives: records of one key stay in order.
+    pub fn hash_by<K, F>(self, key: F) -> Depot<T>
+    where
+        K: EncodeKey + ?Sized,
+        F: Fn(&T) -> &K + Send + Sync + 'static,
+    {
+        let place = move |record: &dyn Any| {
+            let record = record.downcast_ref::<T>().expect("a depot is given its own records");
+            Placement::of(&encode_key(key(record)))
+        };
+        self.declare(PlacedBy::Hash(Placer(Arc::new(place))))
+    }
+
+    /// A record goes anywhere: for records that belong to no key.
+    pub fn random(self) -> Depot<T> {
+        self.declare(PlacedBy::Random)
+    }
+
+    /// All records go to partition 0, in one order.
+    pub fn single(self) -> Depot<T> {
+        self.declare(PlacedBy::Single)
+    }
+
+    fn declare(self, placed_by: PlacedBy) -> Depot<T> {
+        let Self { module, name, location, .. } = self;
+        let mut draft = module.draft.borrow_mut();
+        draft.claim(&name, location);
+        let index = DepotIndex(count(&draft.depots));
+        draft.depots.push(DepotDecl::of::<T>(name, placed_by, location));
+        Depot { index, types: PhantomData }
+    }
+}
+
+/// The token of a depot of records of type `T`.
+pub struct Depot<T, R = ()> {
+    index: DepotIndex,
+    types: PhantomData<fn() -> (T, R)>,
+}
+
+impl<T, R> Depot<T, R> {
+    /// Its place in the module's definition.
+    #[must_use]
+    pub fn index(self) -> DepotIndex {
+        self.index
+    }
+}
+
+impl<T, R> Clone for Depot<T, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T, R> Copy for Depot<T, R> {}
+
+impl<T, R> fmt::Debug for Depot<T, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Depot").field("index", &self.index).finish()
+    }
+}
+
+/// A topology while it is being declared; `O` is its type as an owner.
+pub struct Topology<'m, O> {
+    draft: Draft<'m>,
+    owner: PhantomData<fn() -> O>,
+}
+
+impl<O> Clone for Topology<'_, O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<O> Copy for Topology<'_, O> {}
+
+impl<O> fmt::Debug for Topology<'_, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topology").finish_non_exhaustive()
+    }
+}
+
+impl<'m, O: 'static> Topology<'m, O> {
+    /// Declares a `PState` that this topology alone writes.
+    #[track_caller]
+    pub fn pstate<S: Schema>(&self, name: &str) -> Owned<S, O> {
+        let location = Location::caller();
+        let mut draft = self.draft.module.draft.borrow_mut();
+        draft.claim(name, location);
+        let index = PStateIndex(count(&draft.pstates));
+        draft.pstates.push(PStateDecl::of::<S>(name.to_owned(), self.draft.topology, location));
+        Owned::from_id(PStateId(index.0))
+    }
+
+    /// A flow of the records of `depot`, each where it lies.
+    #[track_caller]
+    pub fn source<T: Row, R>(&self, depot: Depot<T, R>) -> Hopped<'m, O, T, ()> {
+        let node = self.draft.reserve_node(Location::caller());
+        let mut draft = self.draft.module.draft.borrow_mut();
+        let source = Source { depot: depot.index, node };
+        draft.topologies[self.draft.topology].sources.push(source);
+        Hopped::source(self.draft, node, Input::Depot(depot.index))
+    }
+}
+
+/// Where a flow puts the nodes it has completed.
+#[derive(Clone, Copy)]
+pub struct Draft<'m> {
+    module: &'m Module,
+    topology: usize,
+}
+
+impl fmt::Debug for Draft<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draft").field("topology", &self.topology).finish_non_exhaustive()
+    }
+}
+
+impl Draft<'_> {
+    /// The next node's index; [`Draft::add_node`] must follow.
+    pub(crate) fn reserve_node(self, location: &'static Location<'static>) -> NodeIndex {
+        let mut draft = self.module.draft.borrow_mut();
+        let nodes = &mut draft.topologies[self.topology].nodes;
+        let index = NodeIndex(count(nodes));
+        nodes.push((location, None));
+        index
+    }
+
+    pub(crate) fn add_node(self, index: NodeIndex, node: Node) {
+        let mut draft = self.module.draft.borrow_mut();
+        draft.topologies[self.topology].nodes[index.0 as usize].1 = Some(node);
+    }
+
+    /// What a node is called.
+    pub(crate) fn node_name(self, index: NodeIndex, input: Input) -> String {
+        let draft = self.module.draft.borrow();
+        let topology = &draft.topologies[self.topology].name;
+        let input = match input {
+            Input::Depot(depot) => format!("source {}", draft.depots[depot.0 as usize].name),
+            Input::Hash => "by hash".to_owned(),
+            Input::All => "everywhere".to_owned(),
+            Input::Global => "global".to_owned(),
+            Input::Aggregate => "aggregate".to_owned(),
+        };
+        format!("{topology}#{} {input}", index.0)
+    }
+}
+
+struct ModuleDraft {
+    name: String,
+    version: u32,
+    depots: Vec<DepotDecl>,
+    pstates: Vec<PStateDecl>,
+    topologies: Vec<TopologyDraft>,
+    names: BTreeMap<String, &'static Location<'static>>,
+    errors: Vec<Error>,
+}
+
+struct TopologyDraft {
+    name: String,
+    location: &'static Location<'static>,
+    sources: Vec<Source>,
+    nodes: Vec<(&'static Location<'static>, Option<Node>)>,
+}
+
+impl ModuleDraft {
+    fn new(name: &str) -> Self {
+        let (depots, pstates, topologies) = (Vec::new(), Vec::new(), Vec::new());
+        let (name, names, errors) = (name.to_owned(), BTreeMap::new(), Vec::new());
+        Self { name, version: 1, depots, pstates, topologies, names, errors }
+    }
+
+    /// Gives out a name once.
+    fn claim(&mut self, name: &str, location: &'static Location<'static>) {
+        self.check_name(name, location);
+        if let Some(first) = self.names.insert(name.to_owned(), location) {
+            self.errors.push(Error::Duplicate { name: name.to_owned(), first, second: location });
+        }
+    }
+
+    fn check_name(&mut self, name: &str, location: &'static Location<'static>) {
+        let fits = (1..=NAME_BYTES_MAX).contains(&name.len());
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        if !fits || !name.bytes().all(plain) {
+            self.errors.push(Error::BadName { name: name.to_owned(), location });
+        }
+    }
+
+    fn finish(self) -> Result<Definition, Error> {
+        if let Some(error) = self.errors.into_iter().next() {
+            return Err(error);
+        }
+        let topologies = self.topologies.into_iter().map(TopologyDraft::finish);
+        let topologies = topologies.collect::<Result<Vec<_>, Error>>()?;
+        let Self { name, version, depots, pstates, .. } = self;
+        Ok(Definition { name, version, depots, pstates, topologies })
+    }
+}
+
+impl TopologyDraft {
+    fn finish(self) -> Result<topology::Definition, Error> {
+        let Self { name, location, sources, nodes } = self;
+        if sources.is_empty() {
+            return Err(Error::NoSource { topology: name, location });
+        }
+        let complete = nodes.into_iter().map(|(location, node)| {
+            node.ok_or_else(|| Error::Unfinished { topology: name.clone(), location })
+        });
+        let nodes = complete.collect::<Result<Vec<_>, Error>>()?;
+        Ok(topology::Definition { name, location, sources, nodes })
+    }
+}
+
+fn count<T>(items: &[T]) -> u32 {
+    u32::try_from(items.len()).expect("a module has fewer than 2^32 parts")
+}
+
+/// Names stand in paths, addresses and metrics.
+const NAME_BYTES_MAX: usize = 100;

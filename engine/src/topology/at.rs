@@ -1,0 +1,146 @@
+//! The handle that user code has to the partition it runs on.
+
+use std::cell::{Cell, RefCell};
+use std::marker::PhantomData;
+
+use uuid::Uuid;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+use super::{Local, NodeIndex, Origin};
+use crate::types::{PartitionId, WallTime};
+
+/// One run of an event: which row it is at.
+pub struct Context<'a> {
+    local: &'a dyn Local,
+    node: NodeIndex,
+    origin: Cell<Option<Origin>>,
+    /// Random numbers drawn for this row.
+    drawn: Cell<u32>,
+    /// Rows sent on that were made of this row.
+    sent: Cell<u32>,
+    /// Where values are encoded.
+    scratch: RefCell<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(local: &'a dyn Local, node: NodeIndex) -> Self {
+        let (origin, drawn, sent) = (Cell::new(None), Cell::new(0), Cell::new(0));
+        Self { local, node, origin, drawn, sent, scratch: RefCell::new(Vec::new()) }
+    }
+
+    pub(crate) fn local(&self) -> &'a dyn Local {
+        self.local
+    }
+
+    pub(crate) fn scratch(&self) -> &RefCell<Vec<u8>> {
+        &self.scratch
+    }
+
+    /// The next row comes from `origin`.
+    pub(crate) fn begin(&self, origin: Origin) {
+        self.origin.set(Some(origin));
+        self.drawn.set(0);
+        self.sent.set(0);
+    }
+
+    /// No single row is being worked on any more.
+    pub(crate) fn end(&self) {
+        self.origin.set(None);
+    }
+
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        self.origin.get()
+    }
+
+    /// The origin of a row that is sent on: that of the current row, told apart from all other rows
+    /// made of the same record, in a way that does not depend on when the row arrived here.
+    pub(crate) fn sent(&self) -> Origin {
+        let origin = self.origin.get().expect("rows are sent while one is worked on");
+        let count = self.sent.get();
+        self.sent.set(count + 1);
+        let step = u64::from(self.node.0) << 32 | u64::from(count);
+        let mixed = (origin.branch ^ step).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Origin { branch: mixed ^ (mixed >> 31), ..origin }
+    }
+
+    /// What makes the next random number of this row what it is.
+    fn draw(&self) -> [u8; 40] {
+        let origin = self.origin.get().expect("chance belongs to a row");
+        let count = self.drawn.get();
+        self.drawn.set(count + 1);
+        let mut bytes = [0; 40];
+        bytes[..8].copy_from_slice(&self.local.seed().to_le_bytes());
+        bytes[8..12].copy_from_slice(&origin.depot.0.to_le_bytes());
+        bytes[12..16].copy_from_slice(&origin.partition.0.to_le_bytes());
+        bytes[16..24].copy_from_slice(&origin.offset.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&origin.branch.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.node.0.to_le_bytes());
+        bytes[36..].copy_from_slice(&count.to_le_bytes());
+        bytes
+    }
+}
+
+/// The partition that the code of a stage runs on, for topology `O`. Passed by value.
+pub struct At<'a, O> {
+    context: &'a Context<'a>,
+    owner: PhantomData<fn() -> O>,
+}
+
+impl<O> Clone for At<'_, O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<O> Copy for At<'_, O> {}
+
+impl<O> std::fmt::Debug for At<'_, O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("At").field("partition", &self.partition()).finish()
+    }
+}
+
+impl<'a, O> At<'a, O> {
+    pub(crate) fn new(context: &'a Context<'a>) -> Self {
+        Self { context, owner: PhantomData }
+    }
+
+    pub(crate) fn context(self) -> &'a Context<'a> {
+        self.context
+    }
+
+    /// The partition's number.
+    #[must_use]
+    pub fn partition(self) -> PartitionId {
+        self.context.local.partition()
+    }
+
+    /// The time the microbatch began; the same in every attempt.
+    #[must_use]
+    pub fn now(self) -> WallTime {
+        self.context.local.now()
+    }
+
+    /// A random number. The same in every attempt, whatever else happens at the same time: it is made
+    /// of the microbatch, the record, the row's way through the graph, and how many were drawn before.
+    #[must_use]
+    pub fn random(self) -> u64 {
+        xxh3_64(&self.context.draw())
+    }
+
+    /// An id that no other call returns, in this topology or another. The same in every attempt, as
+    /// [`At::random`] is.
+    #[must_use]
+    pub fn unique_id(self) -> Uuid {
+        let chance = xxh3_128(&self.context.draw());
+        uuid::Builder::from_custom_bytes(chance.to_be_bytes()).into_uuid()
+    }
+}

@@ -1,0 +1,488 @@
+//! Runs a module in memory, without an engine: every partition is a few ordered maps.
+//!
+//! For tests of modules, and of the builder itself. One [`Harness::run`] is one microbatch of every
+//! topology over all records that are new. Batches of rows are delivered in an order drawn from a seed,
+//! in which only those between the same two partitions keep theirs; so what must not depend on the order
+//! can be tested not to. A failed microbatch leaves nothing behind and is run again by the next call.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::Future;
+use std::ops::{Bound, ControlFlow};
+use std::pin::pin;
+use std::task::{Context as Task, Poll, Waker};
+
+use bytes::Bytes;
+
+use super::{
+    Access, Definition, EventFailure, Local, NodeIndex, Origin, Outgoing, Record, Row, Rows, Scan,
+    StateError,
+};
+use crate::codec::{self, FieldTable};
+use crate::env::LocalFuture;
+use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy};
+use crate::schema::{Answer, ReadOp, Rows as FoundRows, Select};
+use crate::types::{Offset, PartitionId, WallTime};
+
+type State = BTreeMap<(PStateIndex, Vec<u8>), Vec<u8>>;
+
+/// What an attempt leaves of a partition.
+type Written = (State, Vec<(DepotIndex, Bytes)>);
+
+/// A module running in memory.
+#[derive(Debug)]
+pub struct Harness {
+    module: module::Definition,
+    fields: FieldTable,
+    partitions: Vec<Partition>,
+    /// How far each topology has read each depot partition.
+    read: BTreeMap<(usize, DepotIndex, PartitionId), usize>,
+    microbatches: u64,
+    order: u64,
+    batch_rows: usize,
+    cold: bool,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    depots: BTreeMap<DepotIndex, Vec<(WallTime, Bytes)>>,
+    state: State,
+}
+
+/// What one microbatch of one topology did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ran {
+    /// How many rows each node took, of those sent by other nodes.
+    pub rows: BTreeMap<NodeIndex, usize>,
+    /// How many batches they came in.
+    pub batches: usize,
+    /// Reads that had to wait.
+    pub misses: usize,
+    /// Keys that were asked for ahead.
+    pub prefetched: usize,
+}
+
+impl Harness {
+    /// A module over `partitions`, with nothing in it.
+    ///
+    /// # Errors
+    /// A type of the module cannot be stored.
+    ///
+    /// # Panics
+    /// If `partitions` is not a power of two.
+    pub fn new(module: module::Definition, partitions: u32) -> codec::Result<Self> {
+        assert!(partitions.is_power_of_two());
+        let fields = module.field_table(FieldTable::new())?;
+        Ok(Self {
+            module,
+            fields,
+            partitions: (0..partitions).map(|_| Partition::default()).collect(),
+            read: BTreeMap::new(),
+            microbatches: 0,
+            order: 0,
+            batch_rows: usize::MAX,
+            cold: false,
+        })
+    }
+
+    /// Draws the order of deliveries from another seed.
+    #[must_use]
+    pub fn ordered_by(mut self, seed: u64) -> Self {
+        self.order = seed;
+        self
+    }
+
+    /// Gives source nodes at most so many records at once.
+    #[must_use]
+    pub fn batches_of(mut self, rows: usize) -> Self {
+        self.batch_rows = rows;
+        self
+    }
+
+    /// Lets the first read of each key wait, unless it was prefetched.
+    #[must_use]
+    pub fn cold(mut self) -> Self {
+        self.cold = true;
+        self
+    }
+
+    /// Appends a record where the depot's placement puts it; of a random depot, to the partitions in turn.
+    ///
+    /// # Errors
+    /// The record cannot be encoded.
+    pub fn append<T: Row, R>(&mut self, depot: Depot<T, R>, record: &T) -> codec::Result<Origin> {
+        let mut bytes = Vec::new();
+        codec::encode(&self.fields, record, &mut bytes)?;
+        let to = self.place(depot.index(), record);
+        Ok(self.append_bytes(depot.index(), to, bytes.into()))
+    }
+
+    /// Appends bytes that need not be a record.
+    pub fn append_bytes(&mut self, depot: DepotIndex, to: PartitionId, bytes: Bytes) -> Origin {
+        let log = self.partitions[to.0 as usize].depots.entry(depot).or_default();
+        let offset = Offset(log.len() as u64);
+        log.push((WallTime(offset.0), bytes));
+        Origin::record(depot, to, offset)
+    }
+
+    fn place(&self, depot: DepotIndex, record: &dyn Any) -> PartitionId {
+        let partitions = self.count();
+        match &self.module.depots[depot.0 as usize].placed_by {
+            PlacedBy::Hash(placer) => placer.place(record).partition(partitions),
+            PlacedBy::Single => PartitionId(0),
+            PlacedBy::Random => {
+                let logs = self.partitions.iter().filter_map(|p| p.depots.get(&depot));
+                let appended = logs.map(Vec::len).sum::<usize>();
+                PartitionId(u32::try_from(appended % self.partitions.len()).expect("fits"))
+            }
+        }
+    }
+
+    /// One microbatch of each topology over all records that are new to it, to its end.
+    ///
+    /// # Errors
+    /// The first failure of an event. The topology's microbatch has then had no effect.
+    pub fn run(&mut self) -> Result<Vec<Ran>, EventFailure> {
+        (0..self.module.topologies.len()).map(|topology| self.run_topology(topology)).collect()
+    }
+
+    fn run_topology(&mut self, topology: usize) -> Result<Ran, EventFailure> {
+        let definition = &self.module.topologies[topology];
+        let mut inbox = Inbox { order: self.order, queues: BTreeMap::new() };
+        let mut read = self.read.clone();
+        for source in &definition.sources {
+            for (partition, id) in self.partitions.iter().zip((0..).map(PartitionId)) {
+                let log = partition.depots.get(&source.depot).map_or(&[][..], Vec::as_slice);
+                let from = self.read.get(&(topology, source.depot, id)).copied().unwrap_or(0);
+                read.insert((topology, source.depot, id), log.len());
+                let records =
+                    (from..).zip(&log[from..]).map(|(offset, (appended, bytes))| Record {
+                        origin: Origin::record(source.depot, id, Offset(offset as u64)),
+                        appended: *appended,
+                        bytes: bytes.clone(),
+                    });
+                let records: Vec<_> = records.collect();
+                for records in records.chunks(self.batch_rows) {
+                    let rows = Rows::records(records.to_vec());
+                    inbox.push(None, Outgoing { node: source.node, to: id, rows });
+                }
+            }
+        }
+        let (ran, attempt) = self.attempt(topology, inbox)?;
+        self.read = read;
+        self.microbatches += 1;
+        for (partition, (state, appended)) in self.partitions.iter_mut().zip(attempt) {
+            partition.state = state;
+            for (depot, bytes) in appended {
+                let log = partition.depots.entry(depot).or_default();
+                log.push((WallTime(log.len() as u64), bytes));
+            }
+        }
+        Ok(ran)
+    }
+
+    fn attempt(
+        &self,
+        topology: usize,
+        mut inbox: Inbox,
+    ) -> Result<(Ran, Vec<Written>), EventFailure> {
+        let definition: &Definition = &self.module.topologies[topology];
+        let locals: Vec<_> =
+            (0..self.count()).map(|id| Attempt::new(self, topology, PartitionId(id))).collect();
+        let mut ran = Ran::default();
+        while let Some((sender, Outgoing { node, to, rows })) = inbox.pop() {
+            if sender.is_some() {
+                *ran.rows.entry(node).or_default() += rows.count();
+                ran.batches += 1;
+            }
+            let event = &definition.nodes[node.0 as usize].event;
+            for outgoing in block_on(event.run(&locals[to.0 as usize], rows))? {
+                assert!(outgoing.rows.count() > 0, "no batch is empty");
+                inbox.push(Some(to), outgoing);
+            }
+        }
+        ran.misses = locals.iter().map(|local| local.misses.get()).sum();
+        ran.prefetched = locals.iter().map(|local| local.prefetched.get()).sum();
+        let written = locals.into_iter().map(|l| (l.state.into_inner(), l.appended.into_inner()));
+        Ok((ran, written.collect()))
+    }
+
+    /// Reads what a path leads to. Ranges over first keys give those of all partitions, in the order of
+    /// partitions.
+    ///
+    /// # Errors
+    /// The path is none, or what is stored does not decode.
+    pub fn select<P: Select>(&self, path: P) -> codec::Result<P::Out> {
+        enum Part {
+            One(Option<Vec<u8>>),
+            Rows(FoundRows),
+        }
+        let reads = path.reads()?;
+        let found = |plan: &crate::schema::ReadPlan| {
+            let pstate = PStateIndex(plan.pstate.0);
+            let partitions = match plan.place {
+                None => &self.partitions[..],
+                Some(place) => {
+                    let at = place.partition(self.count()).0 as usize;
+                    &self.partitions[at..=at]
+                }
+            };
+            match &plan.op {
+                ReadOp::Get { key } | ReadOp::Has { key } => {
+                    let row = (pstate, key.to_vec());
+                    Part::One(partitions.iter().find_map(|p| p.state.get(&row).cloned()))
+                }
+                ReadOp::Range(range) => {
+                    let mut rows = FoundRows::new();
+                    let limit = range
+                        .limit
+                        .map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+                    let scan = Scan {
+                        from: &range.from,
+                        to: range.to.as_deref(),
+                        reverse: range.reverse,
+                        limit,
+                        keys_only: range.keys_only,
+                    };
+                    for partition in partitions {
+                        visit_range(&partition.state, pstate, scan, &mut |key, value| {
+                            rows.push(key, value);
+                            ControlFlow::Continue(())
+                        });
+                    }
+                    Part::Rows(rows)
+                }
+            }
+        };
+        let parts: Vec<_> = reads.as_slice().iter().map(found).collect();
+        let answers = parts.iter().map(|part| match part {
+            Part::One(value) => Answer::One(value.as_deref()),
+            Part::Rows(rows) => Answer::Rows(rows),
+        });
+        let answers: Vec<_> = answers.collect();
+        P::decode(&self.fields, reads.as_slice(), &answers)
+    }
+
+    /// How many records a depot holds.
+    pub fn records(&self, depot: DepotIndex) -> usize {
+        self.partitions.iter().filter_map(|p| p.depots.get(&depot)).map(Vec::len).sum()
+    }
+
+    /// Every row of every partition: what two runs can be compared by.
+    pub fn dump(&self) -> Vec<(PartitionId, PStateIndex, Vec<u8>, Vec<u8>)> {
+        let rows = (0..).zip(&self.partitions).flat_map(|(id, partition)| {
+            let row = move |((pstate, key), value): (&(PStateIndex, Vec<u8>), &Vec<u8>)| {
+                (PartitionId(id), *pstate, key.clone(), value.clone())
+            };
+            partition.state.iter().map(row)
+        });
+        rows.collect()
+    }
+
+    fn count(&self) -> u32 {
+        u32::try_from(self.partitions.len()).expect("made from a u32")
+    }
+}
+
+/// Batches on their way.
+struct Inbox {
+    order: u64,
+    queues: BTreeMap<(Option<PartitionId>, PartitionId), VecDeque<Outgoing>>,
+}
+
+impl Inbox {
+    fn push(&mut self, from: Option<PartitionId>, outgoing: Outgoing) {
+        self.queues.entry((from, outgoing.to)).or_default().push_back(outgoing);
+    }
+
+    fn pop(&mut self) -> Option<(Option<PartitionId>, Outgoing)> {
+        let count = u64::try_from(self.queues.len()).ok().filter(|&count| count > 0)?;
+        self.order = self.order.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        let nth = usize::try_from((self.order >> 33) % count).expect("below a length");
+        let entry = self.queues.iter_mut().nth(nth).expect("below the length");
+        let outgoing = entry.1.pop_front().expect("empty queues are removed");
+        let key = *entry.0;
+        if entry.1.is_empty() {
+            self.queues.remove(&key);
+        }
+        Some((key.0, outgoing))
+    }
+}
+
+/// A partition during one attempt.
+struct Attempt<'h> {
+    harness: &'h Harness,
+    topology: usize,
+    partition: PartitionId,
+    state: RefCell<State>,
+    appended: RefCell<Vec<(DepotIndex, Bytes)>>,
+    /// What needs no waiting any more, if the harness is cold.
+    warm: RefCell<BTreeSet<(PStateIndex, Vec<u8>)>>,
+    misses: Cell<usize>,
+    prefetched: Cell<usize>,
+}
+
+impl<'h> Attempt<'h> {
+    fn new(harness: &'h Harness, topology: usize, partition: PartitionId) -> Self {
+        let state = harness.partitions[partition.0 as usize].state.clone();
+        Self {
+            harness,
+            topology,
+            partition,
+            state: RefCell::new(state),
+            appended: RefCell::new(Vec::new()),
+            warm: RefCell::new(BTreeSet::new()),
+            misses: Cell::new(0),
+            prefetched: Cell::new(0),
+        }
+    }
+
+    fn check_owner(&self, pstate: PStateIndex) {
+        let owner = self.harness.module.pstates[pstate.0 as usize].owner;
+        assert_eq!(owner, self.topology, "only the owner writes a PState");
+    }
+}
+
+impl Local for Attempt<'_> {
+    fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    fn partitions(&self) -> u32 {
+        self.harness.count()
+    }
+
+    fn now(&self) -> WallTime {
+        WallTime(1_700_000_000_000_000 + self.harness.microbatches)
+    }
+
+    fn seed(&self) -> u64 {
+        (self.topology as u64) << 32 | self.harness.microbatches
+    }
+
+    fn fields(&self) -> &FieldTable {
+        &self.harness.fields
+    }
+
+    fn get<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<Access<'a>, StateError> {
+        let row = (pstate, key.to_vec());
+        if self.harness.cold && !self.warm.borrow().contains(&row) {
+            self.misses.set(self.misses.get() + 1);
+            return Ok(Access::Miss(Box::pin(async move {
+                yield_once().await;
+                self.warm.borrow_mut().insert(row);
+                Ok(())
+            })));
+        }
+        visit(self.state.borrow().get(&row).map(Vec::as_slice));
+        Ok(Access::Ready)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        range: Scan<'a>,
+        visit: &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> LocalFuture<'a, Result<(), StateError>> {
+        Box::pin(async move {
+            if self.harness.cold {
+                yield_once().await;
+            }
+            visit_range(&self.state.borrow(), pstate, range, visit);
+            Ok(())
+        })
+    }
+
+    fn put(&self, pstate: PStateIndex, key: &[u8], value: &[u8]) -> Result<(), StateError> {
+        self.check_owner(pstate);
+        self.state.borrow_mut().insert((pstate, key.to_vec()), value.to_vec());
+        Ok(())
+    }
+
+    fn delete(&self, pstate: PStateIndex, key: &[u8]) -> Result<(), StateError> {
+        self.check_owner(pstate);
+        self.state.borrow_mut().remove(&(pstate, key.to_vec()));
+        Ok(())
+    }
+
+    fn delete_range(
+        &self,
+        pstate: PStateIndex,
+        from: &[u8],
+        to: Option<&[u8]>,
+    ) -> Result<(), StateError> {
+        self.check_owner(pstate);
+        let dead = |key: &[u8]| from <= key && to.is_none_or(|to| key < to);
+        self.state.borrow_mut().retain(|(other, key), _| *other != pstate || !dead(key));
+        Ok(())
+    }
+
+    fn prefetch<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        keys: &'a [&'a [u8]],
+    ) -> LocalFuture<'a, Result<(), StateError>> {
+        Box::pin(async move {
+            yield_once().await;
+            self.prefetched.set(self.prefetched.get() + keys.len());
+            self.warm.borrow_mut().extend(keys.iter().map(|key| (pstate, key.to_vec())));
+            Ok(())
+        })
+    }
+
+    fn append(&self, depot: DepotIndex, record: &[u8]) -> Result<(), StateError> {
+        self.appended.borrow_mut().push((depot, Bytes::copy_from_slice(record)));
+        Ok(())
+    }
+}
+
+fn visit_range(
+    state: &State,
+    pstate: PStateIndex,
+    range: Scan<'_>,
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) {
+    let from = Bound::Included((pstate, range.from.to_vec()));
+    let to = match range.to {
+        Some(to) if to <= range.from => return,
+        Some(to) => Bound::Excluded((pstate, to.to_vec())),
+        None => Bound::Excluded((PStateIndex(pstate.0 + 1), Vec::new())),
+    };
+    let mut rows = state.range((from, to));
+    let next = || if range.reverse { rows.next_back() } else { rows.next() };
+    for ((_, key), value) in std::iter::from_fn(next).take(range.limit) {
+        let value = if range.keys_only { &[] } else { value.as_slice() };
+        if visit(key, value).is_break() {
+            return;
+        }
+    }
+}
+
+async fn yield_once() {
+    let mut yielded = false;
+    std::future::poll_fn(|task| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Everything here is ready after a few polls; nothing else would wake it.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let mut task = Task::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(out) = future.as_mut().poll(&mut task) {
+            return out;
+        }
+    }
+}

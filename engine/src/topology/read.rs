@@ -1,0 +1,357 @@
+//! Reads and writes of an event: typed paths in, encoded keys and values out.
+//!
+//! The methods of [`At`] forward to functions that know neither owner nor path, so that topologies share
+//! the code. A read whose row is in memory allocates nothing and is ready at once.
+
+use std::future::Future;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::task::{Context as Task, Poll};
+
+use super::{Access, At, Context, Local, Scan, StateError};
+use crate::codec::{self, FieldTable};
+use crate::env::LocalFuture;
+use crate::module::PStateIndex;
+use crate::schema::plan::RangeOp;
+use crate::schema::{
+    Answer, Data, Direct, Maybe, OwnedBy, Path, Position, ReadOp, ReadPlan, Reads, Removal, Rows,
+    Select, Stored, Target, Written,
+};
+use crate::types::PStateId;
+
+impl<'a, O> At<'a, O> {
+    /// Reads what a path, or a tuple of paths under one first key, leads to. Sees what this topology
+    /// has written before, in this microbatch and earlier ones; of another topology's `PState`s, what is
+    /// visible. A range over first keys gives those of this partition.
+    ///
+    /// # Errors
+    /// [`StateError::Misplaced`] if the first key lives elsewhere; [`StateError::Unavailable`].
+    #[inline]
+    pub fn get<P: Select>(self, path: P) -> Read<'a, P::Out>
+    where
+        P::Out: 'a,
+    {
+        read(self.context(), path.reads(), P::decode)
+    }
+
+    /// Writes one value. Reads nothing, so it never waits.
+    ///
+    /// # Errors
+    /// [`StateError::Misplaced`] if the first key lives elsewhere; [`StateError::Refused`] if key or
+    /// value are too long; [`StateError::Unavailable`].
+    #[inline]
+    pub fn put<S: Stored, M: Direct, O2: OwnedBy<O>>(
+        self,
+        path: Path<S, M, O2>,
+        value: S::Value,
+    ) -> Result<(), StateError> {
+        let target = self.context().target("put into", path.target())?;
+        self.context().put_with(&target, |fields, out| S::write(fields, &value, out))
+    }
+
+    /// Deletes what a path leads to; of a `Sub` collection, all that is in it. It need not exist.
+    ///
+    /// # Errors
+    /// As [`At::put`].
+    pub fn delete<S: Position, M: Direct, O2: OwnedBy<O>>(
+        self,
+        path: Path<S, M, O2>,
+    ) -> Result<(), StateError> {
+        self.context().delete(path.removal())
+    }
+
+    /// Replaces a value by what `change` makes of it; `None` is no value, before and after.
+    ///
+    /// # Errors
+    /// As [`At::get`] and [`At::put`].
+    pub async fn update<S: Data, O2: OwnedBy<O>>(
+        self,
+        path: Path<S, Maybe, O2>,
+        change: impl FnOnce(Option<S>) -> Option<S>,
+    ) -> Result<(), StateError> {
+        update(self.context(), path.target(), change).await
+    }
+}
+
+/// A read that is under way; await it.
+#[must_use = "reads nothing unless awaited"]
+pub struct Read<'a, Out>(State<'a, Out>);
+
+enum State<'a, Out> {
+    /// What was asked for was in memory.
+    Now(Option<Result<Out, StateError>>),
+    /// It has to be fetched first, or is more than one row.
+    Later(LocalFuture<'a, Result<Out, StateError>>),
+}
+
+impl<Out> std::fmt::Debug for Read<'_, Out> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Read")
+    }
+}
+
+// Nothing in it is pinned in place: the other future is pinned in its box.
+impl<Out> Unpin for Read<'_, Out> {}
+
+impl<Out> Future for Read<'_, Out> {
+    type Output = Result<Out, StateError>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Now(out) => Poll::Ready(out.take().expect("not polled after it was ready")),
+            State::Later(future) => future.as_mut().poll(task),
+        }
+    }
+}
+
+type Decode<Out> = fn(&FieldTable, &[ReadPlan], &[Answer<'_>]) -> codec::Result<Out>;
+
+fn read<'a, Out: 'a>(
+    context: &'a Context<'a>,
+    reads: codec::Result<Reads>,
+    decode: Decode<Out>,
+) -> Read<'a, Out> {
+    let reads = match context.local_reads(reads) {
+        Ok(reads) => reads,
+        Err(error) => return Read(State::Now(Some(Err(error)))),
+    };
+    let Reads::One(plan @ ReadPlan { op: ReadOp::Get { key } | ReadOp::Has { key }, .. }) = &reads
+    else {
+        return Read(State::Later(Box::pin(read_parts(context, reads, decode))));
+    };
+    match read_row(context, plan, key, decode) {
+        Ok(Ok(out)) => Read(State::Now(Some(Ok(out)))),
+        Ok(Err(fetched)) => {
+            Read(State::Later(Box::pin(read_after(context, fetched, reads, decode))))
+        }
+        Err(error) => Read(State::Now(Some(Err(error)))),
+    }
+}
+
+type Fetched<'a> = LocalFuture<'a, Result<(), StateError>>;
+
+/// Reads and decodes one row in place, or says what to wait for.
+#[inline]
+fn read_row<'a, Out>(
+    context: &Context<'a>,
+    plan: &ReadPlan,
+    key: &[u8],
+    decode: Decode<Out>,
+) -> Result<Result<Out, Fetched<'a>>, StateError> {
+    let local = context.local();
+    let mut out = None;
+    let mut visit = |value: Option<&[u8]>| {
+        out = Some(decode(local.fields(), std::slice::from_ref(plan), &[Answer::One(value)]));
+    };
+    match local.get(index(plan.pstate), key, &mut visit)? {
+        Access::Miss(fetched) => Ok(Err(fetched)),
+        Access::Ready => {
+            let out = out.expect("a ready access has called the visitor");
+            out.map(Ok).map_err(|error| context.undecodable(plan.pstate, error))
+        }
+    }
+}
+
+#[cold]
+async fn read_after<'a, Out>(
+    context: &'a Context<'a>,
+    mut fetched: Fetched<'a>,
+    reads: Reads,
+    decode: Decode<Out>,
+) -> Result<Out, StateError> {
+    let [plan @ ReadPlan { op: ReadOp::Get { key } | ReadOp::Has { key }, .. }] = reads.as_slice()
+    else {
+        unreachable!("only a read of one row waits here");
+    };
+    loop {
+        fetched.await?;
+        match read_row(context, plan, key, decode)? {
+            Ok(out) => return Ok(out),
+            Err(again) => fetched = again,
+        }
+    }
+}
+
+/// Reads several rows: what was found is copied until all of it is there.
+async fn read_parts<'a, Out>(
+    context: &'a Context<'a>,
+    reads: Reads,
+    decode: Decode<Out>,
+) -> Result<Out, StateError> {
+    enum Part {
+        One(Option<Vec<u8>>),
+        Rows(Rows),
+    }
+    let plans = reads.as_slice();
+    let local = context.local();
+    let mut parts = Vec::with_capacity(plans.len());
+    for plan in plans {
+        parts.push(match &plan.op {
+            ReadOp::Get { key } | ReadOp::Has { key } => {
+                let copy = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
+                Part::One(fetch(local, plan.pstate, key, copy).await?)
+            }
+            ReadOp::Range(range) => Part::Rows(scan(local, plan.pstate, range).await?),
+        });
+    }
+    let answers = parts.iter().map(|part| match part {
+        Part::One(value) => Answer::One(value.as_deref()),
+        Part::Rows(rows) => Answer::Rows(rows),
+    });
+    let answers: Vec<_> = answers.collect();
+    let pstate = plans.first().map_or(PStateId(0), |plan| plan.pstate);
+    decode(local.fields(), plans, &answers).map_err(|error| context.undecodable(pstate, error))
+}
+
+/// Calls `visit` with the value of one row, once it is in memory.
+pub(crate) async fn fetch<X>(
+    local: &dyn Local,
+    pstate: PStateId,
+    key: &[u8],
+    mut visit: impl FnMut(Option<&[u8]>) -> X,
+) -> Result<X, StateError> {
+    loop {
+        let mut out = None;
+        match local.get(index(pstate), key, &mut |value| out = Some(visit(value)))? {
+            Access::Ready => return Ok(out.expect("a ready access has called the visitor")),
+            Access::Miss(fetched) => fetched.await?,
+        }
+    }
+}
+
+async fn scan(local: &dyn Local, pstate: PStateId, range: &RangeOp) -> Result<Rows, StateError> {
+    let mut rows = Rows::new();
+    let (from, to) = (range.from.as_slice(), range.to.as_ref().map(|to| to.as_slice()));
+    if to.is_some_and(|to| to <= from) {
+        return Ok(rows);
+    }
+    let limit =
+        range.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let asked = Scan { from, to, reverse: range.reverse, limit, keys_only: range.keys_only };
+    let mut visit = |key: &[u8], value: &[u8]| {
+        rows.push(key, value);
+        ControlFlow::Continue(())
+    };
+    local.scan(index(pstate), asked, &mut visit).await?;
+    Ok(rows)
+}
+
+/// Reads, changes and writes one value.
+pub(crate) async fn update<V: Data>(
+    context: &Context<'_>,
+    target: codec::Result<Target>,
+    change: impl FnOnce(Option<V>) -> Option<V>,
+) -> Result<(), StateError> {
+    let local = context.local();
+    let target = context.target("update", target)?;
+    let decode =
+        |value: Option<&[u8]>| value.map(|bytes| codec::decode(local.fields(), bytes)).transpose();
+    let old = fetch(local, target.pstate, &target.key, decode).await?;
+    let old = old.map_err(|error| context.undecodable(target.pstate, error))?;
+    match change(old) {
+        None => local.delete(index(target.pstate), &target.key),
+        Some(new) => context.put_with(&target, |fields, out| {
+            codec::encode(fields, &new, out).map(|()| Written::Value)
+        }),
+    }
+}
+
+/// Tokens number the `PState`s of a module in the order of its definition.
+pub(crate) fn index(pstate: PStateId) -> PStateIndex {
+    PStateIndex(pstate.0)
+}
+
+impl Context<'_> {
+    /// What may be read here, of what was asked for.
+    fn local_reads(&self, reads: codec::Result<Reads>) -> Result<Reads, StateError> {
+        let partitions = self.local().partitions();
+        let checked = reads.and_then(|reads| Ok((reads.partition(partitions)?, reads)));
+        let (lives, reads) = checked.map_err(|error| self.refused("read", error))?;
+        let pstate = reads.as_slice().first().map_or(PStateId(0), |plan| plan.pstate);
+        match lives {
+            Some(lives) if lives != self.local().partition() => {
+                Err(self.misplaced("read", pstate, lives))
+            }
+            _ => Ok(reads),
+        }
+    }
+
+    /// A row that may be written here.
+    #[inline]
+    fn target(
+        &self,
+        op: &'static str,
+        target: codec::Result<Target>,
+    ) -> Result<Target, StateError> {
+        let target = target.map_err(|error| self.refused(op, error))?;
+        let lives = target.place.partition(self.local().partitions());
+        if lives == self.local().partition() {
+            Ok(target)
+        } else {
+            Err(self.misplaced(op, target.pstate, lives))
+        }
+    }
+
+    fn put_with(
+        &self,
+        target: &Target,
+        write: impl FnOnce(&FieldTable, &mut Vec<u8>) -> codec::Result<Written>,
+    ) -> Result<(), StateError> {
+        let local = self.local();
+        let mut value = self.scratch().borrow_mut();
+        value.clear();
+        match write(local.fields(), &mut value).map_err(|error| self.refused("write", error))? {
+            Written::Value => local.put(index(target.pstate), &target.key, &value),
+            Written::Nothing => local.delete(index(target.pstate), &target.key),
+        }
+    }
+
+    fn delete(&self, removal: codec::Result<Removal>) -> Result<(), StateError> {
+        let removal = removal.map_err(|error| self.refused("delete from", error))?;
+        match removal {
+            Removal::Row(target) => {
+                let target = self.target("delete from", Ok(target))?;
+                self.local().delete(index(target.pstate), &target.key)
+            }
+            Removal::Range { from, to } => {
+                let from = self.target("delete from", Ok(from))?;
+                let to = to.as_ref().map(|to| to.as_slice());
+                self.local().delete_range(index(from.pstate), &from.key, to)
+            }
+        }
+    }
+
+    #[cold]
+    fn misplaced(
+        &self,
+        op: &'static str,
+        pstate: PStateId,
+        lives: crate::types::PartitionId,
+    ) -> StateError {
+        let here = self.local().partition();
+        StateError::Misplaced { op, pstate: index(pstate), here, lives }
+    }
+
+    #[cold]
+    pub(crate) fn refused(&self, op: &'static str, source: codec::Error) -> StateError {
+        StateError::Refused { op, partition: self.local().partition(), source }
+    }
+
+    /// Of an aggregator, which both reads and writes.
+    #[cold]
+    pub(crate) fn codec_error(&self, pstate: PStateId, error: codec::Error) -> StateError {
+        match error {
+            codec::Error::Decode { .. } | codec::Error::BadKey { .. } => {
+                self.undecodable(pstate, error)
+            }
+            error => self.refused("add to", error),
+        }
+    }
+
+    #[cold]
+    fn undecodable(&self, pstate: PStateId, source: codec::Error) -> StateError {
+        let partition = self.local().partition();
+        StateError::Undecodable { pstate: index(pstate), partition, source }
+    }
+}

@@ -1,0 +1,125 @@
+//! Running a fused event over a batch: lineage, panics, and the order of rows.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+
+use super::chain::Sink;
+use super::{
+    At, Context, Event, EventFailure, Failure, Local, NodeIndex, Origin, Outgoing, Record, Result,
+    Row, Rows, StateError,
+};
+use crate::codec::decode;
+use crate::env::LocalFuture;
+
+/// A row and the record it was made of.
+pub(crate) struct Traced<T> {
+    pub(crate) origin: Origin,
+    pub(crate) row: T,
+}
+
+/// Turns what arrives into rows; on failure says which record it was.
+pub(crate) type Intake<T> = fn(Rows, &Context<'_>) -> Result<Vec<Traced<T>>>;
+
+/// Brings what the first stages will read into memory, for a whole batch.
+pub(crate) type Touch<T> = Box<
+    dyn for<'a> Fn(&'a Context<'a>, &'a [Traced<T>]) -> LocalFuture<'a, Result<(), StateError>>
+        + Send
+        + std::marker::Sync,
+>;
+
+/// An event made of one sink.
+pub(crate) struct Fused<O, T, S> {
+    pub(crate) node: NodeIndex,
+    pub(crate) name: String,
+    pub(crate) intake: Intake<T>,
+    pub(crate) touches: Vec<Touch<T>>,
+    pub(crate) sink: S,
+    pub(crate) owner: PhantomData<fn() -> O>,
+}
+
+impl<O: 'static, T: Send + 'static, S: Sink<O, T>> Event for Fused<O, T, S> {
+    fn run<'a>(
+        &'a self,
+        local: &'a dyn Local,
+        rows: Rows,
+    ) -> LocalFuture<'a, Result<Vec<Outgoing>, EventFailure>> {
+        Box::pin(async move {
+            let context = Context::new(local, self.node);
+            let ran = caught(self.run_all(&context, rows)).await;
+            ran.map_err(|failure| failed(&self.name, &context, failure))
+        })
+    }
+}
+
+impl<O: 'static, T: Send + 'static, S: Sink<O, T>> Fused<O, T, S> {
+    async fn run_all(&self, context: &Context<'_>, rows: Rows) -> Result<Vec<Outgoing>> {
+        let rows = (self.intake)(rows, context)?;
+        for touch in &self.touches {
+            touch(context, &rows).await?;
+        }
+        let state = S::State::default();
+        let at = At::new(context);
+        for traced in rows {
+            context.begin(traced.origin);
+            self.sink.push(&state, at, traced.row).await?;
+        }
+        context.end();
+        let mut out = Vec::new();
+        self.sink.finish(context, state, &mut out);
+        Ok(out)
+    }
+}
+
+/// The intake of a node behind a hop.
+pub(crate) fn take_traced<T: Send + 'static>(
+    rows: Rows,
+    _context: &Context<'_>,
+) -> Result<Vec<Traced<T>>> {
+    Ok(rows.take())
+}
+
+/// The intake of a source node.
+pub(crate) fn take_records<T: Row>(rows: Rows, context: &Context<'_>) -> Result<Vec<Traced<T>>> {
+    let fields = context.local().fields();
+    let records = rows.take::<Record>();
+    let mut rows = Vec::with_capacity(records.len());
+    for record in records {
+        let origin = record.origin;
+        context.begin(origin);
+        rows.push(Traced { origin, row: decode(fields, &record.bytes)? });
+    }
+    context.end();
+    Ok(rows)
+}
+
+/// Runs `event`; a panic in it is a failure.
+///
+/// What the code holds across a panic is dropped with the future, and whatever it wrote is dropped
+/// with the attempt, so no half-changed value is seen again; user closures can share nothing mutable.
+pub(crate) async fn caught<X>(event: impl Future<Output = Result<X>>) -> Result<X> {
+    match AssertUnwindSafe(event).catch_unwind().await {
+        Ok(result) => result,
+        Err(payload) => Err(Failure::reject(Panicked(message(&*payload)))),
+    }
+}
+
+/// Adds where it happened.
+pub(crate) fn failed(name: &str, context: &Context<'_>, failure: Failure) -> EventFailure {
+    let (kind, partition) = (failure.kind(), context.local().partition());
+    EventFailure { kind, origin: context.origin(), node: name.to_owned(), partition, failure }
+}
+
+/// User code panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("panicked: {0}")]
+pub struct Panicked(pub String);
+
+fn message(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        return (*text).to_owned();
+    }
+    payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "(not a text)".to_owned())
+}

@@ -1,0 +1,3 @@
+//! Modules in the harness.
+
+mod bank;
