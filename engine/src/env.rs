@@ -28,6 +28,8 @@ use crate::types::{ShardId, Time, WallTime};
 
 mod buf;
 pub mod memory;
+pub mod production;
+pub mod suite;
 
 pub use buf::Buf;
 

@@ -1,0 +1,371 @@
+//! One direct `io_uring` per shard: a slab of operations that own what the kernel works on.
+//!
+//! An [`Operation`] is queued when it is made and handed to the kernel at the poller's next turn, so
+//! that everything the tasks of one turn asked for costs one system call. The slab keeps the buffer,
+//! the path and the descriptor of an operation until its completion, whether or not anybody still
+//! waits for it; a future dropped early therefore frees nothing the kernel can still write to.
+//!
+//! At most [`Ring::ENTRIES`] operations are with the kernel at once; the rest wait here, in order.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use io_uring::{IoUring, opcode, squeue, types};
+
+use crate::env::{BLOCK_BYTES, Buf, IO_BYTES_MAX, Sync};
+
+/// The ring of one shard.
+pub(super) struct Ring {
+    inner: RefCell<Inner>,
+}
+
+struct Inner {
+    uring: IoUring,
+    operations: Vec<Slot>,
+    free: Vec<usize>,
+    /// Keys of operations not yet in the submission queue, oldest first.
+    waiting: VecDeque<usize>,
+    /// Operations the kernel has, or will get with the next submission.
+    in_flight: usize,
+    /// Who must run soon because something waits; set while the poller is parked.
+    kick: Option<Waker>,
+    /// Wakers of the completions of one turn, kept for its capacity.
+    woken: Vec<Waker>,
+}
+
+enum Slot {
+    Free,
+    Running { entry: squeue::Entry, held: Held, waker: Option<Waker>, abandoned: bool },
+    Done { result: i32, held: Held },
+}
+
+/// What must outlive the operation.
+struct Held {
+    /// Closing a descriptor early would let the kernel use a stranger's file of the same number.
+    _fd: Option<Rc<OwnedFd>>,
+    buf: Option<Buf>,
+    _path: Option<CString>,
+}
+
+impl Ring {
+    /// How many operations may be with the kernel at once. A device queue is rarely deeper, and what
+    /// waits behind it is better kept where it can still be ordered.
+    pub(super) const ENTRIES: u32 = 256;
+
+    /// Makes a ring for the calling thread, which alone may use it.
+    ///
+    /// # Errors
+    /// What the kernel said: `EPERM` and `ENOSYS` where `io_uring` is forbidden or missing.
+    pub(super) fn new() -> io::Result<Rc<Self>> {
+        // Without these flags a completion interrupts the shard wherever it is; with them it waits
+        // for the shard's next system call. Kernels before 6.0 do not know them all.
+        let uring = IoUring::builder()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_single_issuer()
+            .build(Self::ENTRIES)
+            .or_else(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => IoUring::new(Self::ENTRIES),
+                _ => Err(error),
+            })?;
+        Ok(Rc::new(Self {
+            inner: RefCell::new(Inner {
+                uring,
+                operations: Vec::new(),
+                free: Vec::new(),
+                waiting: VecDeque::new(),
+                in_flight: 0,
+                kick: None,
+                woken: Vec::new(),
+            }),
+        }))
+    }
+
+    /// Lets completions write to `eventfd`, while [`Ring::notify`] is on.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub(super) fn register_eventfd(&self, eventfd: RawFd) -> io::Result<()> {
+        let mut inner = self.inner.borrow_mut();
+        inner.uring.submitter().register_eventfd(eventfd)?;
+        inner.uring.completion().disable_eventfd();
+        Ok(())
+    }
+
+    /// Switches writes to the eventfd on or off: a poller that looks needs no bell.
+    pub(super) fn notify(&self, on: bool) {
+        let mut inner = self.inner.borrow_mut();
+        let completion = inner.uring.completion();
+        if on {
+            completion.enable_eventfd();
+        } else {
+            completion.disable_eventfd();
+        }
+    }
+
+    /// Sets who is woken when an operation is queued.
+    pub(super) fn on_queued(&self, waker: Option<Waker>) {
+        self.inner.borrow_mut().kick = waker;
+    }
+
+    /// Reads into `buf` from byte `at`.
+    pub(super) fn read(self: &Rc<Self>, fd: &Rc<OwnedFd>, at: u64, buf: Buf) -> Operation {
+        let mut buf = check(at, buf);
+        let entry = opcode::Read::new(types::Fd(fd.as_raw_fd()), buf.as_mut_ptr(), length(&buf))
+            .offset(at)
+            .build();
+        self.queue(entry, Held { _fd: Some(Rc::clone(fd)), buf: Some(buf), _path: None })
+    }
+
+    /// Writes `buf` at byte `at`.
+    pub(super) fn write(
+        self: &Rc<Self>,
+        fd: &Rc<OwnedFd>,
+        at: u64,
+        buf: Buf,
+        sync: Sync,
+    ) -> Operation {
+        let buf = check(at, buf);
+        let flags = match sync {
+            Sync::No => 0,
+            Sync::Data => libc::RWF_DSYNC,
+        };
+        let entry = opcode::Write::new(types::Fd(fd.as_raw_fd()), buf.as_ptr(), length(&buf))
+            .offset(at)
+            .rw_flags(flags)
+            .build();
+        self.queue(entry, Held { _fd: Some(Rc::clone(fd)), buf: Some(buf), _path: None })
+    }
+
+    /// Makes the data and length of a file durable; with `metadata`, everything about it.
+    pub(super) fn sync(self: &Rc<Self>, fd: &Rc<OwnedFd>, metadata: bool) -> Operation {
+        let flags = if metadata { types::FsyncFlags::empty() } else { types::FsyncFlags::DATASYNC };
+        let entry = opcode::Fsync::new(types::Fd(fd.as_raw_fd())).flags(flags).build();
+        self.queue(entry, Held { _fd: Some(Rc::clone(fd)), buf: None, _path: None })
+    }
+
+    /// Reserves blocks for the first `len` bytes.
+    pub(super) fn allocate(self: &Rc<Self>, fd: &Rc<OwnedFd>, len: u64) -> Operation {
+        let entry = opcode::Fallocate::new(types::Fd(fd.as_raw_fd()), len).build();
+        self.queue(entry, Held { _fd: Some(Rc::clone(fd)), buf: None, _path: None })
+    }
+
+    /// Removes the file at an absolute path.
+    pub(super) fn unlink(self: &Rc<Self>, path: CString) -> Operation {
+        let entry = opcode::UnlinkAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build();
+        self.queue(entry, Held { _fd: None, buf: None, _path: Some(path) })
+    }
+
+    /// Hands queued operations to the kernel and takes completions; whether there was any of either.
+    pub(super) fn turn(&self) -> bool {
+        let submitted = self.submit(0);
+        let mut woken = std::mem::take(&mut self.inner.borrow_mut().woken);
+        let completed = self.inner.borrow_mut().reap(&mut woken);
+        // Outside of the borrow: waking runs code of others.
+        for waker in woken.drain(..) {
+            waker.wake();
+        }
+        self.inner.borrow_mut().woken = woken;
+        submitted || completed
+    }
+
+    /// Whether [`Ring::turn`] would do something now.
+    pub(super) fn has_work(&self) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        if !inner.waiting.is_empty() && inner.in_flight < Self::ENTRIES as usize {
+            return true;
+        }
+        inner.uring.submission().taskrun() || !inner.uring.completion().is_empty()
+    }
+
+    /// Whether the kernel works on something, or will.
+    pub(super) fn is_busy(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.in_flight > 0 || !inner.waiting.is_empty()
+    }
+
+    /// Blocks the thread until nothing is in flight any more: what files and buffers need before
+    /// their shard ends.
+    pub(super) fn drain(&self) {
+        while self.is_busy() {
+            self.submit(1);
+            self.turn();
+        }
+    }
+
+    /// Fills the submission queue and enters the kernel if that is of use; waits for `want`
+    /// completions.
+    fn submit(&self, want: usize) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let queued = inner.fill();
+        if queued == 0 && want == 0 && !inner.uring.submission().taskrun() {
+            return false;
+        }
+        match inner.uring.submitter().submit_and_wait(want) {
+            Ok(_) => {}
+            // A signal, or the kernel is short of memory or has completions to give away first: what
+            // was not taken stays in the queue for the next turn.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
+                ) => {}
+            Err(error) => panic!("the kernel refuses the shard's ring: {error}"),
+        }
+        queued > 0
+    }
+
+    fn queue(self: &Rc<Self>, entry: squeue::Entry, held: Held) -> Operation {
+        let mut inner = self.inner.borrow_mut();
+        let key = inner.free.pop().unwrap_or_else(|| {
+            inner.operations.push(Slot::Free);
+            inner.operations.len() - 1
+        });
+        let entry = entry.user_data(key as u64);
+        inner.operations[key] = Slot::Running { entry, held, waker: None, abandoned: false };
+        inner.waiting.push_back(key);
+        let kick = inner.kick.take();
+        drop(inner);
+        if let Some(kick) = kick {
+            kick.wake();
+        }
+        Operation { ring: Rc::clone(self), key: Some(key) }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The kernel must not write into buffers that are freed with the slab.
+        self.drain();
+    }
+}
+
+impl Inner {
+    /// Moves waiting operations into the submission queue; returns how many are in it.
+    fn fill(&mut self) -> usize {
+        let mut submission = self.uring.submission();
+        while self.in_flight < Ring::ENTRIES as usize && !submission.is_full() {
+            let Some(key) = self.waiting.pop_front() else { break };
+            let Slot::Running { entry, .. } = &self.operations[key] else {
+                unreachable!("what waits has not run yet");
+            };
+            // SAFETY: the entry's buffer, path and descriptor are held by the slot until the
+            // completion with its key is taken, and `drop` waits for that.
+            unsafe { submission.push(entry) }.expect("the queue was not full");
+            self.in_flight += 1;
+        }
+        submission.len()
+    }
+
+    /// Takes all completions; whether there was one.
+    fn reap(&mut self, woken: &mut Vec<Waker>) -> bool {
+        let mut any = false;
+        for completion in self.uring.completion() {
+            any = true;
+            self.in_flight -= 1;
+            let key = usize::try_from(completion.user_data()).expect("keys are slab indices");
+            let slot = std::mem::replace(&mut self.operations[key], Slot::Free);
+            let Slot::Running { held, waker, abandoned, .. } = slot else {
+                unreachable!("an operation completes once");
+            };
+            if abandoned {
+                self.free.push(key);
+            } else {
+                self.operations[key] = Slot::Done { result: completion.result(), held };
+                woken.extend(waker);
+            }
+        }
+        any
+    }
+}
+
+/// One operation; resolves to its result and the buffer it was given.
+///
+/// Dropping it leaves the operation running.
+#[must_use = "an operation runs anyway, but its result is only seen here"]
+pub(super) struct Operation {
+    ring: Rc<Ring>,
+    key: Option<usize>,
+}
+
+impl Operation {
+    /// Blocks the thread until it is done; for the start-up test, which has no executor.
+    pub(super) fn wait(mut self) -> (io::Result<usize>, Option<Buf>) {
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            if let Poll::Ready(done) = Pin::new(&mut self).poll(&mut context) {
+                return done;
+            }
+            self.ring.submit(1);
+            self.ring.turn();
+        }
+    }
+}
+
+impl Future for Operation {
+    type Output = (io::Result<usize>, Option<Buf>);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let key = self.key.expect("not polled after its result");
+        let ring = Rc::clone(&self.ring);
+        let mut inner = ring.inner.borrow_mut();
+        match &mut inner.operations[key] {
+            Slot::Running { waker, .. } => {
+                match waker {
+                    Some(waker) => waker.clone_from(context.waker()),
+                    None => *waker = Some(context.waker().clone()),
+                }
+                return Poll::Pending;
+            }
+            Slot::Done { .. } => {}
+            Slot::Free => unreachable!("a slot is freed by its operation"),
+        }
+        self.key = None;
+        inner.free.push(key);
+        let slot = std::mem::replace(&mut inner.operations[key], Slot::Free);
+        drop(inner);
+        let Slot::Done { result, held } = slot else { unreachable!("matched above") };
+        let result = match usize::try_from(result) {
+            Ok(count) => Ok(count),
+            Err(_) => Err(io::Error::from_raw_os_error(-result)),
+        };
+        Poll::Ready((result, held.buf))
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        let Some(key) = self.key else { return };
+        let mut inner = self.ring.inner.borrow_mut();
+        let done = match &mut inner.operations[key] {
+            Slot::Running { waker, abandoned, .. } => {
+                *abandoned = true;
+                let waker = waker.take();
+                drop(inner);
+                drop(waker);
+                return;
+            }
+            slot => std::mem::replace(slot, Slot::Free),
+        };
+        inner.free.push(key);
+        drop(inner);
+        drop(done);
+    }
+}
+
+fn check(at: u64, buf: Buf) -> Buf {
+    assert!(at.is_multiple_of(BLOCK_BYTES as u64), "direct I/O starts at a block: {at}");
+    assert!(buf.len() <= IO_BYTES_MAX, "one operation moves at most {IO_BYTES_MAX} bytes");
+    buf
+}
+
+fn length(buf: &Buf) -> u32 {
+    u32::try_from(buf.len()).expect("below IO_BYTES_MAX")
+}

@@ -1,0 +1,352 @@
+//! The production environment on a real disk, as far as the machine has one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use tidemill::env::production::{Error, Options, Production};
+use tidemill::env::{Class, Env, LocalFuture, Platform, Sender, suite};
+use tidemill::types::ShardId;
+
+/// A directory of its own for each test, on the disk that holds the build.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{name}-{}-{serial}", std::process::id());
+        Self(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name))
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Opens `dir`, or says why this machine cannot and returns `None`.
+fn open(dir: &Dir, shards: u16) -> Option<Arc<Production>> {
+    match Production::open(&dir.0, Options { shards, ..Options::default() }) {
+        Ok(production) => Some(production),
+        Err(Error::Unfit { reason, .. }) => {
+            eprintln!("skipped: {reason}");
+            None
+        }
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    futures_block_on(future)
+}
+
+/// Enough of an executor for a test's thread.
+fn futures_block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+        std::thread::park();
+    }
+}
+
+/// Runs `body` on `shard` and waits for its result; `None` if the shard panicked.
+fn start<T: Send + 'static>(
+    production: &Production,
+    shard: ShardId,
+    body: impl FnOnce(Env) -> LocalFuture<'static, T> + Send + 'static,
+) -> oneshot::Receiver<T> {
+    let (done, result) = oneshot::channel();
+    let main = move |env: Env| -> LocalFuture<'static, ()> {
+        let future = body(env);
+        Box::pin(async move {
+            drop(done.send(future.await));
+        })
+    };
+    production.start(shard, Box::new(main)).unwrap();
+    result
+}
+
+#[test]
+fn production_conforms() {
+    let dir = Dir::new("conforms");
+    let Some(production) = open(&dir, 1) else { return };
+    let done =
+        start(&production, ShardId(0), |env| Box::pin(async move { suite::all(&env).await }));
+    wait(done).expect("the suite passed");
+    wait(production.ended(ShardId(0)));
+    // A shard can be started again, on what it left.
+    let listed = start(&production, ShardId(0), |env| {
+        Box::pin(async move { env.disk().list("suite").await.unwrap() })
+    });
+    assert!(wait(listed).unwrap().contains(&"bytes".to_owned()));
+}
+
+#[test]
+fn shards_talk_to_each_other() {
+    let dir = Dir::new("talk");
+    let Some(production) = open(&dir, 2) else { return };
+    let one = start(&production, ShardId(0), |env| {
+        Box::pin(async move { suite::mesh_between(&env, ShardId(1), 20_000).await })
+    });
+    let two = start(&production, ShardId(1), |env| {
+        Box::pin(async move { suite::mesh_between(&env, ShardId(0), 20_000).await })
+    });
+    wait(one).expect("shard 0 got everything");
+    wait(two).expect("shard 1 got everything");
+}
+
+type Request = (u64, oneshot::Sender<u64>);
+
+/// Answers every number with its successor until it gets `u64::MAX`.
+async fn serve(env: Env) {
+    loop {
+        for (sender, parcel) in env.mesh().receive().await {
+            assert_eq!(sender, Sender::Client);
+            let (number, answer) = *parcel.downcast::<Request>().unwrap();
+            if number == u64::MAX {
+                return;
+            }
+            answer.send(number + 1).unwrap();
+        }
+    }
+}
+
+#[test]
+fn clients_get_answers_also_from_a_sleeping_shard() {
+    let dir = Dir::new("clients");
+    let Some(production) = open(&dir, 1) else { return };
+    let served = start(&production, ShardId(0), |env| Box::pin(serve(env)));
+    let ask = |production: &Production, number: u64| {
+        let (answer, wait) = oneshot::channel();
+        production.post(ShardId(0), Box::new((number, answer)));
+        wait
+    };
+    std::thread::scope(|scope| {
+        for client in 0..4_u64 {
+            let production = &production;
+            scope.spawn(move || {
+                for round in 0..500 {
+                    let number = client * 1_000_000 + round;
+                    assert_eq!(wait(ask(production, number)), Ok(number + 1));
+                    // Long enough for the shard to park, now and then.
+                    if round % 50 == 0 {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                }
+            });
+        }
+    });
+    drop(ask(&production, u64::MAX));
+    wait(served).expect("it ended by itself");
+    wait(production.ended(ShardId(0)));
+    // Nobody is there any more: the parcel is dropped, and whoever waits hears of it.
+    assert!(wait(ask(&production, 1)).is_err());
+    assert!(
+        wait({
+            let (answer, wait) = oneshot::channel::<u64>();
+            production.post(ShardId(9), Box::new((1_u64, answer)));
+            wait
+        })
+        .is_err()
+    );
+}
+
+#[test]
+fn parcels_to_a_shard_that_ends_are_dropped_and_not_kept() {
+    let dir = Dir::new("lives");
+    let Some(production) = open(&dir, 1) else { return };
+    for _ in 0..20 {
+        let ended = start(&production, ShardId(0), |env| Box::pin(serve(env)));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                let production = &production;
+                scope.spawn(move || {
+                    loop {
+                        let (answer, wait) = oneshot::channel();
+                        production.post(ShardId(0), Box::new((1_u64, answer)));
+                        if futures_block_on(wait).is_err() {
+                            // Without the drop this thread would wait for ever.
+                            return;
+                        }
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            let (answer, _wait) = oneshot::channel();
+            production.post(ShardId(0), Box::new((u64::MAX, answer)));
+        });
+        drop(wait(ended));
+        wait(production.ended(ShardId(0)));
+    }
+}
+
+#[test]
+fn a_panic_ends_its_shard_and_nothing_else() {
+    let dir = Dir::new("panic");
+    let Some(production) = open(&dir, 2) else { return };
+    let other = start(&production, ShardId(1), |env| Box::pin(serve(env)));
+    for in_task in [false, true] {
+        let failed = start(&production, ShardId(0), move |env| {
+            Box::pin(async move {
+                if in_task {
+                    env.spawn(Class::Background, "fails", async { panic!("on purpose") });
+                    std::future::pending::<()>().await;
+                }
+                panic!("on purpose");
+            })
+        });
+        let result: Result<(), _> = wait(failed);
+        assert!(result.is_err());
+        wait(production.ended(ShardId(0)));
+    }
+    let (answer, answered) = oneshot::channel();
+    production.post(ShardId(1), Box::new((6_u64, answer)));
+    assert_eq!(wait(answered), Ok(7));
+    let (answer, _) = oneshot::channel();
+    production.post(ShardId(1), Box::new((u64::MAX, answer)));
+    wait(other).unwrap();
+}
+
+#[test]
+fn tasks_end_with_their_shard() {
+    struct Gone(Arc<AtomicU64>);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let dir = Dir::new("tasks");
+    let Some(production) = open(&dir, 1) else { return };
+    let gone = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&gone);
+    let done = start(&production, ShardId(0), move |env| {
+        Box::pin(async move {
+            for _ in 0..10 {
+                let (guard, sleeper) = (Gone(Arc::clone(&counter)), env.clone());
+                env.spawn(Class::Topology, "sleeps", async move {
+                    let _guard = guard;
+                    let _env = sleeper.clone();
+                    sleeper.sleep(Duration::from_secs(3600)).await;
+                });
+            }
+            env.sleep(Duration::from_millis(1)).await;
+        })
+    });
+    wait(done).unwrap();
+    wait(production.ended(ShardId(0)));
+    assert_eq!(gone.load(Ordering::SeqCst), 10);
+}
+
+#[test]
+fn a_directory_has_one_owner() {
+    let dir = Dir::new("owner");
+    let Some(production) = open(&dir, 1) else { return };
+    let second = Production::open(&dir.0, Options::default()).expect_err("it is locked");
+    let pid = std::process::id();
+    assert!(matches!(second, Error::Locked { pid: Some(owner), .. } if owner == pid), "{second}");
+    assert!(second.to_string().contains(&format!("process {pid}")), "{second}");
+
+    // A running shard keeps the lock; an ended one has given it back.
+    let (stop, stopped) = oneshot::channel::<()>();
+    let done = start(&production, ShardId(0), |_| {
+        Box::pin(async move {
+            drop(stopped.await);
+        })
+    });
+    let ended = production.ended(ShardId(0));
+    assert!(production.start(ShardId(0), Box::new(|_| Box::pin(async {}))).is_err());
+    assert!(production.start(ShardId(1), Box::new(|_| Box::pin(async {}))).is_err());
+    drop(production);
+    assert!(Production::open(&dir.0, Options::default()).is_err());
+    drop(stop);
+    wait(done).unwrap();
+    wait(ended);
+    Production::open(&dir.0, Options::default()).expect("nobody has it");
+}
+
+#[test]
+fn memory_is_refused_as_a_disk() {
+    let shm = PathBuf::from("/dev/shm");
+    if tidemill::env::production::file_system(&shm).ok().as_deref() != Some("tmpfs") {
+        eprintln!("skipped: no tmpfs at hand");
+        return;
+    }
+    let dir = Dir(shm.join(format!("tidemill-{}", std::process::id())));
+    let error = Production::open(&dir.0, Options::default()).expect_err("tmpfs is refused");
+    assert!(error.to_string().contains("tmpfs"), "{error}");
+    assert!(error.to_string().contains("choose a directory on a disk"), "{error}");
+}
+
+#[test]
+fn a_full_disk_is_refused() {
+    let dir = Dir::new("full");
+    let options = Options { free_bytes_min: u64::MAX, ..Options::default() };
+    let error = Production::open(&dir.0, options).expect_err("no disk is that large");
+    assert!(error.to_string().contains("free some space"), "{error}");
+}
+
+#[test]
+fn a_slow_poll_is_named() {
+    let dir = Dir::new("slow");
+    let Some(production) = open(&dir, 1) else { return };
+    let done = start(&production, ShardId(0), |env| {
+        Box::pin(async move {
+            let (done, wait) = oneshot::channel();
+            env.spawn(Class::Background, "sleeps on the job", async move {
+                std::thread::sleep(Duration::from_millis(5));
+                done.send(()).unwrap();
+            });
+            wait.await.unwrap();
+        })
+    });
+    wait(done).unwrap();
+    wait(production.ended(ShardId(0)));
+    let polls = production.slow_polls();
+    assert!(polls.count >= 1);
+    let slow = polls.recent.iter().find(|poll| poll.task == "sleeps on the job").unwrap();
+    assert!(slow.duration >= Duration::from_millis(5));
+    assert_eq!(slow.shard, ShardId(0));
+}
+
+#[test]
+fn an_idle_shard_sleeps() {
+    let dir = Dir::new("idle");
+    let Some(production) = open(&dir, 2) else { return };
+    let idle = |shard| {
+        start(&production, shard, |env| {
+            Box::pin(async move {
+                env.sleep(Duration::from_millis(200)).await;
+                let before = thread_cpu();
+                env.sleep(Duration::from_secs(1)).await;
+                thread_cpu() - before
+            })
+        })
+    };
+    let both = [idle(ShardId(0)), idle(ShardId(1))];
+    for cpu in both {
+        let cpu = wait(cpu).unwrap();
+        assert!(cpu < Duration::from_millis(20), "an idle second took {cpu:?} of CPU");
+    }
+}
+
+fn thread_cpu() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable for the call.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    assert_eq!(result, 0);
+    Duration::new(u64::try_from(time.tv_sec).unwrap(), u32::try_from(time.tv_nsec).unwrap())
+}
