@@ -11,5 +11,6 @@ pub mod counts;
 pub mod disk;
 pub mod node;
 pub mod random;
+pub mod scenario;
 pub mod trace;
 pub mod world;

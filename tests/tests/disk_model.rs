@@ -44,11 +44,10 @@ fn fate(block: &[u8], old: u8, new: u8) -> Fate {
     for sector in block.chunks(512) {
         assert!(sector.iter().all(|&byte| byte == sector[0]), "a sector never tears");
     }
-    let kept = block.iter().filter(|&&byte| byte == new).count();
-    match kept {
-        0 => Fate::Lost,
-        _ if kept == block.len() => Fate::Kept,
-        _ => Fate::Torn,
+    match (block.contains(&old), block.contains(&new)) {
+        (_, false) => Fate::Lost,
+        (false, true) => Fate::Kept,
+        (true, true) => Fate::Torn,
     }
 }
 
