@@ -5,5 +5,7 @@
 //! ```
 
 pub mod env;
+pub mod journal;
+pub mod manifest;
 pub mod probe;
 pub mod types;

@@ -9,7 +9,10 @@ use super::BLOCK_BYTES;
 /// An owned buffer, aligned to [`BLOCK_BYTES`], whose length is a multiple of it.
 pub struct Buf {
     bytes: NonNull<u8>,
+    /// What is used of `capacity`.
     len: usize,
+    /// What was allocated.
+    capacity: usize,
 }
 
 // SAFETY: a `Buf` owns its memory alone, like a `Box<[u8]>`.
@@ -27,7 +30,7 @@ impl Buf {
         // SAFETY: the layout has a size above zero, asserted above.
         let bytes = unsafe { alloc_zeroed(layout) };
         let Some(bytes) = NonNull::new(bytes) else { handle_alloc_error(layout) };
-        Self { bytes, len }
+        Self { bytes, len, capacity: len }
     }
 
     /// A buffer that starts with `source` and is padded with zeros to whole blocks.
@@ -36,6 +39,14 @@ impl Buf {
         let mut buf = Self::zeroed(source.len().max(1));
         buf[..source.len()].copy_from_slice(source);
         buf
+    }
+
+    /// Uses the first `len` bytes of what was allocated, a multiple of a block; what they hold stays
+    /// as it was. Lets a frame be encoded in place before its size is known.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len > 0 && len.is_multiple_of(BLOCK_BYTES), "a buffer holds whole blocks");
+        assert!(len <= self.capacity, "a buffer does not grow");
+        self.len = len;
     }
 
     fn layout(len: usize) -> Layout {
@@ -47,7 +58,7 @@ impl Deref for Buf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `bytes` points at `len` initialised bytes that this buffer owns.
+        // SAFETY: `bytes` points at `capacity >= len` initialised bytes that this buffer owns.
         unsafe { std::slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
     }
 }
@@ -62,7 +73,7 @@ impl DerefMut for Buf {
 impl Drop for Buf {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeroed` with the same layout, freed once.
-        unsafe { dealloc(self.bytes.as_ptr(), Self::layout(self.len)) }
+        unsafe { dealloc(self.bytes.as_ptr(), Self::layout(self.capacity)) }
     }
 }
 
@@ -83,5 +94,14 @@ mod tests {
         assert_eq!(buf.as_ptr().align_offset(BLOCK_BYTES), 0);
         assert!(buf[..5000].iter().all(|&byte| byte == 7));
         assert!(buf[5000..].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn shrinks_and_comes_back() {
+        let mut buf = Buf::copy_of(&[7; 8192]);
+        buf.set_len(4096);
+        assert_eq!(buf.len(), 4096);
+        buf.set_len(8192);
+        assert_eq!(&buf[..], &[7; 8192]);
     }
 }
