@@ -16,6 +16,8 @@ use tidemill::probe::{self, Plant, State};
 use crate::counts::Counts;
 use crate::world::{Finished, Options, World};
 
+mod journal;
+
 /// What is done in a world, and how it is judged.
 pub trait Scenario: Sync {
     /// The name on the command line and in reports.
@@ -29,7 +31,7 @@ pub trait Scenario: Sync {
 }
 
 /// Every scenario, in the order a seed runs them.
-pub const ALL: &[&dyn Scenario] = &[];
+pub const ALL: &[&dyn Scenario] = &[&journal::Journals];
 
 /// What a scenario did: a few counters, for reports and to see that it did anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
