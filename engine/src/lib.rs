@@ -7,5 +7,7 @@
 pub mod env;
 pub mod journal;
 pub mod manifest;
+pub mod page;
 pub mod probe;
+pub mod pstate;
 pub mod types;
