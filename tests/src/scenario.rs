@@ -17,6 +17,7 @@ use crate::counts::Counts;
 use crate::world::{Finished, Options, World};
 
 mod journal;
+mod pstate;
 
 /// What is done in a world, and how it is judged.
 pub trait Scenario: Sync {
@@ -31,7 +32,7 @@ pub trait Scenario: Sync {
 }
 
 /// Every scenario, in the order a seed runs them.
-pub const ALL: &[&dyn Scenario] = &[&journal::Journals];
+pub const ALL: &[&dyn Scenario] = &[&journal::Journals, &pstate::Stores];
 
 /// What a scenario did: a few counters, for reports and to see that it did anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

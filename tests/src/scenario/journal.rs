@@ -32,7 +32,7 @@ const ID: JournalId = JournalId(1);
 
 /// See the module.
 #[derive(Debug)]
-pub struct Journals;
+pub(super) struct Journals;
 
 impl Scenario for Journals {
     fn name(&self) -> &'static str {
