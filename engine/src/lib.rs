@@ -4,6 +4,7 @@
 //! client, node -> shard -> topology, module -> depot, pstate -> page, journal -> codec -> env, types
 //! ```
 
+pub mod depot;
 pub mod env;
 pub mod journal;
 pub mod manifest;
