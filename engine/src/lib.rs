@@ -4,7 +4,6 @@
 //! client, node -> shard -> topology, module -> depot, pstate -> page, journal -> codec -> env, types
 //! ```
 
-pub mod depot;
 // The macros name the crate by its name, within it, too.
 extern crate self as tidemill;
 
@@ -12,11 +11,12 @@ extern crate self as tidemill;
 pub use serde;
 
 pub mod codec;
+pub mod depot;
 pub mod env;
 pub mod journal;
 pub mod manifest;
-pub mod page;
 pub mod module;
+pub mod page;
 pub mod probe;
 pub mod pstate;
 pub mod schema;
