@@ -10,15 +10,23 @@ extern crate self as tidemill;
 #[doc(hidden)]
 pub use serde;
 
+pub mod client;
 pub mod codec;
 pub mod depot;
 pub mod env;
+pub mod error;
 pub mod journal;
 pub mod manifest;
 pub mod module;
+pub mod node;
 pub mod page;
 pub mod probe;
 pub mod pstate;
 pub mod schema;
+mod shard;
 pub mod topology;
 pub mod types;
+
+pub use client::{Engine, Launched, block_on};
+pub use error::Error;
+pub use node::Options;

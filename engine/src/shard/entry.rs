@@ -4,14 +4,17 @@
 //! Transaction  version u8, topology u32, id u64, run u64, attempt u32                    25 bytes
 //! Prepare      Transaction, run of writes: length u32 + bytes, appends: count u32,
 //!              each: depot u32, records u32, each: length u32 + bytes
-//! Committed, Aborted   Transaction
-//! AppendTo     version u8, depot u32, payload of `depot::Log`
+//! Committed    Transaction, append time u64 (us since 1970) of the records it places
+//! Aborted      Transaction
 //! ```
 //!
 //! `Begin`, `Decision` and `AllApplied` carry the records of `tidemill_replication::two_phase` behind
-//! a version byte and the topology; [`Coordinated`].
+//! a version byte and the topology; [`Coordinated`]. `Append` and `AppendBulk` carry what
+//! `depot::Log` made.
 
-use crate::types::{Attempt, DepotId, MicrobatchId, Run, TopologyId};
+use tidemill_replication::two_phase::AttemptId;
+
+use crate::types::{Attempt, DepotId, MicrobatchId, Run, TopologyId, WallTime};
 
 /// Version of every payload in this file.
 const VERSION: u8 = 1;
@@ -20,9 +23,14 @@ const VERSION: u8 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Transaction {
     pub(crate) topology: TopologyId,
-    pub(crate) id: MicrobatchId,
-    pub(crate) run: Run,
-    pub(crate) attempt: Attempt,
+    pub(crate) attempt: AttemptId,
+}
+
+/// A prepare takes effect; its records are appended at this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Committed {
+    pub(crate) transaction: Transaction,
+    pub(crate) append_time: WallTime,
 }
 
 /// A payload that is not what it claims to be: damage that no checksum saw, or a newer version.
@@ -63,9 +71,9 @@ impl Transaction {
     fn encode_into(self, out: &mut Vec<u8>) {
         out.push(VERSION);
         out.extend_from_slice(&self.topology.0.to_le_bytes());
-        out.extend_from_slice(&self.id.0.to_le_bytes());
-        out.extend_from_slice(&self.run.0.to_le_bytes());
-        out.extend_from_slice(&self.attempt.0.to_le_bytes());
+        out.extend_from_slice(&self.attempt.id.0.to_le_bytes());
+        out.extend_from_slice(&self.attempt.run.0.to_le_bytes());
+        out.extend_from_slice(&self.attempt.attempt.0.to_le_bytes());
     }
 
     /// Reads what [`Transaction::encode`] wrote, and nothing beyond it.
@@ -78,12 +86,28 @@ impl Transaction {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         reader.version()?;
-        Ok(Self {
-            topology: TopologyId(reader.u32()?),
-            id: MicrobatchId(reader.u64()?),
-            run: Run(reader.u64()?),
-            attempt: Attempt(reader.u32()?),
-        })
+        let topology = TopologyId(reader.u32()?);
+        let id = MicrobatchId(reader.u64()?);
+        let run = Run(reader.u64()?);
+        let attempt = AttemptId { id, run, attempt: Attempt(reader.u32()?) };
+        Ok(Self { topology, attempt })
+    }
+}
+
+impl Committed {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = self.transaction.encode();
+        out.extend_from_slice(&self.append_time.0.to_le_bytes());
+        out
+    }
+
+    /// Reads what [`Committed::encode`] wrote, and nothing beyond it.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader { bytes, kind: "committed" };
+        let transaction = Transaction::read(&mut reader)?;
+        let append_time = WallTime(reader.u64()?);
+        reader.end()?;
+        Ok(Self { transaction, append_time })
     }
 }
 
@@ -146,24 +170,6 @@ impl<'a> Coordinated<'a> {
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (topology, record) = untagged(bytes, "coordinator record")?;
         Ok(Self { topology: TopologyId(topology), record })
-    }
-}
-
-/// The payload of a depot's log, with the depot it belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AppendTo<'a> {
-    pub(crate) depot: DepotId,
-    pub(crate) payload: &'a [u8],
-}
-
-impl<'a> AppendTo<'a> {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        tagged(self.depot.0, self.payload)
-    }
-
-    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let (depot, payload) = untagged(bytes, "append")?;
-        Ok(Self { depot: DepotId(depot), payload })
     }
 }
 
@@ -238,9 +244,7 @@ mod tests {
 
     const TRANSACTION: Transaction = Transaction {
         topology: TopologyId(7),
-        id: MicrobatchId(8),
-        run: Run(9),
-        attempt: Attempt(10),
+        attempt: AttemptId { id: MicrobatchId(8), run: Run(9), attempt: Attempt(10) },
     };
 
     fn sample() -> (PreparedAppends, Vec<u8>) {
@@ -260,6 +264,8 @@ mod tests {
         let prepare = Prepare::decode(&bytes).unwrap();
         assert_eq!(prepare, Prepare { transaction: TRANSACTION, writes: b"writes", appends });
         assert_eq!(Transaction::decode(&TRANSACTION.encode()), Ok(TRANSACTION));
+        let committed = Committed { transaction: TRANSACTION, append_time: WallTime(11) };
+        assert_eq!(Committed::decode(&committed.encode()), Ok(committed));
         let record = Coordinated { topology: TopologyId(1), record: b"row" };
         assert_eq!(Coordinated::decode(&record.encode()), Ok(record));
     }

@@ -1,0 +1,167 @@
+//! The catalogue: which modules were launched here, and the numbers of everything they declare.
+//!
+//! Numbers are assigned once and never reused, since they stand in journals, segments and pages. The
+//! catalogue is one file, `catalogue-<n>`, written whole; `MANIFEST` names it with its checksum, so a
+//! new one counts from the instant the manifest is durable. It is JSON, for people and tools.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, FieldTable};
+use crate::module::Definition;
+use crate::types::{DepotId, PStateId, TopologyId};
+
+/// Everything that has a number.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Catalogue {
+    /// Format of this file.
+    pub format: u32,
+    /// Launched modules, in order of their first launch.
+    pub modules: Vec<ModuleEntry>,
+    /// The number the next depot gets.
+    pub next_depot: u32,
+    /// The number the next `PState` gets; 0 is the engine's own.
+    pub next_pstate: u32,
+    /// The number the next topology gets; 0 is the engine's own.
+    pub next_topology: u32,
+    /// The numbers of record fields, as [`FieldTable::encode`] writes them.
+    pub fields: Vec<u8>,
+}
+
+/// A launched module.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct ModuleEntry {
+    /// Its name, unique.
+    pub name: String,
+    /// The version launched last.
+    pub version: u32,
+    /// Its depots, dead-letter depots included.
+    pub depots: Vec<Numbered>,
+    /// Its `PState`s.
+    pub pstates: Vec<Numbered>,
+    /// Its topologies.
+    pub topologies: Vec<Numbered>,
+}
+
+/// A name and its number.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Numbered {
+    /// Unique in its module and kind.
+    pub name: String,
+    /// Unique in the directory and kind, for ever.
+    pub number: u32,
+}
+
+/// A module as the shards run it: its definition with the numbers of everything in it.
+#[derive(Debug)]
+pub(crate) struct Installed {
+    pub(crate) definition: Definition,
+    /// By place in the definition.
+    pub(crate) depots: Vec<DepotId>,
+    pub(crate) pstates: Vec<PStateId>,
+    pub(crate) topologies: Vec<TopologyId>,
+    /// Where each topology's rejected records go.
+    pub(crate) dead_letters: Vec<DepotId>,
+    pub(crate) fields: Arc<FieldTable>,
+}
+
+/// The file's format.
+pub(crate) const FORMAT: u32 = 1;
+
+impl Default for Catalogue {
+    fn default() -> Self {
+        Self {
+            format: FORMAT,
+            modules: Vec::new(),
+            next_depot: 1,
+            next_pstate: 1,
+            next_topology: 1,
+            fields: Vec::new(),
+        }
+    }
+}
+
+impl Catalogue {
+    /// The bytes of the file.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("names and numbers are always valid JSON")
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let catalogue: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if catalogue.format != FORMAT {
+            return Err(format!("format {} is not {FORMAT}", catalogue.format));
+        }
+        Ok(catalogue)
+    }
+
+    /// Gives numbers to what `definition` declares: what the same module declared before keeps its
+    /// number. `fields` is the merged field table.
+    pub(crate) fn install(
+        &mut self,
+        definition: Definition,
+        fields: FieldTable,
+    ) -> codec::Result<Installed> {
+        self.fields.clear();
+        fields.encode(&mut self.fields)?;
+        let fields = Arc::new(fields);
+        let place = match self.modules.iter().position(|entry| entry.name == definition.name) {
+            Some(place) => place,
+            None => {
+                self.modules.push(ModuleEntry {
+                    name: definition.name.clone(),
+                    version: definition.version,
+                    depots: Vec::new(),
+                    pstates: Vec::new(),
+                    topologies: Vec::new(),
+                });
+                self.modules.len() - 1
+            }
+        };
+        let entry = &mut self.modules[place];
+        entry.version = definition.version;
+        let dead_letter_names =
+            definition.topologies.iter().map(|topology| dead_letters_of(&topology.name));
+        let dead_letters: Vec<_> = dead_letter_names
+            .map(|name| DepotId(number(&mut entry.depots, &name, &mut self.next_depot)))
+            .collect();
+        let depots = definition
+            .depots
+            .iter()
+            .map(|depot| DepotId(number(&mut entry.depots, &depot.name, &mut self.next_depot)))
+            .collect();
+        let pstates = definition
+            .pstates
+            .iter()
+            .map(|it| PStateId(number(&mut entry.pstates, &it.name, &mut self.next_pstate)))
+            .collect();
+        let topologies = definition
+            .topologies
+            .iter()
+            .map(|it| TopologyId(number(&mut entry.topologies, &it.name, &mut self.next_topology)))
+            .collect();
+        Ok(Installed { definition, depots, pstates, topologies, dead_letters, fields })
+    }
+}
+
+/// The name of the depot that takes a topology's rejected records.
+#[must_use]
+pub fn dead_letters_of(topology: &str) -> String {
+    format!("{topology}.dead-letters")
+}
+
+fn number(known: &mut Vec<Numbered>, name: &str, next: &mut u32) -> u32 {
+    if let Some(found) = known.iter().find(|it| it.name == name) {
+        return found.number;
+    }
+    let number = *next;
+    *next = next.checked_add(1).expect("2^32 declarations are out of reach");
+    known.push(Numbered { name: name.to_owned(), number });
+    number
+}

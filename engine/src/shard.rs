@@ -1,0 +1,350 @@
+//! A shard: one core and everything it owns. It shares nothing; messages come through the mesh.
+//!
+//! ```text
+//!   mesh ──> receiver ──> append queue ──> appender ──> journal ──> acknowledger ──> replies,
+//!                │                                         ^            │            sources grew,
+//!                ├──> reads (at once, or a task)           │            │            votes, applied
+//!                └──> microbatches: events on partitions ──┘            └──> coordinators, participants
+//!   background: folds, segment flushes, copies of old entries
+//! ```
+//!
+//! The [`Partition`]s hold the state; this module moves work to them and answers back. Whatever was
+//! appended to the journal has an [`Ack`] waiting for it, in order; nothing is released before.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tidemill_replication::two_phase;
+
+use crate::env::{Class, Env, Sender};
+use crate::error::{Error, Result, chain};
+use crate::journal::{EntryRef, Journal, JournalId, Kind, Ticket};
+use crate::page::Cache;
+use crate::types::{DepotId, Offset, PartitionId, Run, ShardId, Term, TopologyId};
+
+pub(crate) mod append;
+mod background;
+pub(crate) mod entry;
+mod event;
+pub(crate) mod keeper;
+mod local;
+pub(crate) mod message;
+mod microbatch;
+pub(crate) mod partition;
+mod read;
+pub(crate) mod recover;
+
+pub use event::DeadLetter;
+use message::{Counters, Message, Reply, answer};
+use microbatch::Topology;
+use partition::{Depot, Partition};
+
+/// Everything one shard owns. Tasks of the shard share it; it never leaves the shard.
+pub(crate) struct Shard {
+    pub(crate) env: Env,
+    /// Of this start of the shard.
+    run: Run,
+    journal_id: JournalId,
+    pub(crate) setup: Arc<Setup>,
+    pub(crate) journal: Journal,
+    pub(crate) cache: Cache,
+    pub(crate) partitions: BTreeMap<PartitionId, Rc<Partition>>,
+    topologies: RefCell<BTreeMap<TopologyId, Rc<Topology>>>,
+    appends: append::Queue,
+    acks: RefCell<VecDeque<(Ticket, Ack)>>,
+    counters: RefCell<Counters>,
+    keeper: Option<Rc<keeper::Keeper>>,
+    /// Set once, when the shard must end; wakes its main task.
+    ending: RefCell<Option<Ending>>,
+    ended: RefCell<Vec<std::task::Waker>>,
+    closing: Cell<bool>,
+}
+
+/// What all shards of a node know.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) shards: u16,
+    pub(crate) partitions: u32,
+    pub(crate) data_id: u128,
+    pub(crate) options: crate::node::Options,
+    /// Why each shard that does not run has stopped.
+    pub(crate) stopped: Vec<std::sync::RwLock<Option<String>>>,
+}
+
+impl Setup {
+    /// The shard that has a partition.
+    pub(crate) fn owner(&self, partition: PartitionId) -> ShardId {
+        let shard = partition.0 % u32::from(self.shards);
+        ShardId(u16::try_from(shard).expect("below the number of shards"))
+    }
+
+    /// Why a shard has stopped; `None` while it runs.
+    pub(crate) fn stopped_cause(&self, shard: ShardId) -> Option<String> {
+        let stopped = self.stopped.get(usize::from(shard.0))?;
+        stopped.read().map_or_else(|_| Some("it panicked".to_owned()), |cause| cause.clone())
+    }
+
+    /// What a call meets whose shard does not answer.
+    pub(crate) fn stopped_error(&self, shard: ShardId) -> Error {
+        let cause = self.stopped_cause(shard);
+        let cause = cause.unwrap_or_else(|| "it ended before it answered".to_owned());
+        Error::ShardStopped { shard, cause }
+    }
+}
+
+/// Why a shard ends.
+#[derive(Clone, Debug)]
+pub(crate) enum Ending {
+    /// It was asked to.
+    Closed,
+    /// Something failed that must not be retried.
+    Failed(String),
+}
+
+/// What waits for a group of the journal to be durable.
+pub(crate) enum Ack {
+    /// Records of one depot; replies with their first offsets.
+    Append { depot: Rc<Depot>, id: DepotId, partition: PartitionId, end: Offset, replies: Vec<(Reply<Offset>, Offset)> },
+    /// Records placed by a microbatch.
+    Placed { depots: Vec<(Rc<Depot>, DepotId, PartitionId, Offset)> },
+    /// Votes, decisions and commits of one topology.
+    TwoPhase { topology: Rc<Topology>, step: microbatch::Durable },
+}
+
+/// One entry to log.
+pub(crate) struct NewEntry {
+    pub(crate) partition: Rc<Partition>,
+    pub(crate) kind: Kind,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) index: crate::types::Index,
+}
+
+impl NewEntry {
+    /// Takes the next place in the partition's sequence; must be logged before anything else awaits.
+    pub(crate) fn new(partition: &Rc<Partition>, kind: Kind, bytes: Vec<u8>) -> Self {
+        let index = partition.take_index();
+        Self { partition: Rc::clone(partition), kind, bytes, index }
+    }
+}
+
+/// While there is one replica, nobody campaigns.
+const TERM: Term = Term(1);
+
+impl Shard {
+    /// A shard whose partitions were recovered; [`Shard::start`] sets it to work.
+    pub(crate) fn new(
+        env: &Env,
+        setup: &Arc<Setup>,
+        run: Run,
+        (journal_id, journal): (JournalId, Journal),
+        cache: Cache,
+        partitions: BTreeMap<PartitionId, Rc<Partition>>,
+        keeper: Option<Rc<keeper::Keeper>>,
+    ) -> Self {
+        Self {
+            env: env.clone(),
+            run,
+            journal_id,
+            setup: Arc::clone(setup),
+            journal,
+            cache,
+            partitions,
+            topologies: RefCell::default(),
+            appends: append::Queue::default(),
+            acks: RefCell::default(),
+            counters: RefCell::default(),
+            keeper,
+            ending: RefCell::default(),
+            ended: RefCell::default(),
+            closing: Cell::default(),
+        }
+    }
+
+    /// The partition, which must be one of this shard's.
+    pub(crate) fn partition(&self, id: PartitionId) -> Result<&Rc<Partition>> {
+        self.partitions.get(&id).ok_or_else(|| Error::Invalid {
+            what: format!("partition {id} does not live on shard {}", self.env.shard()),
+        })
+    }
+
+    /// Queues one atomic group and remembers what waits for it. A journal that refuses has failed,
+    /// and the shard with it.
+    pub(crate) fn log(&self, entries: &[NewEntry], acks: Vec<Ack>) {
+        let group: Vec<EntryRef<'_>> = entries
+            .iter()
+            .map(|entry| EntryRef {
+                partition: entry.partition.id,
+                term: TERM,
+                index: entry.index,
+                kind: entry.kind,
+                bytes: &entry.bytes,
+            })
+            .collect();
+        match self.journal.append(&group) {
+            Ok(ticket) => {
+                self.acks.borrow_mut().extend(acks.into_iter().map(|ack| (ticket, ack)));
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Ends the shard, for a reason that must not be retried. Only the first one counts.
+    pub(crate) fn fail(&self, error: &(dyn std::error::Error + 'static)) {
+        self.end(Ending::Failed(chain(error)));
+    }
+
+    fn end(&self, ending: Ending) {
+        self.ending.borrow_mut().get_or_insert(ending);
+        for waker in self.ended.take() {
+            waker.wake();
+        }
+    }
+
+    /// Resolves when the shard must end.
+    pub(crate) async fn ending(&self) -> Ending {
+        std::future::poll_fn(|context| match &*self.ending.borrow() {
+            Some(ending) => std::task::Poll::Ready(ending.clone()),
+            None => {
+                self.ended.borrow_mut().push(context.waker().clone());
+                std::task::Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// Starts the tasks that never end.
+    pub(crate) fn start(self: &Rc<Self>) {
+        let env = self.env.clone();
+        env.spawn(Class::Core, "receive", Rc::clone(self).receive());
+        env.spawn(Class::Core, "acknowledge", Rc::clone(self).acknowledge());
+        env.spawn(Class::Client, "append", Rc::clone(self).run_appends());
+        env.spawn(Class::Background, "fold", Rc::clone(self).run_folds());
+    }
+
+    async fn receive(self: Rc<Self>) {
+        loop {
+            let parcels = self.env.mesh().receive().await;
+            for (sender, parcel) in parcels {
+                match parcel.downcast::<Message>() {
+                    Ok(message) => self.handle(sender, *message),
+                    Err(_) => unreachable!("only messages are sent through the mesh"),
+                }
+            }
+        }
+    }
+
+    fn handle(self: &Rc<Self>, sender: Sender, message: Message) {
+        match message {
+            Message::Append(request) if self.closing.get() => {
+                answer(request.reply, Err(Error::Closed));
+            }
+            Message::Append(request) => self.appends.push(request),
+            Message::Read(request) => self.read(request),
+            Message::ReadDepot(request) => self.read_depot(request),
+            Message::Wait(request) => self.wait(request),
+            Message::Control(bytes) => self.control(sender, &bytes),
+            Message::Rows(batch) => match sender {
+                Sender::Shard(from) => self.rows(from, batch),
+                Sender::Client => unreachable!("clients send no rows"),
+            },
+            Message::CaughtUp { topology, reply } => self.wait_caught_up(topology, reply),
+            Message::Peer { shard, up } => self.peer(shard, up),
+            Message::Install { module, reply } => {
+                let shard = Rc::clone(self);
+                self.env.spawn(Class::Core, "install", async move {
+                    let result = shard.install(module).await;
+                    answer(reply, result);
+                });
+            }
+            Message::StartTopologies { topologies, reply } => {
+                self.start_topologies(&topologies);
+                answer(reply, Ok(()));
+            }
+            Message::Counters { reply } => answer(reply, Ok(self.counters())),
+            Message::FoldAll { reply } => {
+                let shard = Rc::clone(self);
+                self.env.spawn(Class::Background, "fold all", async move {
+                    answer(reply, shard.fold_all().await);
+                });
+            }
+            Message::Close { reply } => {
+                let shard = Rc::clone(self);
+                self.env.spawn(Class::Background, "close", async move {
+                    answer(reply, shard.close().await);
+                });
+            }
+            Message::End => self.end(Ending::Closed),
+            Message::Keeper(request) => match &self.keeper {
+                Some(keeper) => keeper.handle(&self.env, request),
+                None => unreachable!("only the keeper's shard is sent its requests"),
+            },
+        }
+    }
+
+    /// Releases what waits, in order, as the journal becomes durable.
+    async fn acknowledge(self: Rc<Self>) {
+        let mut durable = Ticket::default();
+        loop {
+            durable = match self.journal.advanced(durable).await {
+                Ok(durable) => durable,
+                Err(error) => return self.fail(&error),
+            };
+            let mut grown = BTreeMap::new();
+            loop {
+                let ack = {
+                    let mut acks = self.acks.borrow_mut();
+                    match acks.front() {
+                        Some((ticket, _)) if *ticket <= durable => acks.pop_front(),
+                        _ => None,
+                    }
+                };
+                let Some((_, ack)) = ack else { break };
+                self.release(ack, &mut grown);
+            }
+            self.sources_grew(grown);
+        }
+    }
+
+    fn release(
+        self: &Rc<Self>,
+        ack: Ack,
+        grown: &mut BTreeMap<two_phase::Source, Offset>,
+    ) {
+        match ack {
+            Ack::Append { depot, id, partition, end, replies } => {
+                depot.log.durable(end);
+                grown.insert(two_phase::Source { depot: id, partition }, depot.log.durable_end());
+                for (reply, offset) in replies {
+                    answer(reply, Ok(offset));
+                }
+            }
+            Ack::Placed { depots } => {
+                for (depot, id, partition, end) in depots {
+                    depot.log.durable(end);
+                    let source = two_phase::Source { depot: id, partition };
+                    grown.insert(source, depot.log.durable_end());
+                }
+            }
+            Ack::TwoPhase { topology, step } => self.two_phase_durable(&topology, step),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        let overlay = self.partitions.values().map(|it| it.store.memory_bytes()).sum();
+        let folds_least = self.partitions.values().map(|it| it.folds.get()).min();
+        let pages = self.cache.counts();
+        let journal = self.journal.counts();
+        Counters {
+            journal_bytes: journal.bytes_written,
+            journal_writes: journal.writes,
+            journal_used_bytes: self.journal.used_bytes(),
+            folds_least: folds_least.unwrap_or_default(),
+            overlay_bytes: overlay,
+            page_hits: pages.hits,
+            page_misses: pages.misses,
+            ..self.counters.borrow().clone()
+        }
+    }
+}

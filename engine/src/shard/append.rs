@@ -1,0 +1,295 @@
+//! Appends of clients: queued, admitted by the journal, given offsets and journalled in groups.
+//!
+//! Whatever waits for one depot partition when the appender comes round becomes one batch and one
+//! entry, so the cost of an entry is shared by all records that arrived meanwhile.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use super::message::{Acknowledge, AppendRequest, answer};
+use super::partition::Partition;
+use super::{Ack, NewEntry, Shard};
+use crate::depot::{self, Append, Batch, Bulk};
+use crate::env::Class;
+use crate::error::{Error, chain};
+use crate::journal::{self, Admission, Kind};
+use crate::types::DepotId;
+
+/// Appends that have no place yet.
+#[derive(Default)]
+pub(super) struct Queue {
+    requests: RefCell<Vec<AppendRequest>>,
+    bytes: Cell<u64>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Appends beyond this many waiting bytes are refused, so that a full journal cannot fill the memory.
+const QUEUE_BYTES_MAX: u64 = 64 << 20;
+
+/// What one entry costs beside its records.
+const ENTRY_BYTES: usize = 96;
+
+impl Queue {
+    pub(super) fn push(&self, request: AppendRequest) {
+        let bytes = self.bytes.get() + request.batch.body().len() as u64;
+        if bytes > QUEUE_BYTES_MAX {
+            let partition = request.partition;
+            let error = Error::Overloaded { partition, limit_bytes: QUEUE_BYTES_MAX };
+            return answer(request.reply, Err(error));
+        }
+        self.bytes.set(bytes);
+        self.requests.borrow_mut().push(request);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    async fn take(&self) -> Vec<AppendRequest> {
+        std::future::poll_fn(|context| {
+            let requests = self.requests.take();
+            if requests.is_empty() {
+                *self.waker.borrow_mut() = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            self.bytes.set(0);
+            Poll::Ready(requests)
+        })
+        .await
+    }
+}
+
+impl Shard {
+    pub(super) async fn run_appends(self: Rc<Self>) {
+        loop {
+            let requests = self.appends.take().await;
+            let mut groups: BTreeMap<_, Vec<AppendRequest>> = BTreeMap::new();
+            for request in requests {
+                groups.entry((request.partition, request.depot)).or_default().push(request);
+            }
+            for ((partition, depot), requests) in groups {
+                match self.partition(partition) {
+                    Ok(found) => {
+                        let partition = Rc::clone(found);
+                        self.append_group(&partition, depot, requests).await;
+                    }
+                    Err(error) => refuse(requests, &error),
+                }
+            }
+        }
+    }
+
+    async fn append_group(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        id: DepotId,
+        requests: Vec<AppendRequest>,
+    ) {
+        let depot = match partition.depot(id).await {
+            Ok(depot) => depot,
+            Err(error) => {
+                let cause = chain(&error);
+                self.fail(&error);
+                let shard = self.env.shard();
+                return refuse(requests, &Error::ShardStopped { shard, cause });
+            }
+        };
+        // A batch with a key of its own is an entry of its own, since the answer is remembered for it.
+        let mut merged: Vec<AppendRequest> = Vec::new();
+        for request in requests {
+            let bulk = request.batch.body().len() >= self.setup.options.depot.bulk_bytes_min;
+            if bulk || request.batch.key().is_some() {
+                self.append_merged(partition, id, &depot, std::mem::take(&mut merged)).await;
+                if bulk {
+                    self.append_bulk(partition, id, &depot, request).await;
+                } else {
+                    self.append_merged(partition, id, &depot, vec![request]).await;
+                }
+            } else {
+                merged.push(request);
+            }
+        }
+        self.append_merged(partition, id, &depot, merged).await;
+    }
+
+    /// Appends the records of several requests as one batch.
+    async fn append_merged(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        id: DepotId,
+        depot: &Rc<super::Depot>,
+        requests: Vec<AppendRequest>,
+    ) {
+        let mut rest = requests.into_iter().peekable();
+        while rest.peek().is_some() {
+            let mut taken = Vec::new();
+            let mut bytes = 0;
+            while let Some(next) = rest.peek() {
+                let more = next.batch.body().len();
+                if bytes > 0 && bytes + more > MERGED_BYTES_MAX {
+                    break;
+                }
+                bytes += more;
+                taken.extend(rest.next());
+            }
+            if let Err(error) = self.journal.admit(bytes + ENTRY_BYTES, Admission::Client).await {
+                self.refuse_journal(taken, &error);
+                continue;
+            }
+            self.append_admitted(partition, id, depot, taken);
+        }
+    }
+
+    fn append_admitted(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        id: DepotId,
+        depot: &Rc<super::Depot>,
+        requests: Vec<AppendRequest>,
+    ) {
+        let batch = match requests.as_slice() {
+            [only] => only.batch.clone(),
+            several => match Batch::concat(several.iter().map(|request| &request.batch)) {
+                Ok(batch) => batch,
+                Err(error) => return refuse(requests, &Error::invalid(chain(&error))),
+            },
+        };
+        let appended = match depot.log.append(&batch, self.env.wall()) {
+            Ok(Append::Done(appended)) => appended,
+            Ok(Append::Repeated(offsets)) => {
+                // Nothing new is written; the first append may still be on its way to the disk.
+                let replies = requests.into_iter().map(|it| (it.reply, offsets.start)).collect();
+                let (depot, partition, end) = (Rc::clone(depot), partition.id, offsets.end);
+                let ack = Ack::Append { depot, id, partition, end, replies };
+                return self.after_everything(ack);
+            }
+            Err(error) => return self.refuse_depot(requests, &error),
+        };
+        {
+            let mut counters = self.counters.borrow_mut();
+            counters.appends += u64::from(batch.count());
+            counters.append_bytes += batch.body().len() as u64;
+        }
+        let entry = NewEntry::new(partition, Kind::Append, appended.payload.to_vec());
+        depot.note(entry.index, appended.offsets.end);
+        let mut replies = Vec::with_capacity(requests.len());
+        let mut offset = appended.offsets.start;
+        for request in requests {
+            let first = offset;
+            offset = offset.advance(u64::from(request.batch.count()));
+            match request.acknowledge {
+                Acknowledge::None => answer(request.reply, Ok(first)),
+                Acknowledge::Durable => replies.push((request.reply, first)),
+            }
+        }
+        let (depot, partition, end) = (Rc::clone(depot), partition.id, appended.offsets.end);
+        self.log(&[entry], vec![Ack::Append { depot, id, partition, end, replies }]);
+    }
+
+    /// Waits for what was appended before, without an entry of its own.
+    fn after_everything(self: &Rc<Self>, ack: Ack) {
+        let last = self.acks.borrow().back().map(|(ticket, _)| *ticket);
+        match last {
+            Some(ticket) => self.acks.borrow_mut().push_back((ticket, ack)),
+            None => self.release(ack, &mut BTreeMap::new()),
+        }
+    }
+
+    /// The bulk path: the records go straight to the segment, the journal carries their place.
+    async fn append_bulk(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        id: DepotId,
+        depot: &Rc<super::Depot>,
+        request: AppendRequest,
+    ) {
+        let bytes = request.batch.body().len();
+        if let Err(error) = depot.log.reserve_bulk(bytes).await {
+            return self.refuse_depot(vec![request], &error);
+        }
+        if let Err(error) = self.journal.admit(ENTRY_BYTES, Admission::Client).await {
+            return self.refuse_journal(vec![request], &error);
+        }
+        let (appended, write) = match depot.log.append_bulk(&request.batch, self.env.wall()) {
+            Ok(Bulk::Done { appended, write }) => (appended, write),
+            Ok(Bulk::Repeated(offsets)) => {
+                let replies = vec![(request.reply, offsets.start)];
+                let (depot, partition, end) = (Rc::clone(depot), partition.id, offsets.end);
+                return self.after_everything(Ack::Append { depot, id, partition, end, replies });
+            }
+            Err(error) => return self.refuse_depot(vec![request], &error),
+        };
+        {
+            let mut counters = self.counters.borrow_mut();
+            counters.appends += u64::from(request.batch.count());
+            counters.append_bytes += bytes as u64;
+        }
+        let entry = NewEntry::new(partition, Kind::AppendBulk, appended.payload.to_vec());
+        depot.note(entry.index, appended.offsets.end);
+        let (end, first) = (appended.offsets.end, appended.offsets.start);
+        let ack = Ack::Append {
+            depot: Rc::clone(depot),
+            id,
+            partition: partition.id,
+            end,
+            replies: Vec::new(),
+        };
+        self.log(&[entry], vec![ack]);
+        let (shard, depot, partition) = (Rc::clone(self), Rc::clone(depot), partition.id);
+        if request.acknowledge == Acknowledge::None {
+            answer(request.reply, Ok(first));
+            self.env.spawn(Class::Client, "bulk write", async move {
+                if let Err(error) = write.await {
+                    shard.fail(&error);
+                }
+            });
+            return;
+        }
+        self.env.spawn(Class::Client, "bulk write", async move {
+            if let Err(error) = write.await {
+                return shard.fail(&error);
+            }
+            // The extent is durable; the entry may be behind it or before it.
+            if let Err(error) = depot.log.durable_through(end).await {
+                return shard.fail(&error);
+            }
+            let source = tidemill_replication::two_phase::Source { depot: id, partition };
+            shard.sources_grew(BTreeMap::from([(source, depot.log.durable_end())]));
+            answer(request.reply, Ok(first));
+        });
+    }
+
+    fn refuse_journal(&self, requests: Vec<AppendRequest>, error: &journal::Error) {
+        let refusal = match error {
+            journal::Error::DiskFull { .. } => Error::DiskFull { what: error.to_string() },
+            journal::Error::GroupTooLarge { .. } => Error::invalid(error),
+            _ => {
+                self.fail(error);
+                Error::ShardStopped { shard: self.env.shard(), cause: chain(error) }
+            }
+        };
+        refuse(requests, &refusal);
+    }
+
+    fn refuse_depot(&self, requests: Vec<AppendRequest>, error: &depot::Error) {
+        let refusal = match error {
+            depot::Error::NoSpace { .. } => Error::DiskFull { what: error.to_string() },
+            depot::Error::TooLarge { .. } | depot::Error::Empty => Error::invalid(error),
+            _ => {
+                self.fail(error);
+                Error::ShardStopped { shard: self.env.shard(), cause: chain(error) }
+            }
+        };
+        refuse(requests, &refusal);
+    }
+}
+
+/// Requests are merged up to this, so that one entry stays well inside a frame.
+const MERGED_BYTES_MAX: usize = 256 << 10;
+
+fn refuse(requests: Vec<AppendRequest>, error: &Error) {
+    for request in requests {
+        answer(request.reply, Err(error.clone()));
+    }
+}

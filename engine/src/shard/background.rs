@@ -1,0 +1,134 @@
+//! Folds, and what ends a shard cleanly.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Shard;
+use super::message::Closed;
+use super::partition::{self, Partition};
+use crate::error::{Error, Result, chain};
+use crate::journal::Ticket;
+use crate::pstate;
+use crate::types::PartitionId;
+
+/// How often the shard looks whether something should be folded. A look costs a few comparisons per
+/// partition; what it finds late by this much fits the other half of the bounds.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The longest pause after a fold found no space.
+const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+
+impl Shard {
+    /// Folds the partition that needs it most, one after the other, for ever.
+    pub(super) async fn run_folds(self: Rc<Self>) {
+        let mut pause = LOOK_EVERY;
+        loop {
+            self.env.sleep(pause).await;
+            pause = LOOK_EVERY;
+            while let Some(id) = self.fold_due() {
+                match self.fold(id).await {
+                    Ok(()) => {}
+                    Err(Error::DiskFull { .. }) => {
+                        pause = (pause * 2).min(BACK_OFF_MAX);
+                        break;
+                    }
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+
+    /// The partition whose overlay or share of the journal is largest, if a bound is half reached.
+    fn fold_due(&self) -> Option<PartitionId> {
+        let options = &self.setup.options;
+        let dirty = || self.partitions.values().filter(|it| !it.folding.get() && it.is_dirty());
+        if self.journal.used_bytes() > options.journal_bytes_max / 2 {
+            // The first retained file is what the journal waits for.
+            let holders = self.journal.holders();
+            let held = dirty().filter(|it| holders.contains(&it.id));
+            if let Some(held) = held.max_by_key(|it| self.journal.share(it.id)) {
+                return Some(held.id);
+            }
+        }
+        let overlays: u64 = self.partitions.values().map(|it| it.overlay_bytes()).sum();
+        let share_max = options.journal_bytes_max / 2 / (self.partitions.len().max(1) as u64);
+        let largest = dirty().max_by_key(|it| it.overlay_bytes())?;
+        if overlays > self.overlay_bytes_max() / 2 && largest.overlay_bytes() > 0 {
+            return Some(largest.id);
+        }
+        let heaviest = dirty().max_by_key(|it| self.journal.share(it.id))?;
+        (self.journal.share(heaviest.id) > share_max).then_some(heaviest.id)
+    }
+
+    /// What the overlays of this shard may take of the memory budget.
+    pub(super) fn overlay_bytes_max(&self) -> u64 {
+        self.setup.options.memory_bytes / 4 / u64::from(self.setup.shards)
+    }
+
+    /// Folds one partition; afterwards the journal can forget what it covers.
+    ///
+    /// # Errors
+    /// `DiskFull` loses nothing. After any other the shard has stopped.
+    pub(crate) async fn fold(&self, id: PartitionId) -> Result<()> {
+        let partition = Rc::clone(self.partition(id)?);
+        self.settle().await?;
+        match partition.fold().await {
+            Ok(folded) => {
+                self.journal.covered(id, folded.covers, &folded.pending);
+                self.counters.borrow_mut().folds += 1;
+                Ok(())
+            }
+            Err(error) if no_space(&error) => Err(Error::DiskFull { what: chain(&error) }),
+            Err(error) => Err(self.stopped_by(&error)),
+        }
+    }
+
+    /// Waits until everything that was journalled so far is durable and was released.
+    async fn settle(&self) -> Result<()> {
+        let last = self.acks.borrow().back().map(|(ticket, _)| *ticket);
+        let last = last.unwrap_or_else(|| self.journal.durable());
+        self.durable_through(last).await?;
+        // The acknowledger releases in order; give it its turn.
+        while self.acks.borrow().front().is_some_and(|(ticket, _)| *ticket <= last) {
+            self.env.yield_now().await;
+        }
+        Ok(())
+    }
+
+    async fn durable_through(&self, ticket: Ticket) -> Result<()> {
+        self.journal.wait(ticket).await.map_err(|error| self.stopped_by(&error))
+    }
+
+    /// Folds every partition with anything to fold.
+    pub(super) async fn fold_all(&self) -> Result<()> {
+        for partition in self.partitions.values() {
+            self.fold_dirty(partition).await?;
+        }
+        Ok(())
+    }
+
+    async fn fold_dirty(&self, partition: &Partition) -> Result<()> {
+        while partition.folding.get() {
+            self.env.sleep(LOOK_EVERY).await;
+        }
+        if partition.is_dirty() { self.fold(partition.id).await } else { Ok(()) }
+    }
+
+    /// A clean end: nothing new is accepted, everything is folded, the journal is closed.
+    pub(super) async fn close(&self) -> Result<Closed> {
+        self.closing.set(true);
+        self.fold_all().await?;
+        let end = self.journal.close().await.map_err(|error| self.stopped_by(&error))?;
+        Ok(Closed { journal: self.journal_id, end })
+    }
+}
+
+fn no_space(error: &partition::Error) -> bool {
+    match error {
+        partition::Error::PState { source, .. } => matches!(source, pstate::Error::NoSpace { .. }),
+        partition::Error::Depot { source, .. } => {
+            matches!(source, crate::depot::Error::NoSpace { .. })
+        }
+        partition::Error::Entry { .. } => false,
+    }
+}

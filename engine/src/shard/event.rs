@@ -1,0 +1,286 @@
+//! Running one event on one partition, and where its rows go; reading the sources of an attempt.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tidemill_replication::two_phase::{
+    self, Exclusion, Failure, FailureKind, SourceRange, participant,
+};
+
+use super::entry::Transaction;
+use super::local::EventLocal;
+use super::message::{Message, RowBatch};
+use super::microbatch::{Running, Topology, Work};
+use super::{Shard, partition};
+use crate::depot::{Limits, Record as DepotRecord, Upto};
+use crate::module::DepotIndex;
+use crate::topology::{self, EventFailure, NodeIndex, Origin, Record, Rows};
+use crate::types::{DepotId, Offset, ShardId};
+
+/// Records are handed to source nodes in batches of at most this many, and this many bytes.
+const BATCH_RECORDS_MAX: usize = 1_024;
+const BATCH_BYTES_MAX: usize = 256 << 10;
+
+impl Shard {
+    pub(super) async fn run_event(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        work: &Rc<Work>,
+        node: NodeIndex,
+        rows: Rows,
+    ) {
+        if running.failed.get() {
+            return;
+        }
+        self.counters.borrow_mut().rows += rows.count() as u64;
+        let local = EventLocal::new(self, topology, running, work);
+        let event = &topology.definition().nodes[node.0 as usize].event;
+        match event.run(&local, rows).await {
+            Ok(outgoing) => self.send_rows(topology, running, outgoing),
+            Err(failure) => self.event_failed(topology, running, &failure),
+        }
+    }
+
+    /// Rows of one event: those for this shard are queued, those for each other shard travel together.
+    fn send_rows(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        outgoing: Vec<topology::Outgoing>,
+    ) {
+        let attempt = running.attempt;
+        let own = self.env.shard();
+        let mut away: BTreeMap<ShardId, RowBatch> = BTreeMap::new();
+        for out in outgoing {
+            let owner = self.setup.owner(out.to);
+            if owner == own {
+                self.queue_rows(topology, running, out.to, out.node, out.rows);
+            } else {
+                let transaction = Transaction { topology: topology.id, attempt };
+                let batch =
+                    away.entry(owner).or_insert_with(|| RowBatch { transaction, parts: vec![] });
+                batch.parts.push((out.to, out.node, out.rows));
+            }
+        }
+        if away.is_empty() || running.failed.get() {
+            return;
+        }
+        let count = away.len() as u64;
+        self.counters.borrow_mut().batches_sent += count;
+        self.participate(topology, participant::Input::BatchSent { attempt, count });
+        for (to, batch) in away {
+            self.env.mesh().send(to, Box::new(Message::Rows(batch)));
+        }
+    }
+
+    fn event_failed(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        failure: &EventFailure,
+    ) {
+        if running.failed.replace(true) {
+            return;
+        }
+        let origin = failure.origin.map(|origin| two_phase::Origin {
+            source: two_phase::Source {
+                depot: topology.module.depots[origin.depot.0 as usize],
+                partition: origin.partition,
+            },
+            offset: origin.offset,
+        });
+        let kind = match failure.kind {
+            topology::FailureKind::Retry => FailureKind::Retry,
+            topology::FailureKind::Reject => FailureKind::Reject,
+        };
+        let message = two_phase::cut_reason(&failure.to_string());
+        let failure = Failure { origin, kind, message };
+        let attempt = running.attempt;
+        self.participate(topology, participant::Input::Failed { attempt, failure });
+    }
+
+    /// Reads the records `range` names and queues them on the source nodes of their depot; what is left
+    /// out goes to the dead letters.
+    pub(super) async fn read_source(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        range: SourceRange,
+        left_out: &[Exclusion],
+    ) {
+        if let Err(error) = self.read_range(topology, running, range, left_out).await {
+            // A source that cannot be read cannot be read by a retry either: the shard recovers.
+            self.fail(&error);
+        }
+    }
+
+    async fn read_range(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        range: SourceRange,
+        left_out: &[Exclusion],
+    ) -> Result<(), partition::Error> {
+        let depot_id = range.source.depot;
+        let partition = Rc::clone(&self.partitions[&range.source.partition]);
+        let depot = partition.depot(depot_id).await?;
+        let index = depot_index(topology, depot_id);
+        let nodes: Vec<NodeIndex> = topology
+            .definition()
+            .sources
+            .iter()
+            .filter(|source| source.depot == index)
+            .map(|source| source.node)
+            .collect();
+        let mut from = range.from;
+        while from < range.to && !running.failed.get() {
+            let wanted = usize::try_from(range.to.0 - from.0).unwrap_or(usize::MAX);
+            let limits = Limits {
+                records: wanted.min(BATCH_RECORDS_MAX),
+                bytes: BATCH_BYTES_MAX,
+                upto: Upto::Durable,
+            };
+            let failed = |source| partition::Error::Depot {
+                partition: partition.id,
+                depot: depot_id,
+                source,
+            };
+            let records = depot.log.read(from, limits).await.map_err(failed)?;
+            let Some(offsets) = records.offsets() else {
+                return Err(partition::Error::Entry {
+                    partition: partition.id,
+                    index: partition.next(),
+                    what: format!("depot {depot_id} ends before offset {}", range.to),
+                });
+            };
+            let mut batch = Vec::with_capacity(records.len());
+            for record in records.iter() {
+                match left_out.iter().find(|it| it.origin.offset == record.offset) {
+                    Some(exclusion) => {
+                        self.dead_letter(topology, running, &partition, record, exclusion);
+                    }
+                    None => batch.push(Record {
+                        origin: Origin::record(index, partition.id, record.offset),
+                        appended: record.append_time,
+                        bytes: Bytes::copy_from_slice(record.bytes),
+                    }),
+                }
+            }
+            if !batch.is_empty() {
+                let (last, others) = nodes.split_last().expect("a range is of a source");
+                for &node in others {
+                    let rows = Rows::records(batch.clone());
+                    self.queue_rows(topology, running, partition.id, node, rows);
+                }
+                let rows = Rows::records(batch);
+                self.queue_rows(topology, running, partition.id, *last, rows);
+            }
+            from = offsets.end;
+        }
+        Ok(())
+    }
+
+    fn dead_letter(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        partition: &Rc<partition::Partition>,
+        record: DepotRecord<'_>,
+        exclusion: &Exclusion,
+    ) {
+        let work = running.work(partition);
+        let letter = DeadLetter {
+            depot: exclusion.origin.source.depot,
+            offset: record.offset,
+            reason: &exclusion.reason,
+            record: record.bytes,
+        };
+        let depot = topology.module.dead_letters[topology.place];
+        push_append(&mut work.appends.borrow_mut(), depot, letter.encode());
+        self.touch(topology, running, &work);
+    }
+}
+
+/// The place of a depot in the module of a topology that reads it.
+fn depot_index(topology: &Topology, depot: DepotId) -> DepotIndex {
+    let place = topology.module.depots.iter().position(|&it| it == depot);
+    let place = place.expect("a topology reads its own module's depots");
+    DepotIndex(u32::try_from(place).expect("a module declares fewer than 2^32 depots"))
+}
+
+/// Adds a record to what an attempt appends.
+pub(super) fn push_append(
+    appends: &mut super::entry::PreparedAppends,
+    depot: DepotId,
+    record: Vec<u8>,
+) {
+    match appends.depots.iter_mut().find(|(id, _)| *id == depot) {
+        Some((_, records)) => records.push(record),
+        None => appends.depots.push((depot, vec![record])),
+    }
+}
+
+/// A record of a dead-letter depot.
+///
+/// ```text
+/// version u8 = 1, depot u32, offset u64, reason: length u32 + UTF-8, then the record as it was
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadLetter<'a> {
+    /// The depot the record lies in; its partition is the dead letter's.
+    pub depot: DepotId,
+    /// Its offset there.
+    pub offset: Offset,
+    /// What the last attempt failed of.
+    pub reason: &'a str,
+    /// The record.
+    pub record: &'a [u8],
+}
+
+impl<'a> DeadLetter<'a> {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![1];
+        out.extend_from_slice(&self.depot.0.to_le_bytes());
+        out.extend_from_slice(&self.offset.0.to_le_bytes());
+        let len = u32::try_from(self.reason.len()).expect("reasons are cut short");
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(self.reason.as_bytes());
+        out.extend_from_slice(self.record);
+        out
+    }
+
+    /// Reads a record of a dead-letter depot; `None` if it is none.
+    #[must_use]
+    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let ([1], rest) = bytes.split_first_chunk::<1>()? else { return None };
+        let (depot, rest) = rest.split_first_chunk::<4>()?;
+        let (offset, rest) = rest.split_first_chunk::<8>()?;
+        let (len, rest) = rest.split_first_chunk::<4>()?;
+        let (reason, record) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        Some(Self {
+            depot: DepotId(u32::from_le_bytes(*depot)),
+            offset: Offset(u64::from_le_bytes(*offset)),
+            reason: std::str::from_utf8(reason).ok()?,
+            record,
+        })
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_letter_comes_back_and_its_truncations_do_not() {
+        let letter =
+            DeadLetter { depot: DepotId(3), offset: Offset(4), reason: "no", record: b"r" };
+        let bytes = letter.encode();
+        assert_eq!(DeadLetter::decode(&bytes), Some(letter));
+        for len in 0..bytes.len() - 1 {
+            assert_eq!(DeadLetter::decode(&bytes[..len]), None);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What reaches a shard through the mesh, from its peers and from clients. Values are moved.
+
+use std::sync::Arc;
+
+use futures_channel::oneshot;
+
+use crate::depot::Batch;
+use crate::error::{Error, Result};
+use crate::journal::{JournalFile, JournalId};
+use crate::node::Installed;
+use crate::schema::{self, ReadOp};
+use crate::shard::entry::Transaction;
+use crate::manifest::JournalRecord;
+use crate::topology::{NodeIndex, Rows};
+use crate::types::{DepotId, MicrobatchId, Offset, PStateId, PartitionId, Run, ShardId, TopologyId};
+
+/// Where the answer of a request goes. Dropping it unanswered means the shard ended first.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// Every reason for a shard to wake.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A message of two-phase commit, as `replication::wire` encodes it.
+    Control(Vec<u8>),
+    /// Rows for partitions of this shard.
+    Rows(RowBatch),
+    /// A peer stopped, or started again.
+    Peer { shard: ShardId, up: bool },
+    /// Records for one depot partition.
+    Append(AppendRequest),
+    /// Reads of one partition at one moment.
+    Read(ReadRequest),
+    /// Records of one depot partition.
+    ReadDepot(ReadDepotRequest),
+    /// The effects of everything below an offset.
+    Wait(WaitRequest),
+    /// The moment at which a topology has applied all that is durable; for its coordinator's shard.
+    CaughtUp { topology: TopologyId, reply: Reply<()> },
+    /// Runs a module here; its topologies start with [`Message::StartTopologies`].
+    Install { module: Arc<Installed>, reply: Reply<()> },
+    /// Every shard has the module: coordinators may speak.
+    StartTopologies { topologies: Vec<TopologyId>, reply: Reply<()> },
+    /// What the shard has counted.
+    Counters { reply: Reply<Counters> },
+    /// Folds every partition.
+    FoldAll { reply: Reply<()> },
+    /// Accepts nothing more, folds, closes the journal, and waits for [`Message::End`].
+    Close { reply: Reply<Closed> },
+    /// Ends the shard.
+    End,
+    /// For the keeper of the manifest.
+    Keeper(KeeperRequest),
+}
+
+/// What only the shard that keeps the manifest answers.
+#[derive(Debug)]
+pub(crate) enum KeeperRequest {
+    /// Gives numbers to a module and makes them durable.
+    Launch { launch: Box<crate::node::Launch>, reply: Reply<Arc<Installed>> },
+    /// Every journal was closed: the directory is clean.
+    Clean { closed: Vec<Closed>, reply: Reply<()> },
+    /// Journals that were created are the directory's journals from now on, and no others.
+    Switch { journals: Vec<(ShardId, JournalId)>, reply: Reply<()> },
+    /// A number for a shard that starts again.
+    RaiseRun { reply: Reply<Restart> },
+    /// A journal wants to reuse the files before `first`.
+    Retain { journal: JournalId, first: JournalFile, reply: Reply<()> },
+}
+
+/// What a shard that starts again needs of the manifest.
+#[derive(Debug)]
+pub(crate) struct Restart {
+    pub(crate) run: Run,
+    pub(crate) journals: Vec<JournalRecord>,
+}
+
+/// Rows of one attempt for several partitions of one shard, in the order sent.
+#[derive(Debug)]
+pub(crate) struct RowBatch {
+    pub(crate) transaction: Transaction,
+    pub(crate) parts: Vec<(PartitionId, NodeIndex, Rows)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct AppendRequest {
+    pub(crate) depot: DepotId,
+    pub(crate) partition: PartitionId,
+    pub(crate) batch: Batch,
+    /// When to answer.
+    pub(crate) acknowledge: Acknowledge,
+    pub(crate) reply: Reply<Offset>,
+}
+
+/// When an append is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// As soon as it has an offset; a crash may still lose it.
+    None,
+    /// When it survives a crash of this node.
+    #[default]
+    Durable,
+}
+
+#[derive(Debug)]
+pub(crate) struct ReadRequest {
+    pub(crate) partition: PartitionId,
+    pub(crate) operations: Vec<ReadOperation>,
+    pub(crate) reply: Reply<Vec<ReadAnswer>>,
+}
+
+/// One read; keys are encoded.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadOperation {
+    pub(crate) pstate: PStateId,
+    pub(crate) op: ReadOp,
+}
+
+/// The answer of one [`ReadOperation`].
+#[derive(Clone, Debug)]
+pub(crate) enum ReadAnswer {
+    Value(Option<Vec<u8>>),
+    Rows(schema::Rows),
+}
+
+#[derive(Debug)]
+pub(crate) struct ReadDepotRequest {
+    pub(crate) depot: DepotId,
+    pub(crate) partition: PartitionId,
+    pub(crate) from: Offset,
+    pub(crate) records_max: usize,
+    pub(crate) reply: Reply<DepotSlice>,
+}
+
+/// A piece of a depot partition.
+#[derive(Debug)]
+pub(crate) struct DepotSlice {
+    pub(crate) records: crate::depot::Records,
+    /// The first offset that is kept, and the first that is not durable yet.
+    pub(crate) first: Offset,
+    pub(crate) end: Offset,
+}
+
+#[derive(Debug)]
+pub(crate) struct WaitRequest {
+    pub(crate) topology: TopologyId,
+    pub(crate) depot: DepotId,
+    pub(crate) partition: PartitionId,
+    pub(crate) offset: Offset,
+    pub(crate) reply: Reply<Effects>,
+}
+
+/// What became of an append's effects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effects {
+    /// They are durable and visible.
+    Applied {
+        /// The first microbatch at which that was seen.
+        id: MicrobatchId,
+    },
+    /// The record was rejected twice; it lies in the topology's dead-letter depot.
+    DeadLettered {
+        /// The first microbatch at which that was seen.
+        id: MicrobatchId,
+    },
+}
+
+/// How a clean shutdown of a shard ended.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    pub(crate) journal: JournalId,
+    pub(crate) end: crate::journal::CleanEnd,
+}
+
+/// What one shard has counted since it was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Records appended by clients.
+    pub appends: u64,
+    /// Bytes of their batches.
+    pub append_bytes: u64,
+    /// Reads of `PState`s by clients.
+    pub reads: u64,
+    /// Bytes written to the journal, padding included.
+    pub journal_bytes: u64,
+    /// Durable writes of the journal.
+    pub journal_writes: u64,
+    /// Bytes of the journal that cannot be reused yet.
+    pub journal_used_bytes: u64,
+    /// Microbatches whose prepare this shard wrote.
+    pub prepares: u64,
+    /// Rows run by events of topologies.
+    pub rows: u64,
+    /// Row batches sent to other shards.
+    pub batches_sent: u64,
+    /// Reads in events that were not in memory and not declared beforehand.
+    pub undeclared_misses: u64,
+    /// Records given up and put among the dead letters.
+    pub dead_letters: u64,
+    /// Attempts at microbatches that were dropped.
+    pub aborts: u64,
+    /// Folds done.
+    pub folds: u64,
+    /// The fewest folds that any partition with state has seen.
+    pub folds_least: u64,
+    /// Bytes of memory in overlays.
+    pub overlay_bytes: u64,
+    /// Pages found in memory, and read from disk.
+    pub page_hits: u64,
+    /// See `page_hits`.
+    pub page_misses: u64,
+}
+
+impl Counters {
+    /// The sums of two shards.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            appends: self.appends + other.appends,
+            append_bytes: self.append_bytes + other.append_bytes,
+            reads: self.reads + other.reads,
+            journal_bytes: self.journal_bytes + other.journal_bytes,
+            journal_writes: self.journal_writes + other.journal_writes,
+            journal_used_bytes: self.journal_used_bytes + other.journal_used_bytes,
+            prepares: self.prepares + other.prepares,
+            rows: self.rows + other.rows,
+            batches_sent: self.batches_sent + other.batches_sent,
+            undeclared_misses: self.undeclared_misses + other.undeclared_misses,
+            dead_letters: self.dead_letters + other.dead_letters,
+            aborts: self.aborts + other.aborts,
+            folds: self.folds + other.folds,
+            folds_least: self.folds_least.min(other.folds_least),
+            overlay_bytes: self.overlay_bytes + other.overlay_bytes,
+            page_hits: self.page_hits + other.page_hits,
+            page_misses: self.page_misses + other.page_misses,
+        }
+    }
+}
+
+/// Answers; a client that went away is no error.
+pub(crate) fn answer<T>(reply: Reply<T>, result: Result<T, Error>) {
+    drop(reply.send(result));
+}

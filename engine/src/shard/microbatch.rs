@@ -1,0 +1,865 @@
+//! Microbatches on one shard: drives the pure state machines of two-phase commit and the events of the
+//! attempts they order.
+//!
+//! A [`Topology`] holds this shard's participant, and the coordinator if it lives here. Inputs go through
+//! [`Shard::participate`] and [`Shard::coordinate`], which perform the effects in the order given: what
+//! must be durable first is journalled with an [`Ack`] that steps the machine again.
+//!
+//! Seen from the state machines nothing here decides anything. Seen from the partitions, an attempt is a
+//! [`Running`]: a write set per touched partition, rows waiting there, and one task per busy partition.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemill_replication::two_phase::{
+    AttemptId, Decision, Exclusion, Faults, Message as Control, Record, Source, SourceOffset, coordinator,
+    participant,
+};
+use tidemill_replication::wire;
+
+use super::entry::{Committed, Coordinated, Prepare, PreparedAppends, Transaction};
+use super::message::{Effects, Message, Reply, RowBatch, WaitRequest, answer};
+use super::partition::Partition;
+use super::{Ack, NewEntry, Shard};
+use crate::codec::placement::Placement;
+use crate::env::{Class, Sender};
+use crate::error::{Error, Result};
+use crate::journal::Kind;
+use crate::node::Installed;
+use crate::probe::{Plant, State, planted, reached};
+use crate::pstate::WriteSet;
+use crate::topology::{self, NodeIndex, Rows};
+use crate::types::{
+    DepotId, MicrobatchId, Offset, PartitionId, ShardId, Time, TopologyId, WallTime,
+};
+
+/// One topology on one shard.
+pub(crate) struct Topology {
+    pub(super) id: TopologyId,
+    pub(super) module: Arc<Installed>,
+    /// Its place in the module's definition.
+    pub(super) place: usize,
+    coordinator_shard: ShardId,
+    coordinator_partition: PartitionId,
+    participant: RefCell<participant::Participant>,
+    coordinator: RefCell<Option<coordinator::Coordinator>>,
+    /// Inputs that came up while effects were being performed: they wait, so that the effects of one
+    /// step are all performed, in order, before the next step.
+    inputs: RefCell<VecDeque<Input>>,
+    performing: Cell<bool>,
+    running: RefCell<BTreeMap<AttemptId, Rc<Running>>>,
+    held: RefCell<VecDeque<(ShardId, RowBatch)>>,
+    visible: Cell<MicrobatchId>,
+    read: RefCell<BTreeMap<Source, Offset>>,
+    waiting: RefCell<BTreeMap<(Source, Offset), Vec<Reply<Effects>>>>,
+    /// Records given up, per source, for those who wait; the newest only.
+    excluded: RefCell<BTreeMap<Source, VecDeque<Offset>>>,
+    caught_up: RefCell<Vec<Reply<()>>>,
+    wake_participant: Cell<Option<u64>>,
+    wake_coordinator: Cell<Option<u64>>,
+    pub(super) paused: RefCell<Option<String>>,
+}
+
+/// An input of one of the two machines.
+enum Input {
+    Participant(participant::Input),
+    Coordinator(coordinator::Input),
+}
+
+/// One attempt on this shard.
+pub(crate) struct Running {
+    pub(super) attempt: AttemptId,
+    pub(super) began: WallTime,
+    pub(super) failed: Cell<bool>,
+    works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
+}
+
+/// One attempt on one partition: events run one after the other.
+pub(crate) struct Work {
+    pub(super) partition: Rc<Partition>,
+    pub(super) writes: RefCell<WriteSet>,
+    pub(super) appends: RefCell<PreparedAppends>,
+    touched: Cell<bool>,
+    queue: RefCell<VecDeque<(NodeIndex, Rows)>>,
+    busy: Cell<bool>,
+}
+
+/// A step of two-phase commit that waited for the journal.
+#[derive(Clone, Debug)]
+pub(crate) enum Durable {
+    Prepared(AttemptId),
+    Committed(AttemptId),
+    Persisted(coordinator::Token, Record),
+    Lazily(Record),
+    Locally { token: coordinator::Token, attempt: AttemptId, record: Record },
+}
+
+/// So many given-up records are remembered per source for those who wait.
+const EXCLUDED_MAX: usize = 1_024;
+
+impl Running {
+    /// The work on one partition, made when it is first needed.
+    pub(super) fn work(&self, partition: &Rc<Partition>) -> Rc<Work> {
+        let mut works = self.works.borrow_mut();
+        Rc::clone(works.entry(partition.id).or_insert_with(|| {
+            Rc::new(Work {
+                partition: Rc::clone(partition),
+                writes: RefCell::default(),
+                appends: RefCell::default(),
+                touched: Cell::new(false),
+                queue: RefCell::default(),
+                busy: Cell::new(false),
+            })
+        }))
+    }
+}
+
+impl Topology {
+    pub(super) fn definition(&self) -> &topology::Definition {
+        &self.module.definition.topologies[self.place]
+    }
+}
+
+// ---- starting ----
+
+impl Shard {
+    /// Makes the participants of a module's topologies, and the coordinators that live here. They stay
+    /// silent until [`Shard::start_topologies`].
+    pub(super) async fn install(self: &Rc<Self>, module: Arc<Installed>) -> Result<()> {
+        let depots = module.depots.iter().chain(&module.dead_letters);
+        for partition in self.partitions.values() {
+            for &depot in depots.clone() {
+                partition.depot(depot).await.map_err(|error| self.stopped_by(&error))?;
+            }
+        }
+        for (place, definition) in module.definition.topologies.iter().enumerate() {
+            let id = module.topologies[place];
+            if self.topologies.borrow().contains_key(&id) {
+                return Err(Error::Invalid {
+                    what: format!("topology {} is running already", definition.name),
+                });
+            }
+            let topology = self.make_topology(&module, place, id);
+            self.topologies.borrow_mut().insert(id, Rc::new(topology));
+        }
+        Ok(())
+    }
+
+    fn make_topology(&self, module: &Arc<Installed>, place: usize, id: TopologyId) -> Topology {
+        let name = &module.definition.topologies[place].name;
+        let coordinator_partition =
+            Placement::of(name.as_bytes()).partition(self.setup.partitions);
+        let coordinator_shard = self.setup.owner(coordinator_partition);
+        let faults = Faults {
+            decision_before_durable: planted(Plant::DecisionBeforeDurable),
+            other_attempt_accepted: planted(Plant::OtherAttemptAccepted),
+            single_journal_overtakes: planted(Plant::SingleJournalOvertakes),
+            offsets_without_state: planted(Plant::OffsetsWithoutState),
+        };
+        let own = self.env.shard();
+        let config = participant::Config { own, coordinator: coordinator_shard, faults };
+        let participant = participant::Participant::recover(config, self.recovered(id));
+        let coordinator = self.partitions.get(&coordinator_partition).map(|partition| {
+            let state = partition.coordinator_state(id);
+            if !state.row.unapplied.is_empty() {
+                reached(State::DecidedUnappliedAtCrash);
+            }
+            let owners =
+                (0..self.setup.partitions).map(|it| self.setup.owner(PartitionId(it))).collect();
+            let records_max = self.setup.options.microbatch_records_max;
+            let config = coordinator::Config { own, owners, records_max, faults };
+            coordinator::Coordinator::recover(config, self.run, Some(state.row), state.begins)
+        });
+        Topology {
+            id,
+            module: Arc::clone(module),
+            place,
+            coordinator_shard,
+            coordinator_partition,
+            participant: RefCell::new(participant),
+            coordinator: RefCell::new(coordinator),
+            inputs: RefCell::default(),
+            performing: Cell::default(),
+            running: RefCell::default(),
+            held: RefCell::default(),
+            visible: Cell::default(),
+            read: RefCell::default(),
+            waiting: RefCell::default(),
+            excluded: RefCell::default(),
+            caught_up: RefCell::default(),
+            wake_participant: Cell::default(),
+            wake_coordinator: Cell::default(),
+            paused: RefCell::default(),
+        }
+    }
+
+    /// What this shard's partitions know of a topology.
+    fn recovered(&self, topology: TopologyId) -> participant::Recovered {
+        let mut recovered = participant::Recovered::default();
+        for partition in self.partitions.values() {
+            let in_doubt = partition.in_doubt();
+            let prepares = in_doubt.iter().filter(|it| it.topology == topology);
+            recovered.prepares.extend(prepares.map(|it| (it.attempt, partition.id)));
+            recovered.committed.push((partition.id, partition.committed(topology)));
+        }
+        if !recovered.prepares.is_empty() {
+            reached(State::PreparedUndecidedAtCrash);
+        }
+        recovered
+    }
+
+    /// Every shard has the participants now: they and the coordinators may speak.
+    pub(super) fn start_topologies(self: &Rc<Self>, topologies: &[TopologyId]) {
+        for id in topologies {
+            let Some(topology) = self.topologies.borrow().get(id).cloned() else { continue };
+            self.participate(&topology, participant::Input::Start);
+            self.coordinate(&topology, coordinator::Input::Start);
+            let ends = self.source_ends(&topology);
+            self.participate(&topology, participant::Input::SourceEnds(ends));
+        }
+    }
+
+    /// How far each source of a topology on this shard is durable.
+    fn source_ends(&self, topology: &Topology) -> Vec<SourceOffset> {
+        let mut ends = Vec::new();
+        for source in &topology.definition().sources {
+            let depot = topology.module.depots[source.depot.0 as usize];
+            for partition in self.partitions.values() {
+                if let Some(known) = partition.known_depot(depot) {
+                    let source = Source { depot, partition: partition.id };
+                    ends.push(SourceOffset { source, offset: known.log.durable_end() });
+                }
+            }
+        }
+        ends.sort_unstable();
+        ends.dedup();
+        ends
+    }
+
+    /// Records became durable.
+    pub(super) fn sources_grew(self: &Rc<Self>, grown: BTreeMap<Source, Offset>) {
+        if grown.is_empty() {
+            return;
+        }
+        let topologies: Vec<_> = self.topologies.borrow().values().cloned().collect();
+        for topology in topologies {
+            let reads = |depot: DepotId| {
+                let sources = &topology.definition().sources;
+                sources.iter().any(|it| topology.module.depots[it.depot.0 as usize] == depot)
+            };
+            let ends: Vec<_> = grown
+                .iter()
+                .filter(|(source, _)| reads(source.depot))
+                .map(|(&source, &offset)| SourceOffset { source, offset })
+                .collect();
+            if !ends.is_empty() {
+                self.participate(&topology, participant::Input::SourceEnds(ends));
+            }
+        }
+    }
+
+    /// A peer stopped or runs again.
+    pub(super) fn peer(self: &Rc<Self>, shard: ShardId, up: bool) {
+        let topologies: Vec<_> = self.topologies.borrow().values().cloned().collect();
+        for topology in topologies {
+            let input = if up {
+                coordinator::Input::ShardUp(shard)
+            } else {
+                topology.held.borrow_mut().retain(|(sender, _)| *sender != shard);
+                coordinator::Input::ShardDown(shard)
+            };
+            self.coordinate(&topology, input);
+            if up && shard == topology.coordinator_shard {
+                // The coordinator there has just started; it learns the sources anew.
+                let ends = self.source_ends(&topology);
+                self.participate(&topology, participant::Input::SourceEnds(ends));
+            }
+        }
+    }
+}
+
+// ---- the two machines ----
+
+impl Shard {
+    /// A message of two-phase commit.
+    pub(super) fn control(self: &Rc<Self>, sender: Sender, bytes: &[u8]) {
+        let Sender::Shard(from) = sender else {
+            unreachable!("clients send no messages of two-phase commit");
+        };
+        let (id, message) = match wire::decode_message(bytes) {
+            Ok(decoded) => decoded,
+            Err(error) => return self.fail(&error),
+        };
+        let Some(topology) = self.topologies.borrow().get(&id).cloned() else { return };
+        match message {
+            Control::SourceEnds { .. }
+            | Control::Report { .. }
+            | Control::Vote { .. }
+            | Control::Failed { .. }
+            | Control::Applied { .. }
+            | Control::Ask { .. } => {
+                self.coordinate(&topology, coordinator::Input::Message { from, message });
+            }
+            Control::Hello { .. }
+            | Control::Begin { .. }
+            | Control::Probe { .. }
+            | Control::Prepare { .. }
+            | Control::Decided { .. }
+            | Control::Abort { .. }
+            | Control::Answer { .. }
+            | Control::Visible { .. } => {
+                self.participate(&topology, participant::Input::Message(message));
+            }
+        }
+    }
+
+    fn send_control(&self, topology: &Topology, to: ShardId, message: &Control) {
+        let bytes = wire::encode_message(topology.id, message);
+        self.env.mesh().send(to, Box::new(Message::Control(bytes)));
+    }
+
+    /// Steps the participant and performs what it wants.
+    pub(super) fn participate(self: &Rc<Self>, topology: &Rc<Topology>, input: participant::Input) {
+        self.step(topology, Input::Participant(input));
+    }
+
+    /// Steps the coordinator, if it lives here, and performs what it wants.
+    pub(super) fn coordinate(self: &Rc<Self>, topology: &Rc<Topology>, input: coordinator::Input) {
+        if topology.coordinator.borrow().is_some() {
+            self.step(topology, Input::Coordinator(input));
+        }
+    }
+
+    fn step(self: &Rc<Self>, topology: &Rc<Topology>, input: Input) {
+        if self.closing.get() {
+            return;
+        }
+        topology.inputs.borrow_mut().push_back(input);
+        if topology.performing.replace(true) {
+            return;
+        }
+        let now = self.env.now().0;
+        loop {
+            let next = topology.inputs.borrow_mut().pop_front();
+            match next {
+                Some(Input::Participant(input)) => {
+                    let mut effects = Vec::new();
+                    topology.participant.borrow_mut().step(now, input, &mut effects);
+                    for effect in effects {
+                        self.perform_participant(topology, effect);
+                    }
+                }
+                Some(Input::Coordinator(input)) => {
+                    let mut effects = Vec::new();
+                    if let Some(coordinator) = &mut *topology.coordinator.borrow_mut() {
+                        coordinator.step(now, input, &mut effects);
+                    }
+                    for effect in effects {
+                        self.perform_coordinator(topology, effect);
+                    }
+                }
+                None => break,
+            }
+        }
+        topology.performing.set(false);
+    }
+
+    fn perform_participant(self: &Rc<Self>, topology: &Rc<Topology>, effect: participant::Effect) {
+        use participant::Effect;
+        match effect {
+            Effect::StartSources { attempt, ranges, exclusions, below: _ } => {
+                let began = self.env.wall();
+                self.start_sources(topology, attempt, began, &ranges, &exclusions);
+            }
+            Effect::WritePrepare { attempt, partitions } => {
+                let entries = self.prepare(topology, attempt, &partitions);
+                self.counters.borrow_mut().prepares += 1;
+                let step = Durable::Prepared(attempt);
+                self.log(&entries, vec![Ack::TwoPhase { topology: Rc::clone(topology), step }]);
+            }
+            Effect::WriteCommitted { attempt, partitions } => {
+                let (entries, mut acks) = self.commit(topology, attempt, &partitions);
+                let step = Durable::Committed(attempt);
+                acks.push(Ack::TwoPhase { topology: Rc::clone(topology), step });
+                self.log(&entries, acks);
+            }
+            Effect::WriteLocally { .. } => {
+                unreachable!("answers a local commit, which takes it off the list itself");
+            }
+            Effect::Drop { attempt, aborted } => self.drop_attempt(topology, attempt, &aborted),
+            Effect::MergeVisible { id, offsets } => self.make_visible(topology, id, &offsets),
+            Effect::Send { to, message } => self.send_control(topology, to, &message),
+            Effect::WakeAt(at) => {
+                let earlier = topology.wake_participant.replace(Some(at));
+                if earlier != Some(at) {
+                    let (shard, topology) = (Rc::clone(self), Rc::clone(topology));
+                    self.at(at, move || {
+                        if topology.wake_participant.get() == Some(at) {
+                            topology.wake_participant.set(None);
+                            shard.participate(&topology, participant::Input::Wake);
+                        }
+                    });
+                }
+            }
+            Effect::Lost { attempt, partitions } => {
+                let what = format!(
+                    "microbatch {attempt} of {} was committed, but partitions {partitions:?} have no \
+                     trace of it",
+                    topology.definition().name
+                );
+                self.fail(&Error::Corrupt { what });
+            }
+        }
+    }
+
+    fn perform_coordinator(self: &Rc<Self>, topology: &Rc<Topology>, effect: coordinator::Effect) {
+        use coordinator::Effect;
+        match effect {
+            Effect::Persist { token, record } => {
+                self.persist(topology, &record, Durable::Persisted(token, record.clone()));
+            }
+            Effect::PersistLazily { record } => {
+                self.persist(topology, &record, Durable::Lazily(record.clone()));
+            }
+            Effect::Send { to, message } => self.send_control(topology, to, &message),
+            Effect::CommitLocally { token, decision } => {
+                self.commit_locally(topology, token, decision);
+            }
+            Effect::Visible { .. } => self.answer_caught_up(topology),
+            Effect::WakeAt(at) => {
+                let earlier = topology.wake_coordinator.replace(Some(at));
+                if earlier != Some(at) {
+                    let (shard, topology) = (Rc::clone(self), Rc::clone(topology));
+                    self.at(at, move || {
+                        if topology.wake_coordinator.get() == Some(at) {
+                            topology.wake_coordinator.set(None);
+                            shard.coordinate(&topology, coordinator::Input::Wake);
+                        }
+                    });
+                }
+            }
+            Effect::Paused { reason } => {
+                *topology.paused.borrow_mut() = Some(format!("{reason:?}"));
+            }
+            Effect::Resumed => *topology.paused.borrow_mut() = None,
+            Effect::Excluded { .. } => self.counters.borrow_mut().dead_letters += 1,
+        }
+    }
+
+    /// Runs `action` at a time of the monotonic clock.
+    fn at(&self, at_ns: u64, action: impl FnOnce() + 'static) {
+        let wait: Duration = Time(at_ns).since(self.env.now());
+        let sleep = self.env.sleep(wait);
+        self.env.spawn(Class::Core, "two-phase timer", async move {
+            sleep.await;
+            action();
+        });
+    }
+
+    /// The journal made a step durable.
+    pub(super) fn two_phase_durable(self: &Rc<Self>, topology: &Rc<Topology>, step: Durable) {
+        match step {
+            Durable::Prepared(attempt) => {
+                self.participate(topology, participant::Input::PrepareDurable { attempt });
+            }
+            Durable::Committed(attempt) => {
+                self.participate(topology, participant::Input::CommittedDurable { attempt });
+            }
+            Durable::Persisted(token, record) => {
+                self.add_record(topology, &record);
+                self.coordinate(topology, coordinator::Input::Persisted(token));
+            }
+            Durable::Lazily(record) => self.add_record(topology, &record),
+            Durable::Locally { token, attempt, record } => {
+                self.add_record(topology, &record);
+                self.coordinate(topology, coordinator::Input::Persisted(token));
+                self.participate(topology, participant::Input::CommittedDurable { attempt });
+            }
+        }
+    }
+
+    fn add_record(&self, topology: &Topology, record: &Record) {
+        let partition = &self.partitions[&topology.coordinator_partition];
+        if let Err(error) = partition.add_record(topology.id, record) {
+            unreachable!("a coordinator wrote a record that does not continue its row: {error}");
+        }
+    }
+
+    fn persist(&self, topology: &Rc<Topology>, record: &Record, step: Durable) {
+        let entry = self.record_entry(topology, record);
+        self.log(&[entry], vec![Ack::TwoPhase { topology: Rc::clone(topology), step }]);
+    }
+
+    fn record_entry(&self, topology: &Topology, record: &Record) -> NewEntry {
+        let kind = match record {
+            Record::Begin(_) => Kind::Begin,
+            Record::Decision(_) => Kind::Decision,
+            Record::AllApplied(_) => Kind::AllApplied,
+        };
+        let bytes = Coordinated { topology: topology.id, record: &record.encode() }.encode();
+        NewEntry::new(&self.partitions[&topology.coordinator_partition], kind, bytes)
+    }
+}
+
+// ---- attempts ----
+
+impl Shard {
+    fn transaction(topology: &Topology, attempt: AttemptId) -> Transaction {
+        Transaction { topology: topology.id, attempt }
+    }
+
+    /// Seals the writes of each partition and makes its prepare entry.
+    fn prepare(
+        &self,
+        topology: &Topology,
+        attempt: AttemptId,
+        partitions: &[PartitionId],
+    ) -> Vec<NewEntry> {
+        let transaction = Self::transaction(topology, attempt);
+        let running = topology.running.borrow_mut().remove(&attempt);
+        let running = running.expect("only a running attempt is prepared");
+        let mut entries = Vec::with_capacity(partitions.len());
+        for id in partitions {
+            let work = running.works.borrow_mut().remove(id).expect("it was touched");
+            let partition = &self.partitions[id];
+            if partition.in_doubt().iter().any(|it| {
+                it.topology == topology.id && it.attempt.id == attempt.id && it.attempt != attempt
+            }) {
+                reached(State::TwoAttemptsPrepared);
+            }
+            let run = Rc::new(work.writes.take().seal());
+            let appends = work.appends.take();
+            let mut bytes = Vec::with_capacity(64 + run.encoded_bytes());
+            Prepare::encode_into(transaction, &appends, &mut bytes, |out| run.encode(out));
+            let entry = NewEntry::new(partition, Kind::Prepare, bytes);
+            partition.add_prepared(transaction, entry.index, run, appends);
+            partition.stack(transaction);
+            entries.push(entry);
+        }
+        entries
+    }
+
+    /// Makes the committed entry of each partition; appended records take their offsets.
+    fn commit(
+        &self,
+        topology: &Topology,
+        attempt: AttemptId,
+        partitions: &[PartitionId],
+    ) -> (Vec<NewEntry>, Vec<Ack>) {
+        let transaction = Self::transaction(topology, attempt);
+        let committed = Committed { transaction, append_time: self.env.wall() };
+        let mut entries = Vec::with_capacity(partitions.len());
+        let mut depots = Vec::new();
+        for id in partitions {
+            let partition = &self.partitions[id];
+            let entry = NewEntry::new(partition, Kind::Committed, committed.encode());
+            let placed = partition.placing(transaction);
+            if let Err(what) = partition.commit(committed, entry.index) {
+                self.fail(&Error::Corrupt { what });
+            }
+            for depot in placed {
+                if let Some(known) = partition.known_depot(depot) {
+                    let end = known.log.end();
+                    depots.push((known, depot, *id, end));
+                }
+            }
+            entries.push(entry);
+        }
+        let acks = if depots.is_empty() { Vec::new() } else { vec![Ack::Placed { depots }] };
+        (entries, acks)
+    }
+
+    /// Everything lies in this shard's journal: one write for all of it.
+    fn commit_locally(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        token: coordinator::Token,
+        decision: Decision,
+    ) {
+        let attempt = decision.attempt;
+        let mut effects = Vec::new();
+        let input = participant::Input::CommitLocally { attempt };
+        topology.participant.borrow_mut().step(self.env.now().0, input, &mut effects);
+        let mut entries = Vec::new();
+        let mut acks = Vec::new();
+        for effect in effects {
+            if let participant::Effect::WriteLocally { attempt, partitions } = effect {
+                self.counters.borrow_mut().prepares += 1;
+                entries.extend(self.prepare(topology, attempt, &partitions));
+                let (committed, placed) = self.commit(topology, attempt, &partitions);
+                entries.extend(committed);
+                acks.extend(placed);
+            } else {
+                self.perform_participant(topology, effect);
+            }
+        }
+        let record = Record::Decision(decision);
+        entries.push(self.record_entry(topology, &record));
+        let step = Durable::Locally { token, attempt, record };
+        acks.push(Ack::TwoPhase { topology: Rc::clone(topology), step });
+        self.log(&entries, acks);
+    }
+
+    /// An attempt is over without effect.
+    fn drop_attempt(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        attempt: AttemptId,
+        aborted: &[PartitionId],
+    ) {
+        let transaction = Self::transaction(topology, attempt);
+        self.counters.borrow_mut().aborts += 1;
+        if let Some(running) = topology.running.borrow_mut().remove(&attempt) {
+            running.failed.set(true);
+            for work in running.works.borrow().values() {
+                work.queue.borrow_mut().clear();
+            }
+        }
+        let above = topology.running.borrow().keys().any(|it| it.id > attempt.id);
+        let prepared_above = aborted.iter().any(|id| {
+            let in_doubt = self.partitions[id].in_doubt();
+            in_doubt.iter().any(|it| it.topology == topology.id && it.attempt.id > attempt.id)
+        });
+        if above || prepared_above {
+            reached(State::AbortWithNextPrepared);
+        }
+        let mut entries = Vec::new();
+        for id in aborted {
+            let partition = &self.partitions[id];
+            partition.forget_prepared(transaction);
+            entries.push(NewEntry::new(partition, Kind::Aborted, transaction.encode()));
+        }
+        if !entries.is_empty() {
+            self.log(&entries, Vec::new());
+        }
+        self.offer_held(topology);
+    }
+
+    /// Every id up to this one has been applied everywhere: readers advance, waiters hear of it.
+    fn make_visible(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        id: MicrobatchId,
+        offsets: &[SourceOffset],
+    ) {
+        for partition in self.partitions.values() {
+            partition.merge_through(topology.id, id);
+        }
+        topology.visible.set(id);
+        let mut read = topology.read.borrow_mut();
+        for moved in offsets {
+            read.insert(moved.source, moved.offset);
+        }
+        drop(read);
+        for moved in offsets {
+            let mut waiting = topology.waiting.borrow_mut();
+            let from = (moved.source, Offset(0));
+            let ready: Vec<_> =
+                waiting.range(from..(moved.source, moved.offset)).map(|(&key, _)| key).collect();
+            for key in ready {
+                for reply in waiting.remove(&key).unwrap_or_default() {
+                    answer(reply, Ok(topology.effects(key.0, key.1)));
+                }
+            }
+        }
+    }
+
+    /// A client waits for the effects of a record.
+    pub(super) fn wait(&self, request: WaitRequest) {
+        let Some(topology) = self.topologies.borrow().get(&request.topology).cloned() else {
+            let what = "no such topology runs here".to_owned();
+            return answer(request.reply, Err(Error::Invalid { what }));
+        };
+        let source = Source { depot: request.depot, partition: request.partition };
+        let read = topology.read.borrow().get(&source).copied().unwrap_or_default();
+        if request.offset < read {
+            return answer(request.reply, Ok(topology.effects(source, request.offset)));
+        }
+        let mut waiting = topology.waiting.borrow_mut();
+        waiting.entry((source, request.offset)).or_default().push(request.reply);
+    }
+
+    /// Answers when every durable record of the topology's sources has been read and applied.
+    pub(super) fn wait_caught_up(&self, id: TopologyId, reply: Reply<()>) {
+        let Some(topology) = self.topologies.borrow().get(&id).cloned() else {
+            let what = "no such topology runs here".to_owned();
+            return answer(reply, Err(Error::Invalid { what }));
+        };
+        topology.caught_up.borrow_mut().push(reply);
+        self.answer_caught_up(&topology);
+    }
+
+    fn answer_caught_up(&self, topology: &Topology) {
+        let coordinator = topology.coordinator.borrow();
+        if coordinator.as_ref().is_some_and(coordinator::Coordinator::is_caught_up) {
+            for reply in topology.caught_up.take() {
+                answer(reply, Ok(()));
+            }
+        }
+    }
+
+    // ---- rows ----
+
+    /// Rows came from another shard.
+    pub(super) fn rows(self: &Rc<Self>, sender: ShardId, batch: RowBatch) {
+        let id = batch.transaction.topology;
+        let Some(topology) = self.topologies.borrow().get(&id).cloned() else { return };
+        let attempt = batch.transaction.attempt;
+        let admission = topology.participant.borrow().admission(attempt);
+        match admission {
+            participant::Admission::Run => self.run_batch(&topology, batch),
+            participant::Admission::Hold => {
+                topology.held.borrow_mut().push_back((sender, batch));
+            }
+            participant::Admission::Stale => {}
+        }
+    }
+
+    /// Rows that came early may be due now.
+    fn offer_held(self: &Rc<Self>, topology: &Rc<Topology>) {
+        for (sender, batch) in topology.held.take() {
+            self.rows(sender, batch);
+        }
+    }
+
+    fn run_batch(self: &Rc<Self>, topology: &Rc<Topology>, batch: RowBatch) {
+        let attempt = batch.transaction.attempt;
+        self.participate(topology, participant::Input::BatchReceived { attempt, count: 1 });
+        let running = topology.running.borrow().get(&attempt).cloned();
+        if let Some(running) = running {
+            for (partition, node, rows) in batch.parts {
+                self.queue_rows(topology, &running, partition, node, rows);
+            }
+        }
+        self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
+    }
+
+    /// Queues one batch on a partition of this shard, as one item of work.
+    pub(super) fn queue_rows(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        partition: PartitionId,
+        node: NodeIndex,
+        rows: Rows,
+    ) {
+        if running.failed.get() {
+            return;
+        }
+        let attempt = running.attempt;
+        self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
+        let work = running.work(&self.partitions[&partition]);
+        work.queue.borrow_mut().push_back((node, rows));
+        if !work.busy.replace(true) {
+            let (shard, topology, running) =
+                (Rc::clone(self), Rc::clone(topology), Rc::clone(running));
+            self.env.spawn(Class::Topology, "event", async move {
+                shard.run_queue(&topology, &running, &work).await;
+                work.busy.set(false);
+            });
+        }
+    }
+
+    /// Runs a partition's batches one after the other until there is none.
+    async fn run_queue(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        work: &Rc<Work>,
+    ) {
+        loop {
+            let next = work.queue.borrow_mut().pop_front();
+            let Some((node, rows)) = next else { return };
+            self.run_event(topology, running, work, node, rows).await;
+            let attempt = running.attempt;
+            if !work.touched.get()
+                && (!work.writes.borrow().is_empty() || !work.appends.borrow().depots.is_empty())
+            {
+                work.touched.set(true);
+                let partition = work.partition.id;
+                self.participate(topology, participant::Input::Touched { attempt, partition });
+            }
+            self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
+            if self.env.should_yield() {
+                self.env.yield_now().await;
+            }
+        }
+    }
+
+    /// Begins an attempt: reads the records of its ranges and feeds them to the source nodes.
+    fn start_sources(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        attempt: AttemptId,
+        began: WallTime,
+        ranges: &[tidemill_replication::two_phase::SourceRange],
+        exclusions: &[Exclusion],
+    ) {
+        let running = Rc::new(Running {
+            attempt,
+            began,
+            failed: Cell::new(false),
+            works: RefCell::default(),
+        });
+        topology.running.borrow_mut().insert(attempt, Rc::clone(&running));
+        for exclusion in exclusions {
+            let mut excluded = topology.excluded.borrow_mut();
+            let known = excluded.entry(exclusion.origin.source).or_default();
+            if !known.contains(&exclusion.origin.offset) {
+                known.push_back(exclusion.origin.offset);
+            }
+            if known.len() > EXCLUDED_MAX {
+                known.pop_front();
+            }
+        }
+        for range in ranges {
+            self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
+            let left_out: Vec<Exclusion> = exclusions
+                .iter()
+                .filter(|it| it.origin.source == range.source)
+                .cloned()
+                .collect();
+            let (shard, topology, running, range) =
+                (Rc::clone(self), Rc::clone(topology), Rc::clone(&running), *range);
+            self.env.spawn(Class::Topology, "source", async move {
+                shard.read_source(&topology, &running, range, &left_out).await;
+                let attempt = running.attempt;
+                shard.participate(
+                    &topology,
+                    participant::Input::WorkFinished { attempt, count: 1 },
+                );
+            });
+        }
+        self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
+        self.offer_held(topology);
+    }
+
+    /// Tells the participant that an attempt wrote to a partition outside of an event.
+    pub(super) fn touch(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Running,
+        work: &Work,
+    ) {
+        if !work.touched.replace(true) {
+            let (attempt, partition) = (running.attempt, work.partition.id);
+            self.participate(topology, participant::Input::Touched { attempt, partition });
+        }
+    }
+}
+
+impl Topology {
+    /// What became of a record below the visible offsets.
+    fn effects(&self, source: Source, offset: Offset) -> Effects {
+        let id = self.visible.get();
+        let excluded = self.excluded.borrow();
+        if excluded.get(&source).is_some_and(|offsets| offsets.contains(&offset)) {
+            Effects::DeadLettered { id }
+        } else {
+            Effects::Applied { id }
+        }
+    }
+}

@@ -1,0 +1,641 @@
+//! One partition: its sequence of entries, its trees, its depots, and the transactions under way.
+//!
+//! State is a function of the sequence. Entries are applied once they are durable, in order, by the
+//! same functions whether they were just written or are replayed; only depot offsets are assigned when
+//! an entry takes its place, since clients' appends and microbatches' appends share them.
+//!
+//! What a fold must record beside the trees lies in the engine's own `PState` 0: the state of each depot
+//! log, the coordinators' rows, and the last id committed of each topology.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use tidemill_replication::two_phase::{AttemptId, Begin, Record, Row};
+
+use super::entry::{Committed, Coordinated, Malformed, Prepare, PreparedAppends, Transaction};
+use crate::depot::{self, Batch, Log};
+use crate::env::Env;
+use crate::journal::Kind;
+use crate::page::Cache;
+use crate::probe::{Plant, planted};
+use crate::pstate::{self, KeyRange, Run, Store, View, WriteSet};
+use crate::types::{DepotId, Index, MicrobatchId, Offset, PStateId, PartitionId, TopologyId};
+
+/// The engine's own state.
+pub(crate) const SYSTEM: PStateId = PStateId(0);
+
+/// Writes to [`SYSTEM`] are stacked and merged under this name, which no topology has.
+const SYSTEM_TOPOLOGY: TopologyId = TopologyId(0);
+
+/// Why a partition could not be opened, folded or applied to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("partition {partition}, depot {depot}")]
+    Depot {
+        partition: PartitionId,
+        depot: DepotId,
+        #[source]
+        source: depot::Error,
+    },
+    #[error("partition {partition}")]
+    PState {
+        partition: PartitionId,
+        #[source]
+        source: pstate::Error,
+    },
+    #[error("partition {partition}, entry {index}: {what}")]
+    Entry { partition: PartitionId, index: Index, what: String },
+}
+
+/// See the module.
+pub(crate) struct Partition {
+    pub(crate) id: PartitionId,
+    pub(crate) store: Store,
+    env: Env,
+    dir: String,
+    depot_options: depot::Options,
+    /// The index the next entry gets.
+    next: Cell<Index>,
+    depots: RefCell<BTreeMap<DepotId, Rc<Depot>>>,
+    prepared: RefCell<BTreeMap<Transaction, Prepared>>,
+    /// Runs that lie over the trees but not in the memtable yet.
+    stacked: RefCell<BTreeMap<(TopologyId, MicrobatchId), AttemptId>>,
+    /// Committed, but the writes are not in the memtable yet.
+    unmerged: RefCell<BTreeMap<(TopologyId, MicrobatchId), Unmerged>>,
+    committed: RefCell<BTreeMap<TopologyId, MicrobatchId>>,
+    coordinated: RefCell<BTreeMap<TopologyId, CoordinatorState>>,
+    system_id: Cell<MicrobatchId>,
+    /// What the newest root covers; entries above are needed for recovery.
+    covers: Cell<Index>,
+    /// At most one fold at a time.
+    pub(crate) folding: Cell<bool>,
+    pub(crate) folds: Cell<u64>,
+}
+
+/// One depot's log here, and which entries hold what is not in its segments yet.
+pub(crate) struct Depot {
+    pub(crate) log: Log,
+    /// Entries with records, and the offset behind them; ascending.
+    entries: RefCell<VecDeque<(Index, Offset)>>,
+}
+
+/// A prepare without an outcome.
+#[derive(Clone)]
+pub(crate) struct Prepared {
+    pub(crate) index: Index,
+    pub(crate) run: Rc<Run>,
+    pub(crate) appends: PreparedAppends,
+}
+
+/// Where the two entries of a committed microbatch stand.
+#[derive(Clone, Copy, Debug)]
+struct Unmerged {
+    prepare: Index,
+    committed: Index,
+}
+
+/// What the coordinator of a topology has made durable in this partition.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CoordinatorState {
+    pub(crate) row: Row,
+    /// Of undecided ids, in the order written.
+    pub(crate) begins: Vec<Begin>,
+}
+
+/// A partition as its files have it, before any entry is replayed.
+pub(crate) struct Opened {
+    pub(crate) partition: Partition,
+    pub(crate) pending: Vec<Index>,
+}
+
+impl Partition {
+    /// Opens the trees and depots that the last fold recorded. `journal_from` is the first index that
+    /// the journal still has.
+    pub(crate) async fn open(
+        env: &Env,
+        cache: &Cache,
+        id: PartitionId,
+        journal_from: Index,
+        depot_options: depot::Options,
+    ) -> Result<Opened, Error> {
+        let dir = format!("p/{id}");
+        let failed = |source| Error::PState { partition: id, source };
+        let (store, opened) =
+            Store::open(env, cache, &dir, id, journal_from).await.map_err(failed)?;
+        let partition = Self {
+            id,
+            store,
+            env: env.clone(),
+            dir,
+            depot_options,
+            next: Cell::new(opened.covers.next()),
+            depots: RefCell::default(),
+            prepared: RefCell::default(),
+            stacked: RefCell::default(),
+            unmerged: RefCell::default(),
+            committed: RefCell::default(),
+            coordinated: RefCell::default(),
+            system_id: Cell::new(MicrobatchId(0)),
+            covers: Cell::new(opened.covers),
+            folding: Cell::new(false),
+            folds: Cell::new(0),
+        };
+        partition.read_system().await?;
+        Ok(Opened { partition, pending: opened.pending })
+    }
+
+    /// The entry after the last one.
+    pub(crate) fn next(&self) -> Index {
+        self.next.get()
+    }
+
+    /// What the newest root covers.
+    pub(crate) fn covers(&self) -> Index {
+        self.covers.get()
+    }
+
+    /// Takes the next place in the sequence.
+    pub(crate) fn take_index(&self) -> Index {
+        let index = self.next.get();
+        self.next.set(index.next());
+        index
+    }
+
+    /// The log of a depot, opened when it is first asked for.
+    pub(crate) async fn depot(&self, id: DepotId) -> Result<Rc<Depot>, Error> {
+        if let Some(depot) = self.known_depot(id) {
+            return Ok(depot);
+        }
+        self.open_depot(id, &depot::State::default()).await
+    }
+
+    /// The log of a depot, if it is open.
+    pub(crate) fn known_depot(&self, id: DepotId) -> Option<Rc<Depot>> {
+        self.depots.borrow().get(&id).cloned()
+    }
+
+    /// Every open depot, by id.
+    pub(crate) fn known_depots(&self) -> Vec<(DepotId, Rc<Depot>)> {
+        self.depots.borrow().iter().map(|(&id, depot)| (id, Rc::clone(depot))).collect()
+    }
+
+    async fn open_depot(&self, id: DepotId, state: &depot::State) -> Result<Rc<Depot>, Error> {
+        let failed = |source| Error::Depot { partition: self.id, depot: id, source };
+        let log = Log::open(&self.env, self.id, id, &self.dir, state, self.depot_options)
+            .await
+            .map_err(failed)?;
+        let depot = Rc::new(Depot { log, entries: RefCell::default() });
+        // Two callers may have opened it at the same time; the first one counts, nothing was written.
+        Ok(Rc::clone(self.depots.borrow_mut().entry(id).or_insert(depot)))
+    }
+
+    // ---- replay ----
+
+    /// Applies an entry found at recovery, in its place.
+    pub(crate) async fn replay(
+        &self,
+        index: Index,
+        kind: Kind,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let wrong = |what: String| Error::Entry { partition: self.id, index, what };
+        let malformed = |error: Malformed| wrong(error.to_string());
+        match kind {
+            Kind::Append | Kind::AppendBulk => self.replay_append(index, bytes).await?,
+            Kind::Prepare => {
+                let prepare = Prepare::decode(bytes).map_err(malformed)?;
+                let run = Run::decode(prepare.writes).map_err(|error| wrong(error.to_string()))?;
+                self.add_prepared(prepare.transaction, index, Rc::new(run), prepare.appends);
+            }
+            Kind::Committed => {
+                let committed = Committed::decode(bytes).map_err(malformed)?;
+                let Transaction { topology, attempt } = committed.transaction;
+                self.open_placed(committed.transaction).await?;
+                if !self.commit(committed, index).map_err(wrong)? {
+                    return Ok(());
+                }
+                self.merge_through(topology, attempt.id);
+            }
+            Kind::Aborted => {
+                let transaction = Transaction::decode(bytes).map_err(malformed)?;
+                self.forget_prepared(transaction);
+            }
+            Kind::Begin | Kind::Decision | Kind::AllApplied => {
+                let coordinated = Coordinated::decode(bytes).map_err(malformed)?;
+                let record = Record::decode(coordinated.record)
+                    .map_err(|error| wrong(error.to_string()))?;
+                self.add_record(coordinated.topology, &record)
+                    .map_err(|error| wrong(error.to_string()))?;
+            }
+            Kind::HardState | Kind::Catalogue => {
+                return Err(wrong(format!("{kind:?} belongs to a replicated directory")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn replay_append(&self, index: Index, bytes: &[u8]) -> Result<(), Error> {
+        let head = depot::batch::head(bytes)
+            .map_err(|error| Error::Entry { partition: self.id, index, what: error.to_string() })?;
+        let depot = self.depot(head.depot).await?;
+        let failed = |source| Error::Depot { partition: self.id, depot: head.depot, source };
+        match depot.log.replay(bytes).await.map_err(failed)? {
+            depot::Replayed::Applied(offsets) => depot.note(index, offsets.end),
+            depot::Replayed::Already
+            | depot::Replayed::Torn { .. }
+            | depot::Replayed::BeyondCut => {}
+        }
+        Ok(())
+    }
+
+    /// Opens the depots that a prepared transaction appends to.
+    async fn open_placed(&self, transaction: Transaction) -> Result<(), Error> {
+        for depot in self.placing(transaction) {
+            self.depot(depot).await?;
+        }
+        Ok(())
+    }
+
+    /// All entries were replayed and are durable.
+    pub(crate) async fn recovered(&self) -> Result<(), Error> {
+        for (id, depot) in self.known_depots() {
+            let failed = |source| Error::Depot { partition: self.id, depot: id, source };
+            depot.log.durable(depot.log.end());
+            depot.log.recovered().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    // ---- transactions ----
+
+    /// A prepare took its place. It has no effect yet.
+    pub(crate) fn add_prepared(
+        &self,
+        transaction: Transaction,
+        index: Index,
+        run: Rc<Run>,
+        appends: PreparedAppends,
+    ) {
+        self.prepared.borrow_mut().insert(transaction, Prepared { index, run, appends });
+    }
+
+    /// Lays the writes of a prepared attempt over the trees, for the next microbatch to read.
+    pub(crate) fn stack(&self, transaction: Transaction) {
+        let Transaction { topology, attempt } = transaction;
+        let prepared = self.prepared.borrow();
+        let run = &prepared.get(&transaction).expect("only what is prepared is stacked").run;
+        let below = self.stacked.borrow_mut().insert((topology, attempt.id), attempt);
+        assert!(below.is_none_or(|it| it == attempt), "an older attempt was dropped before");
+        if below.is_none() {
+            self.store.stack(topology, attempt.id, Rc::clone(run));
+        }
+    }
+
+    /// A prepare was released: aborted, or its attempt is over.
+    pub(crate) fn forget_prepared(&self, transaction: Transaction) {
+        let Transaction { topology, attempt } = transaction;
+        self.prepared.borrow_mut().remove(&transaction);
+        let place = (topology, attempt.id);
+        if self.stacked.borrow().get(&place) == Some(&attempt) {
+            self.stacked.borrow_mut().remove(&place);
+            self.store.unstack(topology, attempt.id);
+        }
+    }
+
+    /// A `Committed` entry takes its place: appended records get their offsets, the writes lie on top
+    /// until [`Partition::merge_through`]. False if the trees contain it already.
+    pub(crate) fn commit(&self, committed: Committed, index: Index) -> Result<bool, String> {
+        let Committed { transaction, append_time } = committed;
+        let Transaction { topology, attempt } = transaction;
+        if !self.prepared.borrow().contains_key(&transaction) {
+            // A fold that covers the outcome leaves nothing pending; its root knows the id.
+            let known = self.committed.borrow().get(&topology).copied().unwrap_or_default();
+            return if attempt.id <= known {
+                Ok(false)
+            } else {
+                Err(format!("microbatch {attempt} of topology {topology} has no prepare"))
+            };
+        }
+        self.stack(transaction);
+        let prepared =
+            self.prepared.borrow_mut().remove(&transaction).expect("it was there a moment ago");
+        for (depot, records) in &prepared.appends.depots {
+            let depot = self.known_depot(*depot).ok_or("its depot is not open")?;
+            let batch = Batch::of(records).map_err(|error| error.to_string())?;
+            let placed = depot.log.place(index, &batch, append_time);
+            if let Some(offsets) = placed.map_err(|error| error.to_string())? {
+                depot.note(index, offsets.end);
+            }
+        }
+        let unmerged = Unmerged { prepare: prepared.index, committed: index };
+        self.unmerged.borrow_mut().insert((topology, attempt.id), unmerged);
+        self.committed.borrow_mut().insert(topology, attempt.id);
+        // Older attempts of the same or a lower id can never commit now.
+        let stale: Vec<_> = self
+            .prepared
+            .borrow()
+            .keys()
+            .filter(|it| it.topology == topology && it.attempt.id <= attempt.id)
+            .copied()
+            .collect();
+        for transaction in stale {
+            self.forget_prepared(transaction);
+        }
+        Ok(true)
+    }
+
+    /// Readers see every committed id up to `id` from now on.
+    pub(crate) fn merge_through(&self, topology: TopologyId, id: MicrobatchId) {
+        let ready: Vec<_> = self
+            .unmerged
+            .borrow()
+            .range((topology, MicrobatchId(0))..=(topology, id))
+            .map(|(&place, _)| place)
+            .collect();
+        for place in ready {
+            self.unmerged.borrow_mut().remove(&place);
+            self.stacked.borrow_mut().remove(&place);
+            self.store.merge(topology, place.1);
+        }
+    }
+
+    /// Attempts without an outcome.
+    pub(crate) fn in_doubt(&self) -> Vec<Transaction> {
+        self.prepared.borrow().keys().copied().collect()
+    }
+
+    /// Prepares without an outcome, with what they hold.
+    pub(crate) fn prepared(&self) -> Vec<(Transaction, Prepared)> {
+        self.prepared.borrow().iter().map(|(&it, prepared)| (it, prepared.clone())).collect()
+    }
+
+    /// Indexes at or below [`Partition::covers`] that recovery still needs.
+    pub(crate) fn pending(&self) -> Vec<Index> {
+        self.needed_through(self.covers.get())
+    }
+
+    /// Prepares at or below `covers` whose outcome a fold to there does not contain, ascending.
+    fn needed_through(&self, covers: Index) -> Vec<Index> {
+        let prepared = self.prepared.borrow();
+        let unmerged = self.unmerged.borrow();
+        let in_doubt = prepared.values().map(|prepared| prepared.index);
+        let mut needed: Vec<Index> = in_doubt
+            .chain(unmerged.values().map(|it| it.prepare))
+            .filter(|&index| index <= covers)
+            .collect();
+        needed.sort_unstable();
+        needed
+    }
+
+    /// Depots that a prepared transaction appends to.
+    pub(crate) fn placing(&self, transaction: Transaction) -> Vec<DepotId> {
+        let prepared = self.prepared.borrow();
+        let depots = prepared.get(&transaction).map(|it| it.appends.depots.iter());
+        depots.map(|depots| depots.map(|(depot, _)| *depot).collect()).unwrap_or_default()
+    }
+
+    /// The last id of a topology that was committed here.
+    pub(crate) fn committed(&self, topology: TopologyId) -> MicrobatchId {
+        self.committed.borrow().get(&topology).copied().unwrap_or_default()
+    }
+
+    // ---- coordinators ----
+
+    /// A coordinator's record is durable.
+    pub(crate) fn add_record(
+        &self,
+        topology: TopologyId,
+        record: &Record,
+    ) -> Result<(), tidemill_replication::two_phase::record::RowError> {
+        let mut coordinated = self.coordinated.borrow_mut();
+        let state = coordinated.entry(topology).or_default();
+        state.row.add(record)?;
+        if let Record::Begin(begin) = record {
+            state.begins.push(begin.clone());
+        }
+        let decided = state.row.decided;
+        state.begins.retain(|begin| begin.attempt.id > decided);
+        Ok(())
+    }
+
+    /// What the coordinator of a topology starts from.
+    pub(crate) fn coordinator_state(&self, topology: TopologyId) -> CoordinatorState {
+        self.coordinated.borrow().get(&topology).cloned().unwrap_or_default()
+    }
+
+    // ---- folding ----
+
+    /// Bytes of what readers see and the trees do not have.
+    pub(crate) fn overlay_bytes(&self) -> u64 {
+        self.store.memtable_bytes()
+    }
+
+    /// Whether a fold would change anything.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.covers.get().next() < self.next.get()
+    }
+
+    /// Merges everything that is visible and durable into the trees. Every entry must be durable
+    /// when this is called; the caller tells the journal what is covered afterwards.
+    ///
+    /// # Errors
+    /// `NoSpace` from below loses nothing; anything else must stop the shard.
+    pub(crate) async fn fold(&self) -> Result<Folded, Error> {
+        assert!(!self.folding.replace(true), "one fold of a partition at a time");
+        let result = self.fold_unguarded().await;
+        self.folding.set(false);
+        result
+    }
+
+    async fn fold_unguarded(&self) -> Result<Folded, Error> {
+        let durable = Index(self.next.get().0 - 1);
+        for (id, depot) in self.known_depots() {
+            let failed = |source| Error::Depot { partition: self.id, depot: id, source };
+            depot.log.flush().await.map_err(failed)?;
+        }
+        // From here to the freeze inside `Store::fold` nothing awaits, so all of it is one moment.
+        let mut covers = durable;
+        if let Some(first) = self.unmerged.borrow().values().map(|it| it.committed).min() {
+            covers = covers.min(Index(first.0 - 1));
+        }
+        let mut states = Vec::new();
+        for (id, depot) in self.known_depots() {
+            let state = depot.log.state();
+            covers = covers.min(depot.covered(state.end).unwrap_or(covers));
+            states.push((id, depot, state));
+        }
+        let pending = self.needed_through(covers);
+        self.write_system(&states);
+        let failed = |source| Error::PState { partition: self.id, source };
+        let report = self.store.fold(covers, &pending).await.map_err(failed)?;
+        self.covers.set(covers);
+        self.folds.set(self.folds.get() + 1);
+        for (id, depot, state) in &states {
+            let failed = |source| Error::Depot { partition: self.id, depot: *id, source };
+            depot.log.recorded(state).await.map_err(failed)?;
+            depot.log.journal_released(state.end);
+            depot.forget(state.end);
+        }
+        Ok(Folded { covers, pending, report })
+    }
+
+    /// Writes the engine's own rows, so that the fold that follows holds them.
+    fn write_system(&self, depots: &[(DepotId, Rc<Depot>, depot::State)]) {
+        let mut writes = WriteSet::default();
+        for (id, _, state) in depots {
+            writes.put(SYSTEM, &SystemKey::Depot(*id).encode(), &state.encode());
+        }
+        for (&topology, id) in self.committed.borrow().iter() {
+            let key = SystemKey::Committed(topology).encode();
+            // A commit above `covers` is replayed, so it must not count as contained.
+            let lowest = self
+                .unmerged
+                .borrow()
+                .range((topology, MicrobatchId(0))..=(topology, *id))
+                .next()
+                .map(|(&(_, unmerged), _)| MicrobatchId(unmerged.0 - 1));
+            let contained = lowest.unwrap_or(*id);
+            writes.put(SYSTEM, &key, &contained.0.to_le_bytes());
+        }
+        for (&topology, state) in self.coordinated.borrow().iter() {
+            writes.put(SYSTEM, &SystemKey::Row(topology).encode(), &state.row.encode());
+            let mut begins = Vec::new();
+            for begin in &state.begins {
+                let bytes = Record::Begin(begin.clone()).encode();
+                let len = u32::try_from(bytes.len()).expect("bounded by the wire's limits");
+                begins.extend_from_slice(&len.to_le_bytes());
+                begins.extend_from_slice(&bytes);
+            }
+            if !planted(Plant::OffsetsWithoutState) {
+                writes.put(SYSTEM, &SystemKey::Begins(topology).encode(), &begins);
+            }
+        }
+        let id = self.system_id.get().next();
+        self.system_id.set(id);
+        self.store.stack(SYSTEM_TOPOLOGY, id, Rc::new(writes.seal()));
+        self.store.merge(SYSTEM_TOPOLOGY, id);
+    }
+
+    /// Reads the engine's own rows after the store was opened.
+    async fn read_system(&self) -> Result<(), Error> {
+        let mut rows = Vec::new();
+        self.store
+            .scan(
+                &View::visible(),
+                SYSTEM,
+                KeyRange::ALL,
+                pstate::Direction::Forward,
+                usize::MAX,
+                |key, value| {
+                    rows.push((key.to_vec(), value.to_vec()));
+                    std::ops::ControlFlow::Continue(())
+                },
+            )
+            .await
+            .map_err(|source| Error::PState { partition: self.id, source })?;
+        for (key, value) in rows {
+            let wrong = |what: String| Error::Entry {
+                partition: self.id,
+                index: self.covers.get(),
+                what: format!("the fold's own row {key:02x?}: {what}"),
+            };
+            let key = SystemKey::decode(&key).ok_or_else(|| wrong("unknown".to_owned()))?;
+            match key {
+                SystemKey::Depot(id) => {
+                    let state = depot::State::decode(&value).map_err(|e| wrong(e.to_string()))?;
+                    self.open_depot(id, &state).await?;
+                }
+                SystemKey::Committed(topology) => {
+                    let id = value.try_into().map_err(|_| wrong("not 8 bytes".to_owned()))?;
+                    let id = MicrobatchId(u64::from_le_bytes(id));
+                    self.committed.borrow_mut().insert(topology, id);
+                }
+                SystemKey::Row(topology) => {
+                    let row = Row::decode(&value).map_err(|error| wrong(error.to_string()))?;
+                    self.coordinated.borrow_mut().entry(topology).or_default().row = row;
+                }
+                SystemKey::Begins(topology) => {
+                    let begins = decode_begins(&value).map_err(wrong)?;
+                    self.coordinated.borrow_mut().entry(topology).or_default().begins = begins;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a fold contains now.
+pub(crate) struct Folded {
+    pub(crate) covers: Index,
+    pub(crate) pending: Vec<Index>,
+    pub(crate) report: pstate::FoldReport,
+}
+
+impl Depot {
+    /// The entry at `index` holds records up to `end`.
+    pub(crate) fn note(&self, index: Index, end: Offset) {
+        self.entries.borrow_mut().push_back((index, end));
+    }
+
+    /// The last index such that no entry up to it holds records at or above `flushed`; `None` if no
+    /// entry does.
+    fn covered(&self, flushed: Offset) -> Option<Index> {
+        let entries = self.entries.borrow();
+        entries.iter().find(|(_, end)| *end > flushed).map(|(index, _)| Index(index.0 - 1))
+    }
+
+    fn forget(&self, flushed: Offset) {
+        let mut entries = self.entries.borrow_mut();
+        while entries.front().is_some_and(|(_, end)| *end <= flushed) {
+            entries.pop_front();
+        }
+    }
+}
+
+/// Keys of [`SYSTEM`]: a letter and a number.
+enum SystemKey {
+    Depot(DepotId),
+    Committed(TopologyId),
+    Row(TopologyId),
+    Begins(TopologyId),
+}
+
+impl SystemKey {
+    fn encode(&self) -> [u8; 5] {
+        let (letter, number) = match self {
+            Self::Depot(id) => (b'd', id.0),
+            Self::Committed(id) => (b'c', id.0),
+            Self::Row(id) => (b'r', id.0),
+            Self::Begins(id) => (b'b', id.0),
+        };
+        let [a, b, c, d] = number.to_be_bytes();
+        [letter, a, b, c, d]
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let [letter, a, b, c, d] = *bytes else { return None };
+        let number = u32::from_be_bytes([a, b, c, d]);
+        match letter {
+            b'd' => Some(Self::Depot(DepotId(number))),
+            b'c' => Some(Self::Committed(TopologyId(number))),
+            b'r' => Some(Self::Row(TopologyId(number))),
+            b'b' => Some(Self::Begins(TopologyId(number))),
+            _ => None,
+        }
+    }
+}
+
+fn decode_begins(mut bytes: &[u8]) -> Result<Vec<Begin>, String> {
+    let mut begins = Vec::new();
+    while let Some((len, rest)) = bytes.split_first_chunk::<4>() {
+        let len = u32::from_le_bytes(*len) as usize;
+        let (record, rest) = rest.split_at_checked(len).ok_or("a length beyond the end")?;
+        match Record::decode(record).map_err(|error| error.to_string())? {
+            Record::Begin(begin) => begins.push(begin),
+            Record::Decision(_) | Record::AllApplied(_) => return Err("not a begin".to_owned()),
+        }
+        bytes = rest;
+    }
+    if bytes.is_empty() { Ok(begins) } else { Err("bytes behind the end".to_owned()) }
+}

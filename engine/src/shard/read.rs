@@ -1,0 +1,158 @@
+//! Reads of clients: at once when everything is in memory, else in a task of their own.
+
+use std::ops::{Bound, ControlFlow};
+use std::rc::Rc;
+
+use super::Shard;
+use super::message::{
+    DepotSlice, ReadAnswer, ReadDepotRequest, ReadOperation, ReadRequest, answer,
+};
+use super::partition::Partition;
+use crate::codec::KeyBuf;
+use crate::depot::{self, Limits, Upto};
+use crate::env::Class;
+use crate::error::{Error, Result, chain};
+use crate::schema::{ReadOp, Rows};
+use crate::pstate::{self, Direction, Found, KeyRange, View};
+
+/// Bytes of records that one read of a depot returns at most, beside a first one that is larger.
+const DEPOT_READ_BYTES_MAX: usize = 1 << 20;
+
+impl Shard {
+    pub(super) fn read(self: &Rc<Self>, request: ReadRequest) {
+        let partition = match self.partition(request.partition) {
+            Ok(partition) => Rc::clone(partition),
+            Err(error) => return answer(request.reply, Err(error)),
+        };
+        self.counters.borrow_mut().reads += request.operations.len() as u64;
+        match read_at_once(&partition, &request.operations) {
+            Ok(Some(answers)) => answer(request.reply, Ok(answers)),
+            Err(error) => answer(request.reply, Err(self.read_failed(&error))),
+            Ok(None) => {
+                let shard = Rc::clone(self);
+                self.env.spawn(Class::Client, "read", async move {
+                    let result = read_all(&partition, &request.operations).await;
+                    answer(request.reply, result.map_err(|error| shard.read_failed(&error)));
+                });
+            }
+        }
+    }
+
+    pub(super) fn read_depot(self: &Rc<Self>, request: ReadDepotRequest) {
+        let shard = Rc::clone(self);
+        self.env.spawn(Class::Client, "read depot", async move {
+            let ReadDepotRequest { depot, partition, from, records_max, reply } = request;
+            let result = async {
+                let partition = Rc::clone(shard.partition(partition)?);
+                let opened = partition.depot(depot).await;
+                let depot = opened.map_err(|error| shard.stopped_by(&error))?;
+                let limits = Limits {
+                    records: records_max,
+                    bytes: DEPOT_READ_BYTES_MAX,
+                    upto: Upto::Durable,
+                };
+                let records = depot.log.read(from, limits).await.map_err(|error| match error {
+                    depot::Error::Trimmed { .. } => Error::Trimmed { what: error.to_string() },
+                    depot::Error::Corrupt { .. } => Error::Corrupt { what: chain(&error) },
+                    _ => shard.stopped_by(&error),
+                })?;
+                let (first, end) = (depot.log.first(), depot.log.durable_end());
+                Ok(DepotSlice { records, first, end })
+            };
+            answer(reply, result.await);
+        });
+    }
+
+    /// Damage concerns whoever reads it; a device that refuses concerns everybody.
+    fn read_failed(&self, error: &pstate::Error) -> Error {
+        match error {
+            pstate::Error::Corrupt { .. } => Error::Corrupt { what: chain(error) },
+            _ => self.stopped_by(error),
+        }
+    }
+
+    pub(super) fn stopped_by(&self, error: &(dyn std::error::Error + 'static)) -> Error {
+        self.fail(error);
+        Error::ShardStopped { shard: self.env.shard(), cause: chain(error) }
+    }
+}
+
+/// `None` if a page is missing, or if a scan would have to wait.
+fn read_at_once(
+    partition: &Partition,
+    operations: &[ReadOperation],
+) -> Result<Option<Vec<ReadAnswer>>, pstate::Error> {
+    let mut answers = Vec::with_capacity(operations.len());
+    for operation in operations {
+        let (ReadOp::Get { key } | ReadOp::Has { key }) = &operation.op else { return Ok(None) };
+        let to_vec = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
+        let view = View::visible();
+        let found = partition.store.get(&view, operation.pstate, key.as_slice(), to_vec)?;
+        match found {
+            Found::Ready(value) => answers.push(ReadAnswer::Value(value)),
+            Found::Miss(_) => return Ok(None),
+        }
+    }
+    Ok(Some(answers))
+}
+
+async fn read_all(
+    partition: &Partition,
+    operations: &[ReadOperation],
+) -> Result<Vec<ReadAnswer>, pstate::Error> {
+    let view = View::visible();
+    let mut answers = Vec::with_capacity(operations.len());
+    prefetch(partition, operations).await?;
+    for operation in operations {
+        let pstate = operation.pstate;
+        answers.push(match &operation.op {
+            ReadOp::Get { key } | ReadOp::Has { key } => {
+                let to_vec = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
+                let read = partition.store.read(&view, pstate, key.as_slice(), to_vec);
+                ReadAnswer::Value(read.await?)
+            }
+            ReadOp::Range(range) => {
+                let to = range.to.as_ref().map(KeyBuf::as_slice);
+                let keys = KeyRange {
+                    from: Bound::Included(range.from.as_slice()),
+                    to: to.map_or(Bound::Unbounded, Bound::Excluded),
+                };
+                let direction =
+                    if range.reverse { Direction::Backward } else { Direction::Forward };
+                let limit = range.limit.and_then(|limit| usize::try_from(limit).ok());
+                let mut rows = Rows::new();
+                if to.is_none_or(|to| range.from.as_slice() < to) {
+                    let visit = |key: &[u8], value: &[u8]| {
+                        rows.push(key, if range.keys_only { &[] } else { value });
+                        ControlFlow::Continue(())
+                    };
+                    let limit = limit.unwrap_or(usize::MAX);
+                    partition.store.scan(&view, pstate, keys, direction, limit, visit).await?;
+                }
+                ReadAnswer::Rows(rows)
+            }
+        });
+    }
+    Ok(answers)
+}
+
+/// Brings the leaves of all single keys in, at depth.
+async fn prefetch(
+    partition: &Partition,
+    operations: &[ReadOperation],
+) -> Result<(), pstate::Error> {
+    let mut gets: Vec<(crate::types::PStateId, &[u8])> = operations
+        .iter()
+        .filter_map(|operation| match &operation.op {
+            ReadOp::Get { key } | ReadOp::Has { key } => Some((operation.pstate, key.as_slice())),
+            ReadOp::Range(_) => None,
+        })
+        .collect();
+    gets.sort_unstable();
+    for group in gets.chunk_by(|a, b| a.0 == b.0) {
+        if let [(pstate, _), _, ..] = group {
+            partition.store.prefetch(*pstate, group.iter().map(|(_, key)| *key)).await?;
+        }
+    }
+    Ok(())
+}

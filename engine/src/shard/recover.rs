@@ -1,0 +1,461 @@
+//! From files to a running shard: what happens between `start` and the first message.
+//!
+//! 1. *Boot*, on shard 0 alone: `MANIFEST` is read or made, the run is raised durably, leftovers of
+//!    journals that nobody names are removed.
+//! 2. *Replay*, on every shard: the entries of its partitions are read from the journals that may hold
+//!    them and applied in order of their index over what the folds contain. A gap is damage.
+//! 3. Where the number of shards changed, *dealing*: every partition is folded, prepares in doubt are
+//!    written to the new journals, and one manifest write makes the new journals the directory's. A crash
+//!    before it finds the old ones complete; nothing new was accepted.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_channel::oneshot;
+
+use super::entry::Prepare;
+use super::keeper::{self, Keeper, RetainByKeeper};
+use super::message::{Message, Reply, answer};
+use super::partition::Partition;
+use super::{Ending, Setup, Shard, TERM};
+use crate::env::{Env, LocalFuture, ShardMain};
+use crate::error::{Error, Result, chain};
+use crate::journal::{
+    self, Admission, Entry, EntryRef, Journal, JournalId, Kind, Recovered, Recovery, TornTail,
+};
+use crate::manifest::{CatalogueRef, JournalRecord, Manifest};
+use crate::node::Options;
+use crate::node::catalogue::Catalogue;
+use crate::page::Cache;
+use crate::probe::{Plant, State, planted, reached};
+use crate::types::{Index, PartitionId, Run, ShardId};
+
+/// What boot found, and what was durable before it.
+pub(crate) struct Boot {
+    /// As stored now: this opening's run, not clean.
+    pub(crate) manifest: Manifest,
+    pub(crate) catalogue: Catalogue,
+    /// With the clean ends that the last closing left.
+    pub(crate) journals: Vec<JournalRecord>,
+}
+
+/// What one shard is told when it starts.
+pub(crate) struct Start {
+    pub(crate) setup: Arc<Setup>,
+    pub(crate) run: Run,
+    pub(crate) journal: Plan,
+    /// On the keeper's shard.
+    pub(crate) keeper: Option<(Manifest, Catalogue)>,
+    /// Called with how far replay is.
+    pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    pub(crate) ready: Reply<Ready>,
+}
+
+/// Where a shard's journal comes from.
+pub(crate) enum Plan {
+    /// The number of shards is the same: its own goes on.
+    Resume(JournalRecord),
+    /// A new one; what the old ones hold of its partitions is folded first.
+    Create { id: JournalId, read: Vec<JournalRecord> },
+}
+
+impl Plan {
+    /// The shard's journal from then on.
+    pub(crate) fn journal(&self) -> JournalId {
+        match self {
+            Self::Resume(record) => record.id,
+            Self::Create { id, .. } => *id,
+        }
+    }
+}
+
+/// How far an opening is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// A shard has read so many entries of its journals.
+    Replayed {
+        /// Which shard.
+        shard: ShardId,
+        /// So many.
+        entries: u64,
+    },
+    /// A shard has folded so many of its partitions, since the number of shards changed.
+    Dealt {
+        /// Which shard.
+        shard: ShardId,
+        /// So many.
+        partitions: u64,
+    },
+}
+
+/// What a started shard found.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) entries: u64,
+    pub(crate) torn: Vec<(JournalId, TornTail)>,
+}
+
+/// Reads or makes the manifest and raises the run. Runs on shard 0 before any shard starts.
+pub(crate) async fn boot(env: &Env, options: &Options) -> Result<Boot> {
+    let failed = |error: crate::manifest::Error| match error {
+        crate::manifest::Error::Corrupt { .. } | crate::manifest::Error::Format { .. } => {
+            Error::Corrupt { what: chain(&error) }
+        }
+        _ => Error::Open { what: chain(&error) },
+    };
+    let Some(mut manifest) = Manifest::load(env).await.map_err(failed)? else {
+        return create(env, options).await;
+    };
+    if let Some(wanted) = options.partitions.filter(|&wanted| wanted != manifest.partitions) {
+        let what = format!(
+            "the directory has {} partitions for ever, {wanted} were asked for",
+            manifest.partitions
+        );
+        return Err(Error::Invalid { what });
+    }
+    let journals = manifest.journals.clone();
+    manifest.run = Run(manifest.run.0 + 1);
+    manifest.clean = false;
+    for journal in &mut manifest.journals {
+        journal.clean_end = None;
+    }
+    manifest.store(env).await.map_err(failed)?;
+    if keeper::remove_unlisted(env, &manifest).await? {
+        reached(State::CrashWhileDealing);
+    }
+    let catalogue = keeper::read_catalogue(env, manifest.catalogue).await?;
+    Ok(Boot { manifest, catalogue, journals })
+}
+
+async fn create(env: &Env, options: &Options) -> Result<Boot> {
+    for dir in ["journal", "p"] {
+        let names = env.disk().list(dir).await;
+        if names.is_ok_and(|names| dir == "p" && !names.is_empty()) {
+            let what = "the directory has partitions but no MANIFEST".to_owned();
+            return Err(Error::Corrupt { what });
+        }
+    }
+    let mut manifest = Manifest {
+        data_id: u128::from(env.random()) << 64 | u128::from(env.random()),
+        partitions: options.partitions_or_default(),
+        run: Run(1),
+        clean: false,
+        catalogue: CatalogueRef::default(),
+        journals: Vec::new(),
+    };
+    let failed = |error: crate::manifest::Error| Error::Open { what: chain(&error) };
+    manifest.store(env).await.map_err(failed)?;
+    keeper::remove_unlisted(env, &manifest).await?;
+    Ok(Boot { manifest, catalogue: Catalogue::default(), journals: Vec::new() })
+}
+
+/// The main task of a shard.
+pub(crate) fn main(start: Start) -> ShardMain {
+    Box::new(move |env: Env| -> LocalFuture<'static, ()> { Box::pin(run(env, start)) })
+}
+
+async fn run(env: Env, start: Start) {
+    let setup = Arc::clone(&start.setup);
+    let mut guard = Guard { env: env.clone(), setup, cause: "its main task was dropped".to_owned() };
+    let Start { setup, run, journal, keeper, progress, ready } = start;
+    let opened = open(&env, &setup, run, journal, keeper, &*progress).await;
+    let (shard, found) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            guard.cause = error.to_string();
+            drop(guard);
+            return answer(ready, Err(error));
+        }
+    };
+    shard.start();
+    answer(ready, Ok(found));
+    match shard.ending().await {
+        Ending::Closed => "it was closed".clone_into(&mut guard.cause),
+        Ending::Failed(cause) => guard.cause = cause,
+    }
+}
+
+/// Tells everybody that the shard ended, however it did.
+struct Guard {
+    env: Env,
+    setup: Arc<Setup>,
+    cause: String,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let shard = self.env.shard();
+        if let Ok(mut stopped) = self.setup.stopped[usize::from(shard.0)].write() {
+            *stopped = Some(std::mem::take(&mut self.cause));
+        }
+        for peer in (0..self.setup.shards).map(ShardId).filter(|&peer| peer != shard) {
+            let message = Message::Peer { shard, up: false };
+            self.env.mesh().send(peer, Box::new(message));
+        }
+    }
+}
+
+async fn open(
+    env: &Env,
+    setup: &Arc<Setup>,
+    run: Run,
+    plan: Plan,
+    keeper: Option<(Manifest, Catalogue)>,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<(Rc<Shard>, Ready)> {
+    let shares = u64::from(setup.shards) * 2;
+    let cache = Cache::new(setup.options.memory_bytes / shares);
+    let mut replay = Replay {
+        env,
+        setup,
+        cache: &cache,
+        partitions: BTreeMap::new(),
+        entries: 0,
+        progress,
+    };
+    let mut torn = Vec::new();
+    let journal_id = plan.journal();
+    let read = match &plan {
+        Plan::Resume(record) => vec![*record],
+        Plan::Create { read, .. } => read.clone(),
+    };
+    let mut resumed = None;
+    for record in read {
+        let recovered = replay.journal(record, run).await?;
+        torn.extend(recovered.torn.map(|tail| (record.id, tail)));
+        resumed = Some(recovered);
+    }
+    let entries = replay.entries;
+    let partitions = replay.finish().await?;
+    let mut options = journal::Options::new(journal_id, run);
+    options.bytes_max = setup.options.journal_bytes_max;
+    options.file_bytes = setup.options.journal_file_bytes;
+    let retain = Rc::new(RetainByKeeper { env: env.clone() });
+    let failed = |error: journal::Error| journal_error(&error);
+    let journal = match (&plan, resumed) {
+        (Plan::Resume(_), Some(recovered)) => {
+            Journal::resume(env, options, recovered, retain).await.map_err(failed)?
+        }
+        (Plan::Resume(_), None) => unreachable!("its own journal was read"),
+        (Plan::Create { .. }, _) => {
+            let journal = Journal::create(env, options, retain).await.map_err(failed)?;
+            deal(env, &journal, &partitions, progress).await?;
+            journal
+        }
+    };
+    for partition in partitions.values() {
+        journal.covered(partition.id, partition.covers(), &partition.pending());
+    }
+    let keeper = keeper.map(|(manifest, catalogue)| Rc::new(Keeper::new(manifest, catalogue)));
+    let shard = Shard::new(env, setup, run, (journal_id, journal), cache, partitions, keeper);
+    Ok((Rc::new(shard), Ready { entries, torn }))
+}
+
+/// Folds what the old journals hold and writes what is in doubt to the new one.
+async fn deal(
+    env: &Env,
+    journal: &Journal,
+    partitions: &BTreeMap<PartitionId, Rc<Partition>>,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<()> {
+    let mut dealt = 0;
+    for partition in partitions.values() {
+        if partition.is_dirty() && !planted(Plant::DealtWithoutFold) {
+            partition.fold().await.map_err(|error| partition_error(&error))?;
+        }
+        dealt += 1;
+        progress(Progress::Dealt { shard: env.shard(), partitions: dealt });
+        for (transaction, prepared) in partition.prepared() {
+            let mut bytes = Vec::new();
+            Prepare::encode_into(transaction, &prepared.appends, &mut bytes, |out| {
+                prepared.run.encode(out);
+            });
+            let entry = EntryRef {
+                partition: partition.id,
+                term: TERM,
+                index: prepared.index,
+                kind: Kind::Prepare,
+                bytes: &bytes,
+            };
+            let failed = |error: journal::Error| journal_error(&error);
+            journal.admit(bytes.len() + 64, Admission::System).await.map_err(failed)?;
+            let ticket = journal.append(&[entry]).map_err(failed)?;
+            journal.wait(ticket).await.map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Entries on their way into partitions.
+struct Replay<'r> {
+    env: &'r Env,
+    setup: &'r Arc<Setup>,
+    cache: &'r Cache,
+    partitions: BTreeMap<PartitionId, Replaying>,
+    entries: u64,
+    progress: &'r (dyn Fn(Progress) + Send + Sync),
+}
+
+struct Replaying {
+    partition: Rc<Partition>,
+    /// Prepares at or below what the fold covers, and still needed.
+    pending: Vec<Index>,
+    /// Entries that came before their turn, from another journal.
+    early: BTreeMap<Index, Entry>,
+}
+
+impl Replay<'_> {
+    async fn journal(&mut self, record: JournalRecord, run: Run) -> Result<Recovered> {
+        let failed = |error: journal::Error| journal_error(&error);
+        let JournalRecord { id, first, clean_end, .. } = record;
+        let mut recovery =
+            Recovery::open(self.env, id, first, run, clean_end).await.map_err(failed)?;
+        while let Some(group) = recovery.next().await.map_err(failed)? {
+            for entry in group.entries {
+                if self.setup.owner(entry.partition) == self.env.shard() {
+                    self.entry(entry).await?;
+                }
+            }
+            if self.env.should_yield() {
+                (self.progress)(Progress::Replayed {
+                    shard: self.env.shard(),
+                    entries: self.entries,
+                });
+                self.env.yield_now().await;
+            }
+        }
+        recovery.finish().await.map_err(failed)
+    }
+
+    async fn entry(&mut self, entry: Entry) -> Result<()> {
+        self.entries += 1;
+        if entry.partition.0 >= self.setup.partitions {
+            let what = format!("the journal names partition {}", entry.partition);
+            return Err(Error::Corrupt { what });
+        }
+        let replaying = match self.partitions.entry(entry.partition) {
+            std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => {
+                let opened =
+                    open_partition(self.env, self.setup, self.cache, entry.partition, entry.index);
+                place.insert(opened.await?)
+            }
+        };
+        replaying.take(entry).await
+    }
+
+    /// Opens the partitions without entries, and checks that nothing is missing.
+    async fn finish(mut self) -> Result<BTreeMap<PartitionId, Rc<Partition>>> {
+        for id in (0..self.setup.partitions).map(PartitionId) {
+            if self.setup.owner(id) == self.env.shard() && !self.partitions.contains_key(&id) {
+                // The journal has nothing of it, so only the newest root will do.
+                let opened =
+                    open_partition(self.env, self.setup, self.cache, id, Index(u64::MAX)).await?;
+                self.partitions.insert(id, opened);
+            }
+        }
+        let mut partitions = BTreeMap::new();
+        for (id, replaying) in self.partitions {
+            let missing = match (replaying.early.keys().next(), replaying.pending.first()) {
+                (Some(early), _) => {
+                    Some(format!("entries {}..{early}", replaying.partition.next()))
+                }
+                (None, Some(pending)) => Some(format!("the prepare at entry {pending}")),
+                (None, None) => None,
+            };
+            if let Some(missing) = missing {
+                let what = format!("the journals lack {missing} of partition {id}");
+                return Err(Error::Corrupt { what });
+            }
+            let recovered = replaying.partition.recovered().await;
+            recovered.map_err(|error| partition_error(&error))?;
+            partitions.insert(id, replaying.partition);
+        }
+        Ok(partitions)
+    }
+}
+
+impl Replaying {
+    /// Applies an entry when its turn has come, and those that waited for it.
+    async fn take(&mut self, entry: Entry) -> Result<()> {
+        let partition = Rc::clone(&self.partition);
+        let apply = async |entry: &Entry| {
+            let replayed = partition.replay(entry.index, entry.kind, &entry.bytes).await;
+            replayed.map_err(|error| partition_error(&error))
+        };
+        if entry.index < partition.next() {
+            // Contained in the fold or read before, unless it is a prepare that the fold left out.
+            if let Some(place) = self.pending.iter().position(|&index| index == entry.index) {
+                self.pending.remove(place);
+                if planted(Plant::PrepareForgotten) {
+                    return Ok(());
+                }
+                apply(&entry).await?;
+            }
+            return Ok(());
+        }
+        self.early.insert(entry.index, entry);
+        while let Some(entry) = self.early.remove(&partition.next()) {
+            assert_eq!(partition.take_index(), entry.index);
+            if planted(Plant::PrepareForgotten) && entry.kind == Kind::Prepare {
+                continue;
+            }
+            apply(&entry).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn open_partition(
+    env: &Env,
+    setup: &Setup,
+    cache: &Cache,
+    id: PartitionId,
+    journal_from: Index,
+) -> Result<Replaying> {
+    let opened = Partition::open(env, cache, id, journal_from, setup.options.depot).await;
+    let opened = opened.map_err(|error| partition_error(&error))?;
+    Ok(Replaying {
+        partition: Rc::new(opened.partition),
+        pending: opened.pending,
+        early: BTreeMap::new(),
+    })
+}
+
+fn journal_error(error: &journal::Error) -> Error {
+    match error {
+        journal::Error::Corrupt { .. }
+        | journal::Error::Version { .. }
+        | journal::Error::Kind { .. } => Error::Corrupt { what: chain(error) },
+        journal::Error::DiskFull { .. } => Error::DiskFull { what: chain(error) },
+        _ => Error::Open { what: chain(error) },
+    }
+}
+
+fn partition_error(error: &super::partition::Error) -> Error {
+    use super::partition::Error as Part;
+    let what = chain(error);
+    match error {
+        Part::Entry { .. }
+        | Part::PState { source: crate::pstate::Error::Corrupt { .. }, .. }
+        | Part::Depot { source: crate::depot::Error::Corrupt { .. }, .. }
+        | Part::Depot { source: crate::depot::Error::Gap { .. }, .. } => Error::Corrupt { what },
+        Part::PState { source: crate::pstate::Error::NoSpace { .. }, .. }
+        | Part::Depot { source: crate::depot::Error::NoSpace { .. }, .. } => {
+            Error::DiskFull { what }
+        }
+        Part::PState { .. } | Part::Depot { .. } => Error::Open { what },
+    }
+}
+
+/// Runs boot alone on a shard, for whoever opens the engine.
+pub(crate) fn boot_main(options: Options, reply: oneshot::Sender<Result<Boot>>) -> ShardMain {
+    Box::new(move |env: Env| -> LocalFuture<'static, ()> {
+        Box::pin(async move {
+            // Nobody listens any more: the opening was given up.
+            drop(reply.send(boot(&env, &options).await));
+        })
+    })
+}
