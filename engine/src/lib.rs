@@ -23,7 +23,7 @@ pub mod page;
 pub mod probe;
 pub mod pstate;
 pub mod schema;
-mod shard;
+pub mod shard;
 pub mod topology;
 pub mod types;
 

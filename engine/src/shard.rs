@@ -20,7 +20,7 @@ use tidemill_replication::two_phase;
 
 use crate::env::{Class, Env, Sender};
 use crate::error::{Error, Result, chain};
-use crate::journal::{EntryRef, Journal, JournalId, Kind, Ticket};
+use crate::journal::{self, EntryRef, Journal, JournalId, Kind, Ticket};
 use crate::page::Cache;
 use crate::types::{DepotId, Offset, PartitionId, Run, ShardId, Term, TopologyId};
 
@@ -37,7 +37,8 @@ mod read;
 pub(crate) mod recover;
 
 pub use event::DeadLetter;
-use message::{Counters, Message, Reply, answer};
+pub use message::{Acknowledge, Counters, Effects};
+use message::{Message, Reply, answer};
 use microbatch::Topology;
 use partition::{Depot, Partition};
 
@@ -289,6 +290,8 @@ impl Shard {
         loop {
             durable = match self.journal.advanced(durable).await {
                 Ok(durable) => durable,
+                // A clean end: everything was durable and released before.
+                Err(journal::Error::Closed) => return,
                 Err(error) => return self.fail(&error),
             };
             let mut grown = BTreeMap::new();

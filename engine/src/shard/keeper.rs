@@ -61,10 +61,10 @@ impl Keeper {
 
 impl State {
     async fn store(&mut self, env: &Env, next: Manifest) -> Result<()> {
-        let mut next = next;
-        next.store(env).await.map_err(|error| Error::Open { what: chain(&error) })?;
+        // Also after a failure: which manifest holds is unknown then, and this one refuses to be
+        // stored again.
         self.manifest = next;
-        Ok(())
+        self.manifest.store(env).await.map_err(|error| Error::Open { what: chain(&error) })
     }
 
     async fn launch(&mut self, env: &Env, launch: Launch) -> Result<Arc<Installed>> {
@@ -80,7 +80,8 @@ impl State {
         if catalogue != self.catalogue {
             let number = self.manifest.catalogue.number + 1;
             let written = write_catalogue(env, number, &catalogue).await?;
-            let next = Manifest { catalogue: written, ..self.manifest.clone() };
+            let mut next = self.manifest.clone();
+            next.catalogue = written;
             let old = self.manifest.catalogue.number;
             self.store(env, next).await?;
             self.catalogue = catalogue;

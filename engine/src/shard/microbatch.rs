@@ -309,7 +309,7 @@ impl Shard {
             | Control::Prepare { .. }
             | Control::Decided { .. }
             | Control::Abort { .. }
-            | Control::Answer { .. }
+            | Control::Undecided { .. }
             | Control::Visible { .. } => {
                 self.participate(&topology, participant::Input::Message(message));
             }

@@ -68,6 +68,7 @@ pub(crate) struct Partition {
     system_id: Cell<MicrobatchId>,
     /// What the newest root covers; entries above are needed for recovery.
     covers: Cell<Index>,
+    has_root: Cell<bool>,
     /// At most one fold at a time.
     pub(crate) folding: Cell<bool>,
     pub(crate) folds: Cell<u64>,
@@ -138,6 +139,7 @@ impl Partition {
             coordinated: RefCell::default(),
             system_id: Cell::new(MicrobatchId(0)),
             covers: Cell::new(opened.covers),
+            has_root: Cell::new(opened.fold > 0),
             folding: Cell::new(false),
             folds: Cell::new(0),
         };
@@ -436,6 +438,11 @@ impl Partition {
         self.covers.get().next() < self.next.get()
     }
 
+    /// Whether a fold ever wrote a root here.
+    pub(crate) fn has_root(&self) -> bool {
+        self.has_root.get()
+    }
+
     /// Merges everything that is visible and durable into the trees. Every entry must be durable
     /// when this is called; the caller tells the journal what is covered afterwards.
     ///
@@ -470,6 +477,7 @@ impl Partition {
         let failed = |source| Error::PState { partition: self.id, source };
         let report = self.store.fold(covers, &pending).await.map_err(failed)?;
         self.covers.set(covers);
+        self.has_root.set(true);
         self.folds.set(self.folds.get() + 1);
         for (id, depot, state) in &states {
             let failed = |source| Error::Depot { partition: self.id, depot: *id, source };

@@ -24,7 +24,7 @@ use crate::error::{Error, Result, chain};
 use crate::journal::{
     self, Admission, Entry, EntryRef, Journal, JournalId, Kind, Recovered, Recovery, TornTail,
 };
-use crate::manifest::{CatalogueRef, JournalRecord, Manifest};
+use crate::manifest::{JournalRecord, Manifest};
 use crate::node::Options;
 use crate::node::catalogue::Catalogue;
 use crate::page::Cache;
@@ -137,14 +137,9 @@ async fn create(env: &Env, options: &Options) -> Result<Boot> {
             return Err(Error::Corrupt { what });
         }
     }
-    let mut manifest = Manifest {
-        data_id: u128::from(env.random()) << 64 | u128::from(env.random()),
-        partitions: options.partitions_or_default(),
-        run: Run(1),
-        clean: false,
-        catalogue: CatalogueRef::default(),
-        journals: Vec::new(),
-    };
+    let data_id = u128::from(env.random()) << 64 | u128::from(env.random());
+    let mut manifest = Manifest::new(data_id, options.partitions_or_default());
+    manifest.run = Run(1);
     let failed = |error: crate::manifest::Error| Error::Open { what: chain(&error) };
     manifest.store(env).await.map_err(failed)?;
     keeper::remove_unlisted(env, &manifest).await?;
@@ -214,6 +209,7 @@ async fn open(
         partitions: BTreeMap::new(),
         entries: 0,
         progress,
+        fresh: matches!(&plan, Plan::Create { read, .. } if read.is_empty()),
     };
     let mut torn = Vec::new();
     let journal_id = plan.journal();
@@ -262,7 +258,9 @@ async fn deal(
 ) -> Result<()> {
     let mut dealt = 0;
     for partition in partitions.values() {
-        if partition.is_dirty() && !planted(Plant::DealtWithoutFold) {
+        // A partition that has no root yet gets one, so that a missing file is always damage.
+        let due = partition.is_dirty() && !planted(Plant::DealtWithoutFold);
+        if due || !partition.has_root() {
             partition.fold().await.map_err(|error| partition_error(&error))?;
         }
         dealt += 1;
@@ -296,6 +294,8 @@ struct Replay<'r> {
     partitions: BTreeMap<PartitionId, Replaying>,
     entries: u64,
     progress: &'r (dyn Fn(Progress) + Send + Sync),
+    /// The directory is being created: partitions need not have files yet.
+    fresh: bool,
 }
 
 struct Replaying {
@@ -351,8 +351,9 @@ impl Replay<'_> {
         for id in (0..self.setup.partitions).map(PartitionId) {
             if self.setup.owner(id) == self.env.shard() && !self.partitions.contains_key(&id) {
                 // The journal has nothing of it, so only the newest root will do.
+                let journal_from = if self.fresh { Index(1) } else { Index(u64::MAX) };
                 let opened =
-                    open_partition(self.env, self.setup, self.cache, id, Index(u64::MAX)).await?;
+                    open_partition(self.env, self.setup, self.cache, id, journal_from).await?;
                 self.partitions.insert(id, opened);
             }
         }
