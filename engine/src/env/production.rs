@@ -36,6 +36,7 @@ mod lock;
 mod mesh;
 mod ring;
 mod shard;
+mod sleepers;
 mod watchdog;
 
 pub use check::{Item, Needs, Report, file_system, self_test};

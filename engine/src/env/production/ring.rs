@@ -34,8 +34,6 @@ struct Inner {
     waiting: VecDeque<usize>,
     /// Operations the kernel has, or will get with the next submission.
     in_flight: usize,
-    /// Who must run soon because something waits; set while the poller is parked.
-    kick: Option<Waker>,
     /// Wakers of the completions of one turn, kept for its capacity.
     woken: Vec<Waker>,
 }
@@ -82,7 +80,6 @@ impl Ring {
                 free: Vec::new(),
                 waiting: VecDeque::new(),
                 in_flight: 0,
-                kick: None,
                 woken: Vec::new(),
             }),
         }))
@@ -108,11 +105,6 @@ impl Ring {
         } else {
             completion.disable_eventfd();
         }
-    }
-
-    /// Sets who is woken when an operation is queued.
-    pub(super) fn on_queued(&self, waker: Option<Waker>) {
-        self.inner.borrow_mut().kick = waker;
     }
 
     /// Reads into `buf` from byte `at`.
@@ -231,11 +223,6 @@ impl Ring {
         let entry = entry.user_data(key as u64);
         inner.operations[key] = Slot::Running { entry, held, waker: None, abandoned: false };
         inner.waiting.push_back(key);
-        let kick = inner.kick.take();
-        drop(inner);
-        if let Some(kick) = kick {
-            kick.wake();
-        }
         Operation { ring: Rc::clone(self), key: Some(key) }
     }
 }

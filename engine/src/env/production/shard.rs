@@ -3,7 +3,11 @@
 //! The poller is a task like any other. At each of its turns it hands queued operations to the kernel,
 //! takes completions, and wakes whoever waits for parcels. With nothing to do it gives the core to
 //! other threads and looks again; idle for longer than `spin`, it parks: glommio sleeps until the
-//! shard's eventfd is written by the ring, by another shard or by a client, or until a timer fires.
+//! shard's eventfd is written by the ring, by another shard or by a client, or until somebody's sleep
+//! ends. Whatever task runs meanwhile, woken from outside, unparks it.
+//!
+//! A task that awaits something which another *thread* resolves is woken at glommio's next round: at
+//! once if the shard sleeps, within [`ROUND`] if it is busy. What is urgent comes by the mesh.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -11,18 +15,20 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use glommio::io::{PollState, PollableFd};
+use glommio::timer::Timer;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 
 use super::disk::DirectDisk;
 use super::mesh::{Inboxes, ShardMesh};
 use super::ring::Ring;
+use super::sleepers::Sleepers;
 use super::watchdog::{SLOW_POLL, SlowPoll, Watchdog};
 use crate::env::{Class, Clock, Env, LocalFuture, ShardMain, Spawner};
 use crate::types::{ShardId, Time, WallTime};
@@ -50,7 +56,7 @@ pub(super) fn run(plan: Plan, main: ShardMain, started: impl FnOnce()) -> io::Re
         // Files do not go through glommio's rings, so they can be small.
         .io_memory(64 << 10)
         .ring_depth(128)
-        .preempt_timer(TURN_MAX)
+        .preempt_timer(ROUND)
         .make()
         .map_err(|error| io::Error::other(format!("glommio cannot start an executor: {error}")))?;
     let ring = Ring::new()?;
@@ -60,12 +66,16 @@ pub(super) fn run(plan: Plan, main: ShardMain, started: impl FnOnce()) -> io::Re
         mesh.inbox().begin();
         started();
         let tasks = Rc::new(Tasks::new(plan.shard, Arc::clone(&plan.watchdog)));
-        let poller = Poller::new(&ring, &mesh, &tasks, plan.spin);
-        tasks.spawn(Class::Core, "poller", Box::pin(poller.run()));
+        let sleepers = Rc::new(Sleepers::default());
+        let poller = Poller::new(&ring, &mesh, &sleepers, &tasks, plan.spin);
+        tasks.spawn(Class::Core, POLLER, Box::pin(poller.run()));
+        for every in HEARTBEATS {
+            tasks.spawn(Class::Core, HEARTBEAT, Box::pin(heartbeat(every)));
+        }
         let env = Env::new(
             plan.shard,
             Rc::new(DirectDisk::new(plan.root.clone(), Rc::clone(&ring))),
-            Rc::new(SystemClock { started_at: plan.started_at }),
+            Rc::new(SystemClock { started_at: plan.started_at, sleepers }),
             Rc::new(Rc::clone(&tasks)),
             Rc::clone(&mesh) as Rc<dyn crate::env::Mesh>,
             plan.seed,
@@ -74,7 +84,6 @@ pub(super) fn run(plan: Plan, main: ShardMain, started: impl FnOnce()) -> io::Re
         // Tasks first, while everything they may touch in their destructors still works; then what
         // they left in flight; then the parcels nobody took.
         tasks.close();
-        ring.on_queued(None);
         ring.drain();
         mesh.close();
         mesh.inbox().end();
@@ -82,9 +91,31 @@ pub(super) fn run(plan: Plan, main: ShardMain, started: impl FnOnce()) -> io::Re
     Ok(())
 }
 
-/// How long tasks run before glommio looks at its own rings and timers, and before
-/// [`Env::should_yield`] asks a loop to make room.
+/// How long tasks run before the poller gets its turn, and before [`Env::should_yield`] asks a loop to
+/// make room.
 const TURN_MAX: Duration = Duration::from_micros(500);
+
+/// How long the executor runs before glommio looks at its own rings.
+///
+/// glommio's executor goes to sleep *beside runnable tasks* if this time passes between its setting
+/// the timer and running the first task, as happens where the thread loses its core in between. At
+/// half a millisecond that was seen every few seconds on a busy machine, so it must be much longer
+/// than a slice of the kernel's scheduler, and [`HEARTBEATS`] must end such a sleep.
+const ROUND: Duration = Duration::from_millis(10);
+
+/// Timers that are always pending, so that no sleep lasts longer: see [`ROUND`]. Two, since the one
+/// that fires could meet with the same fate. They cost an idle shard about a thousandth of a core.
+const HEARTBEATS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(330)];
+
+/// Names of the tasks that are no work.
+const POLLER: &str = "poller";
+const HEARTBEAT: &str = "heartbeat";
+
+async fn heartbeat(every: Duration) {
+    loop {
+        Timer::new(every).await;
+    }
+}
 
 /// The tasks of one shard. It owns their futures, so that they end with the shard and not with the
 /// last waker that somebody outside keeps.
@@ -93,8 +124,14 @@ struct Tasks {
     watchdog: Arc<Watchdog>,
     queues: [TaskQueueHandle; 4],
     futures: RefCell<Futures>,
-    /// Polls of all tasks but the poller's own: how it sees whether anybody else had work.
+    /// Polls of tasks that are work: how the poller sees whether anybody had some.
     polls: Cell<u64>,
+    /// When the poller's turn began.
+    turn_at: Cell<Instant>,
+    /// Time of the current poll in which others had the core on purpose.
+    given_away: Cell<Duration>,
+    /// The poller's, while it is parked.
+    parked: RefCell<Option<Waker>>,
     /// A task panicked: the shard must end.
     failed: Cell<bool>,
     main: RefCell<Option<Waker>>,
@@ -113,7 +150,7 @@ impl Tasks {
             glommio::executor().create_task_queue(Shares::Static(shares), latency, name)
         };
         let queues = [
-            queue(1000, Latency::Matters(TURN_MAX), "core"),
+            queue(1000, Latency::NotImportant, "core"),
             queue(500, Latency::NotImportant, "client"),
             queue(400, Latency::NotImportant, "topology"),
             queue(100, Latency::NotImportant, "background"),
@@ -124,6 +161,9 @@ impl Tasks {
             queues,
             futures: RefCell::default(),
             polls: Cell::new(0),
+            turn_at: Cell::new(now()),
+            given_away: Cell::default(),
+            parked: RefCell::default(),
             failed: Cell::new(false),
             main: RefCell::default(),
         }
@@ -155,13 +195,23 @@ impl Tasks {
         future: &mut LocalFuture<'static, ()>,
         context: &mut Context<'_>,
     ) -> Option<Poll<()>> {
-        self.polls.set(self.polls.get() + 1);
+        if name != POLLER && name != HEARTBEAT {
+            self.polls.set(self.polls.get() + 1);
+            // It may queue operations, or sleep, and the poller must know.
+            if let Some(poller) = self.parked.take() {
+                self.turn_at.set(now());
+                poller.wake();
+            }
+        }
         let before = now();
         let poll = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
         let after = now();
-        let duration = after - before;
+        let duration = (after - before).saturating_sub(self.given_away.take());
         if duration > SLOW_POLL {
             self.watchdog.bark(SlowPoll { shard: self.shard, task: name, duration }, after);
+        }
+        if after - self.turn_at.get() > TURN_MAX {
+            end_turn_of_queue();
         }
         poll.ok()
     }
@@ -215,7 +265,7 @@ impl Spawner for Rc<Tasks> {
     }
 
     fn should_yield(&self) -> bool {
-        glommio::executor().need_preempt()
+        now() - self.turn_at.get() > TURN_MAX
     }
 }
 
@@ -256,9 +306,19 @@ async fn yield_queue() {
     glommio::executor().yield_task_queue_now().await;
 }
 
+/// Marks the running queue as having had enough, so that the next one, the poller's at the latest,
+/// gets its turn before this one's other tasks.
+fn end_turn_of_queue() {
+    let mut yielding = pin!(yield_queue());
+    // The mark is set by the first poll. The task itself is not woken: it may have ended.
+    let poll = yielding.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    debug_assert!(poll.is_pending());
+}
+
 struct Poller {
     ring: Rc<Ring>,
     mesh: Rc<ShardMesh>,
+    sleepers: Rc<Sleepers>,
     tasks: Rc<Tasks>,
     spin: Duration,
     eventfd: PollableFd<BorrowedEventfd>,
@@ -274,11 +334,18 @@ impl AsRawFd for BorrowedEventfd {
 }
 
 impl Poller {
-    fn new(ring: &Rc<Ring>, mesh: &Rc<ShardMesh>, tasks: &Rc<Tasks>, spin: Duration) -> Self {
+    fn new(
+        ring: &Rc<Ring>,
+        mesh: &Rc<ShardMesh>,
+        sleepers: &Rc<Sleepers>,
+        tasks: &Rc<Tasks>,
+        spin: Duration,
+    ) -> Self {
         let eventfd = PollableFd::new(BorrowedEventfd(mesh.inbox().eventfd()))
             .expect("made on the executor's thread");
-        let (ring, mesh, tasks) = (Rc::clone(ring), Rc::clone(mesh), Rc::clone(tasks));
-        Self { ring, mesh, tasks, spin, eventfd }
+        let (ring, mesh) = (Rc::clone(ring), Rc::clone(mesh));
+        let (sleepers, tasks) = (Rc::clone(sleepers), Rc::clone(tasks));
+        Self { ring, mesh, sleepers, tasks, spin, eventfd }
     }
 
     async fn run(self) {
@@ -287,26 +354,27 @@ impl Poller {
         // Kept over all parkings: a registration that did not fire serves the next one.
         let mut bell = PollState::new();
         loop {
+            self.tasks.turn_at.set(now());
             let completed = self.ring.turn();
             let received = self.mesh.turn();
-            // One poll is our own.
+            let woke = self.sleepers.turn();
             let polls = self.tasks.polls.get();
-            let others_ran = polls > polls_seen + 1;
+            let others_ran = polls > polls_seen;
             polls_seen = polls;
-            if completed || received || others_ran {
+            if completed || received || woke || others_ran {
                 idle_since = None;
                 yield_queue().await;
                 continue;
             }
-            let now = now();
-            let since = *idle_since.get_or_insert(now);
-            if now - since >= self.spin {
+            let before = now();
+            if before - *idle_since.get_or_insert(before) >= self.spin {
                 self.park(&mut bell).await;
                 idle_since = None;
-                polls_seen = self.tasks.polls.get();
                 continue;
             }
-            yield_thread();
+            std::thread::yield_now();
+            let away = self.tasks.given_away.get() + before.elapsed();
+            self.tasks.given_away.set(away);
             yield_queue().await;
         }
     }
@@ -315,12 +383,21 @@ impl Poller {
         let inbox = self.mesh.inbox();
         self.ring.notify(true);
         inbox.park();
+        let next = self.sleepers.next();
+        let mut timer = next.map(|at| Timer::new(at.saturating_duration_since(now())));
+        let polls = self.tasks.polls.get();
         poll_fn(|context| {
-            // The first look comes after `park`, so nothing can slip in between.
-            if self.ring.has_work() || self.mesh.has_work() {
+            // The first look comes after `inbox.park`, so nothing can slip in between.
+            let work = self.ring.has_work() || self.mesh.has_work();
+            if work || self.tasks.polls.get() != polls {
                 return Poll::Ready(());
             }
-            self.ring.on_queued(Some(context.waker().clone()));
+            if let Some(timer) = &mut timer
+                && Pin::new(timer).poll(context).is_ready()
+            {
+                return Poll::Ready(());
+            }
+            *self.tasks.parked.borrow_mut() = Some(context.waker().clone());
             match self.eventfd.poll_readable(context, bell) {
                 Poll::Ready(Ok(())) => Poll::Ready(()),
                 Poll::Ready(Err(error)) => panic!("cannot wait for the shard's eventfd: {error}"),
@@ -328,14 +405,15 @@ impl Poller {
             }
         })
         .await;
-        self.ring.on_queued(None);
-        inbox.unpark();
+        drop(self.tasks.parked.take());
         self.ring.notify(false);
+        inbox.unpark();
     }
 }
 
 struct SystemClock {
     started_at: Instant,
+    sleepers: Rc<Sleepers>,
 }
 
 impl Clock for SystemClock {
@@ -350,27 +428,14 @@ impl Clock for SystemClock {
     }
 
     fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()> {
-        let until = now().checked_add(duration);
-        Box::pin(async move {
-            loop {
-                let left = match until {
-                    Some(until) => until.saturating_duration_since(now()),
-                    None => Duration::from_secs(1 << 30),
-                };
-                if left.is_zero() {
-                    break;
-                }
-                // Timers are kept in ticks, so the last one may fire a little early.
-                glommio::timer::Timer::new(left).await;
-            }
-        })
+        match now().checked_add(duration) {
+            Some(until) => Box::pin(self.sleepers.sleep(until)),
+            None => Box::pin(std::future::pending()),
+        }
     }
 }
 
+/// Monotonic time.
 pub(super) fn now() -> Instant {
     Instant::now()
-}
-
-fn yield_thread() {
-    std::thread::yield_now();
 }
