@@ -123,6 +123,8 @@ impl Journal {
             let mut slot = slots::open(env, id, number).await?;
             let len = slot.file.len().map_err(|e| Error::io("measure", slot.file.path(), 0, e))?;
             if len == u64::from(file_bytes) {
+                // If only the process died, neither its length nor its name need be durable.
+                slot.file.sync().await.map_err(|e| Error::io("sync", slot.file.path(), 0, e))?;
                 slot.prepared = slots::is_prepared(&slot, file_bytes).await?;
                 spares.push_back(slot);
             } else {
@@ -130,6 +132,7 @@ impl Journal {
                 slots::remove_slot(env, id, number).await?;
             }
         }
+        slots::sync_names(env).await?;
         let start = Start {
             end,
             first: *retained.first().expect("recovery names at least the file of the end"),

@@ -9,6 +9,9 @@ use crate::env::{Env, LocalFuture};
 use crate::types::{Index, PartitionId, Term};
 
 mod basic;
+mod chaos;
+mod chaos_disk;
+mod damage;
 
 const ID: JournalId = JournalId(7);
 
