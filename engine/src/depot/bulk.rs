@@ -174,7 +174,7 @@ impl Log {
         let (bulk, rename_from) = inner.place_extent(core, bytes)?;
         let work = encode(&bulk, &head, &blocks, rename_from);
         let write = Rc::clone(&work.write);
-        let payload = Payload::new(&head, PayloadTail::Extent(&write.extent));
+        let payload = Payload::new(&head, &PayloadTail::Extent(&write.extent));
         core.extents_used = true;
         core.extents.push_back(Rc::clone(&write));
         inner.admit(core, &head, batch, Index(0), Place::Extent(Rc::clone(&write)));
@@ -242,7 +242,7 @@ impl Inner {
 
     async fn write_extent(&self, work: Work) -> Result<()> {
         // From the first poll on: an extent that is never written would hold back all after it.
-        let guard = StopOnDrop(&self.failed);
+        let guard = StopOnDrop(self);
         let result = async {
             let _io = self.io.lock().await;
             self.write_extent_locked(work).await
@@ -279,6 +279,7 @@ impl Inner {
         write.done.set(true);
         let core = &mut *self.core.borrow_mut();
         while core.extents.pop_front_if(|extent| extent.done.get()).is_some() {}
+        core.wake();
         Ok(())
     }
 }
