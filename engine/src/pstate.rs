@@ -1,4 +1,4 @@
-//! PStates as bytes: the copy-on-write trees of one partition and the writes that lie over them.
+//! `PState`s as bytes: the copy-on-write trees of one partition and the writes that lie over them.
 //!
 //! ```text
 //!   WriteSet            one attempt's own writes, not yet prepared
@@ -36,10 +36,12 @@ mod scan;
 mod small;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use layer::{Layer, Part};
 pub use read::{Loaded, Miss};
 pub use run::{Run, RunError, Write, WriteSet};
+pub use verify::{Finding, Verified, verify};
 
 /// The longest key.
 pub const KEY_BYTES_MAX: usize = crate::page::node::KEY_BYTES_MAX;
@@ -175,7 +177,7 @@ pub enum Found<R> {
     Miss(Miss),
 }
 
-/// A range of keys of one PState.
+/// A range of keys of one `PState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyRange<'a> {
     /// Lower end.
@@ -241,7 +243,7 @@ impl Store {
         state.memtable.bytes() + frozen
     }
 
-    /// The trees that are not empty or have a description, by PState.
+    /// The trees that are not empty or have a description, by `PState`.
     #[must_use]
     pub fn trees(&self) -> Vec<TreeInfo> {
         let state = self.inner.state.borrow();
@@ -254,7 +256,7 @@ impl Store {
         state.trees.iter().map(info).collect()
     }
 
-    /// Sets a PState's free-form bytes (at most 512) in the catalogue, with the next fold.
+    /// Sets a `PState`'s free-form bytes (at most 512) in the catalogue, with the next fold.
     pub fn describe(&self, pstate: PStateId, bytes: Vec<u8>) {
         assert!(bytes.len() <= DESCRIPTION_BYTES_MAX, "a description fits a leaf");
         let mut state = self.inner.state.borrow_mut();
@@ -262,7 +264,7 @@ impl Store {
         state.described.insert(pstate);
     }
 
-    /// Deletes a PState: everything visible of it, and its description. Its tree is freed by the next
+    /// Deletes a `PState`: everything visible of it, and its description. Its tree is freed by the next
     /// fold.
     pub fn drop_pstate(&self, pstate: PStateId) {
         self.inner.state.borrow_mut().memtable.delete_range(pstate, &[], None);
@@ -274,7 +276,7 @@ impl Store {
 pub const DESCRIPTION_BYTES_MAX: usize = 512;
 
 impl State {
-    /// What lies over the trees for one PState, newest first.
+    /// What lies over the trees for one `PState`, newest first.
     fn parts<'a>(
         &'a self,
         view: &View<'a>,

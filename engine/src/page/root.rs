@@ -31,7 +31,7 @@ const CHUNKS_MAX: usize = (CRC_AT - CHUNKS_AT) / PageRef::BYTES;
 /// single bad spot of a device takes both.
 pub(crate) const SLOT_AT: [u64; 2] = [0, 131_072];
 
-/// The PState number under which the catalogue's own pages are kept.
+/// The `PState` number under which the catalogue's own pages are kept.
 pub(crate) const CATALOGUE: PStateId = PStateId(u32::MAX);
 
 /// The owner of the table.

@@ -329,7 +329,7 @@ struct Switch {
     table: ChunkList,
 }
 
-/// Whose page or chunk starts with `bytes`, as far as it says so itself: a PState, and a key that
+/// Whose page or chunk starts with `bytes`, as far as it says so itself: a `PState`, and a key that
 /// leads to it.
 fn owner(bytes: &[u8], place: u32) -> Option<(PStateId, Vec<u8>)> {
     if u32_at(bytes, 0) != place {
