@@ -7,6 +7,7 @@ use crate::env::memory::{MemoryDisk, run};
 
 type Model = BTreeMap<(PStateId, Vec<u8>), Vec<u8>>;
 
+mod crash;
 mod damage;
 mod space;
 
