@@ -1,4 +1,4 @@
-//! PStates as bytes: the copy-on-write trees of one partition and the writes that lie over them.
+//! `PState`s as bytes: the copy-on-write trees of one partition and the writes that lie over them.
 //!
 //! ```text
 //!   WriteSet            one attempt's own writes, not yet prepared
@@ -21,7 +21,7 @@ use crate::env::{Env, File};
 pub use crate::page::Error;
 use crate::page::root::TreeRoot;
 use crate::page::space::Space;
-use crate::page::{Cache, FileId};
+use crate::page::{Cache, EXTENT_BYTES, FileId, PAGE_BYTES};
 use crate::types::{Index, MicrobatchId, PStateId, PartitionId, TopologyId};
 
 mod catalogue;
@@ -36,10 +36,12 @@ mod scan;
 mod small;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use layer::{Layer, Part};
 pub use read::{Loaded, Miss};
 pub use run::{Run, RunError, Write, WriteSet};
+pub use verify::{Finding, Verified, verify};
 
 /// The longest key.
 pub const KEY_BYTES_MAX: usize = crate::page::node::KEY_BYTES_MAX;
@@ -175,7 +177,7 @@ pub enum Found<R> {
     Miss(Miss),
 }
 
-/// A range of keys of one PState.
+/// A range of keys of one `PState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyRange<'a> {
     /// Lower end.
@@ -241,7 +243,20 @@ impl Store {
         state.memtable.bytes() + frozen
     }
 
-    /// The trees that are not empty or have a description, by PState.
+    /// About how many bytes the file grows by at most if what is visible is folded now: what is to be
+    /// reserved before more is admitted.
+    #[must_use]
+    pub fn fold_bytes_max(&self) -> u64 {
+        let state = self.inner.state.borrow();
+        let pages: u64 = crate::page::space::live_pages(&state.space.durable);
+        let frozen: u64 = state.frozen.iter().map(|layer| layer.bytes()).sum();
+        let bytes = state.memtable.bytes() + frozen;
+        // In the worst case every key lies in a leaf of its own; all branches and the table follow.
+        let leaves = (bytes / layer::POINT_BYTES).min(pages) * PAGE_BYTES as u64;
+        2 * bytes + leaves + leaves / 8 + 2 * EXTENT_BYTES as u64
+    }
+
+    /// The trees that are not empty or have a description, by `PState`.
     #[must_use]
     pub fn trees(&self) -> Vec<TreeInfo> {
         let state = self.inner.state.borrow();
@@ -254,7 +269,7 @@ impl Store {
         state.trees.iter().map(info).collect()
     }
 
-    /// Sets a PState's free-form bytes (at most 512) in the catalogue, with the next fold.
+    /// Sets a `PState`'s free-form bytes (at most 512) in the catalogue, with the next fold.
     pub fn describe(&self, pstate: PStateId, bytes: Vec<u8>) {
         assert!(bytes.len() <= DESCRIPTION_BYTES_MAX, "a description fits a leaf");
         let mut state = self.inner.state.borrow_mut();
@@ -262,7 +277,7 @@ impl Store {
         state.described.insert(pstate);
     }
 
-    /// Deletes a PState: everything visible of it, and its description. Its tree is freed by the next
+    /// Deletes a `PState`: everything visible of it, and its description. Its tree is freed by the next
     /// fold.
     pub fn drop_pstate(&self, pstate: PStateId) {
         self.inner.state.borrow_mut().memtable.delete_range(pstate, &[], None);
@@ -274,7 +289,7 @@ impl Store {
 pub const DESCRIPTION_BYTES_MAX: usize = 512;
 
 impl State {
-    /// What lies over the trees for one PState, newest first.
+    /// What lies over the trees for one `PState`, newest first.
     fn parts<'a>(
         &'a self,
         view: &View<'a>,

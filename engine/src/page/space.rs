@@ -53,7 +53,9 @@ impl Space {
             busy.iter_mut().zip(live).for_each(|(busy, live)| *busy |= live);
         }
         let mut avoided = vec![false; busy.len()];
-        avoid.iter().for_each(|&extent| avoided[extent as usize] = true);
+        for &extent in avoid {
+            avoided[extent as usize] = true;
+        }
         // Extent 0 holds the root slots.
         avoided[0] = true;
         let mut live = self.durable.clone();
@@ -86,7 +88,7 @@ impl Space {
         let mut budget = pages_max;
         let chosen = used.iter().take_while(|&&(_, live)| {
             let fits = u64::from(live) <= budget && live < EXTENT_PAGES * 3 / 4
-                || u64::from(live) <= budget && used[0].0 as u64 == end;
+                || u64::from(live) <= budget && u64::from(used[0].0) == end;
             budget = budget.saturating_sub(u64::from(live));
             fits
         });

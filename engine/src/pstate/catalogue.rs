@@ -1,4 +1,4 @@
-//! The catalogue: a tree from PState to the root of its tree.
+//! The catalogue: a tree from `PState` to the root of its tree.
 //!
 //! ```text
 //! key    u32 PState, big-endian

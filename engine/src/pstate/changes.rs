@@ -2,9 +2,9 @@
 
 use std::ops::Bound;
 
-use super::layer::{Part, Points, Table};
+use super::layer::{Known, Part, Points, Table};
 
-/// One PState's writes over several layers, newest first.
+/// One `PState`'s writes over several layers, newest first.
 pub(super) struct Changes<'a> {
     tables: Vec<&'a Table>,
 }
@@ -83,14 +83,14 @@ impl<'a> Iterator for Merged<'a> {
             if value.is_none() {
                 // A range delete of a newer layer hides an older layer's value.
                 value = match here {
-                    Some((_, value)) => Some(value),
-                    None => part.covers(key).then_some(None),
+                    Some((_, value)) => Some(Known::from(value)),
+                    None => part.covers(key).then_some(Known::Gone),
                 };
             }
             if here.is_some() {
                 *next = points.next();
             }
         }
-        Some((key, value.flatten()))
+        Some((key, value.and_then(Known::value)))
     }
 }

@@ -7,7 +7,7 @@ use super::run::{Run, RunPart, Write};
 use super::small::Small;
 use crate::types::PStateId;
 
-/// Writes by PState. Keys win over ranges: a range delete drops the keys that came before it.
+/// Writes by `PState`. Keys win over ranges: a range delete drops the keys that came before it.
 #[derive(Debug, Default)]
 pub(crate) struct Layer {
     pub(super) tables: BTreeMap<PStateId, Table>,
@@ -55,6 +55,18 @@ impl Layer {
         }
     }
 
+    /// Drops up to about `count` keys; whether there are more. The layer is no longer good for reads.
+    pub(crate) fn drop_some(&mut self, count: usize) -> bool {
+        let Some(mut table) = self.tables.first_entry() else { return false };
+        for _ in 0..count {
+            if table.get_mut().points.pop_first().is_none() {
+                table.remove();
+                return true;
+            }
+        }
+        true
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -65,9 +77,9 @@ impl Layer {
 }
 
 /// What a map entry costs beside the heap: two `Small`s and its share of a map node.
-const POINT_BYTES: u64 = 64;
+pub(super) const POINT_BYTES: u64 = 64;
 
-/// One PState's writes in a layer.
+/// One `PState`'s writes in a layer.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     /// A value, or a deletion.
@@ -145,24 +157,46 @@ impl Ranges {
     }
 }
 
-/// One PState's part of a layer, whatever kind of layer that is.
+/// One `PState`'s part of a layer, whatever kind of layer that is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Part<'a> {
     Table(&'a Table),
     Run(RunPart<'a>),
 }
 
+/// What a layer that knows a key says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known<'a> {
+    Value(&'a [u8]),
+    Gone,
+}
+
+impl<'a> Known<'a> {
+    pub(crate) fn value(self) -> Option<&'a [u8]> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Gone => None,
+        }
+    }
+}
+
+impl<'a> From<Option<&'a [u8]>> for Known<'a> {
+    fn from(value: Option<&'a [u8]>) -> Self {
+        value.map_or(Self::Gone, Self::Value)
+    }
+}
+
 /// Points of a part in a range, in one direction.
 pub(crate) type Points<'a> = Box<dyn Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a>;
 
 impl<'a> Part<'a> {
-    /// What the layer says about a key: nothing, gone (`Some(None)`), or its value.
-    pub(crate) fn lookup(&self, key: &[u8]) -> Option<Option<&'a [u8]>> {
+    /// What the layer says about a key; none if nothing.
+    pub(crate) fn lookup(&self, key: &[u8]) -> Option<Known<'a>> {
         let point = match self {
-            Self::Table(table) => table.points.get(key).map(Option::as_deref),
+            Self::Table(table) => table.points.get(key).map(|value| value.as_deref().into()),
             Self::Run(run) => run.point(key),
         };
-        point.or_else(|| self.covers(key).then_some(None))
+        point.or_else(|| self.covers(key).then_some(Known::Gone))
     }
 
     /// Whether a range delete of this layer covers `key`.

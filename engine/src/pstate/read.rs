@@ -44,7 +44,7 @@ impl Store {
     ) -> Result<Found<R>, Error> {
         let state = self.inner.state.borrow();
         if let Some(known) = state.parts(view, pstate).find_map(|part| part.lookup(key)) {
-            return Ok(Found::Ready(f(known)));
+            return Ok(Found::Ready(f(known.value())));
         }
         let Some(tree) = state.trees.get(&pstate).filter(|tree| tree.root.depth > 0) else {
             return Ok(Found::Ready(f(None)));

@@ -69,7 +69,6 @@ struct Level {
     entries: Entries,
     /// How many entries fill the first page, once it is known.
     full: Option<usize>,
-    /// Entries below each of a branch's children are counted in it; here, leaves and branches alike.
     pages_written: u64,
 }
 
@@ -169,14 +168,14 @@ impl<'a> Rebuild<'a> {
                 if nth % READ_DEPTH == 0 {
                     self.read_ahead(&node, nth, &old).await?;
                 }
-                let child = self.nth_child(&node, nth, &old);
+                let child = Self::nth_child(&node, nth, &old);
                 self.visit(child).await?;
             }
             Ok(())
         })
     }
 
-    fn nth_child(&self, node: &Node<'_>, nth: usize, old: &Old) -> Old {
+    fn nth_child(node: &Node<'_>, nth: usize, old: &Old) -> Old {
         let last = nth + 1 == node.count();
         Old {
             child: node.child(nth),
@@ -191,7 +190,7 @@ impl<'a> Rebuild<'a> {
     async fn read_ahead(&self, node: &Node<'_>, from: usize, old: &Old) -> Result<(), Error> {
         let mut reads = FuturesUnordered::new();
         for nth in from..node.count().min(from + READ_DEPTH) {
-            let child = self.nth_child(node, nth, old);
+            let child = Self::nth_child(node, nth, old);
             let deleted = self.changes.delete_all(child.low(), child.high.as_deref());
             if self.must_open(&child) && !deleted {
                 reads.push(self.read(child.child, child.level));
@@ -244,7 +243,7 @@ impl<'a> Rebuild<'a> {
                 self.add(point, value).await?;
             }
         }
-        while let Some((point, value)) = points.next() {
+        for (point, value) in points {
             if let Some(value) = value {
                 self.add(point, value).await?;
             }

@@ -11,7 +11,7 @@
 
 use std::ops::{Bound, Range};
 
-use super::layer::{Layer, Part};
+use super::layer::{Known, Layer, Part};
 use super::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::types::PStateId;
 
@@ -101,7 +101,7 @@ const MAGIC: u32 = 0x314e_5552;
 const NO_END: u16 = u16::MAX;
 const DELETED: u32 = u32::MAX;
 
-/// An immutable run of writes, sorted by PState and key: what a prepare carries.
+/// An immutable run of writes, sorted by `PState` and key: what a prepare carries.
 pub struct Run {
     bytes: Box<[u8]>,
     sections: Vec<Section>,
@@ -145,7 +145,7 @@ pub struct RunError {
 /// One write of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write<'a> {
-    /// Every key from `from` up to, not including, `to` is gone. Comes before the PState's keys.
+    /// Every key from `from` up to, not including, `to` is gone. Comes before the `PState`'s keys.
     DeleteRange {
         /// Whose.
         pstate: PStateId,
@@ -192,7 +192,7 @@ impl Run {
         self.bytes.len()
     }
 
-    /// Its writes: by PState, in each first the range deletes, then the keys, both ascending.
+    /// Its writes: by `PState`, in each first the range deletes, then the keys, both ascending.
     pub fn iter(&self) -> impl Iterator<Item = Write<'_>> {
         self.sections.iter().flat_map(|section| {
             let pstate = section.pstate;
@@ -292,7 +292,7 @@ impl std::fmt::Debug for Run {
     }
 }
 
-/// One PState's part of a run.
+/// One `PState`'s part of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RunPart<'a> {
     run: &'a Run,
@@ -300,10 +300,10 @@ pub(crate) struct RunPart<'a> {
 }
 
 impl<'a> RunPart<'a> {
-    pub(super) fn point(&self, key: &[u8]) -> Option<Option<&'a [u8]>> {
+    pub(super) fn point(&self, key: &[u8]) -> Option<Known<'a>> {
         let points = &self.run.points[self.section.points.clone()];
         let found = points.binary_search_by(|point| self.run.key(point).cmp(key)).ok()?;
-        Some(self.run.value(&points[found]))
+        Some(self.run.value(&points[found]).into())
     }
 
     pub(super) fn covers(&self, key: &[u8]) -> bool {

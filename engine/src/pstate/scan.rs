@@ -7,7 +7,7 @@
 use std::ops::{Bound, ControlFlow};
 use std::rc::Rc;
 
-use super::layer::{Part, Points};
+use super::layer::{Known, Part, Points};
 use super::read::Loaded;
 use super::{Direction, Error, KeyRange, Store, View};
 use crate::page::blob::ChunkList;
@@ -20,6 +20,9 @@ const STEP_ENTRIES_MAX: usize = 512;
 
 /// Sibling leaves fetched ahead, from the second leaf on.
 const AHEAD: usize = 8;
+
+/// Takes a key and its value, and says whether to go on.
+type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// The part of the range not yet visited.
 struct Rest {
@@ -192,7 +195,7 @@ impl Store {
         place: Option<&Place>,
         rest: &mut Rest,
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<Step, Error> {
         let backward = direction == Direction::Backward;
         let (bounds, last) = clip(rest, place, direction);
@@ -228,23 +231,22 @@ impl Store {
             let key = key.to_vec();
             // The newest layer that knows the key decides, be it by a key or a range.
             let known = parts.iter().zip(&sources).find_map(|(part, source)| match source.next {
-                Some((found, value)) if found == key => Some(value),
-                _ => part.covers(&key).then_some(None),
+                Some((found, value)) if found == key => Some(Known::from(value)),
+                _ => part.covers(&key).then_some(Known::Gone),
             });
             let flow = match known {
-                Some(Some(value)) => visit(&key, value),
-                Some(None) => ControlFlow::Continue(()),
+                Some(Known::Value(value)) => visit(&key, value),
+                Some(Known::Gone) => ControlFlow::Continue(()),
                 None => match leaf.as_ref().map(Leaf::value) {
                     Some(Value::Inline(value)) => visit(&key, value),
                     Some(Value::Chunked(list)) => {
                         let byte = place.map_or(0, |place| place.leaf.at().byte());
                         let list = self.chunk_list(pstate, &key, list, byte)?;
-                        match self.cached_blob(pstate, &key, &list)? {
-                            Some(value) => visit(&key, &value),
-                            None => {
-                                rest.stand_at(Bound::Included(key.clone()), direction);
-                                return Ok(Step::Blob(key, list));
-                            }
+                        if let Some(value) = self.cached_blob(pstate, &key, &list)? {
+                            visit(&key, &value)
+                        } else {
+                            rest.stand_at(Bound::Included(key.clone()), direction);
+                            return Ok(Step::Blob(key, list));
                         }
                     }
                     None => unreachable!("the key came from a source or the leaf"),

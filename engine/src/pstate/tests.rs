@@ -7,7 +7,12 @@ use crate::env::memory::{MemoryDisk, run};
 
 type Model = BTreeMap<(PStateId, Vec<u8>), Vec<u8>>;
 
+mod crash;
+mod damage;
+mod space;
+
 const DIR: &str = "p/3";
+const PATH: &str = "p/3/pages";
 const PARTITION: PartitionId = PartitionId(3);
 const LEDGER: TopologyId = TopologyId(1);
 
@@ -33,10 +38,10 @@ impl Chance {
             _ => b"account/history/of/".to_vec(),
         };
         key.extend_from_slice(&number.to_be_bytes()[5..]);
-        if number % 11 == 0 {
+        if number.is_multiple_of(11) {
             key.resize(key.len() + usize::try_from(number % 900).unwrap(), b'x');
         }
-        if number % 13 == 0 {
+        if number.is_multiple_of(13) {
             key.truncate(usize::try_from(number % 9).unwrap());
         }
         key
@@ -75,6 +80,13 @@ fn apply(model: &mut Model, run: &Run) {
             }
         }
     }
+}
+
+/// The page file is sound.
+fn sound(disk: &MemoryDisk) -> Verified {
+    let verified = verify(&disk.contents(PATH).unwrap(), Some(PARTITION));
+    assert_eq!(verified.findings, []);
+    verified
 }
 
 /// Random writes, and the same writes in a naive model, so that the set's own rules are tested too.
@@ -170,7 +182,7 @@ async fn compare(
 }
 
 /// Two ids in flight, aborts, folds and reopens in random order, against ordered maps.
-async fn against_model(env: Env, seed: u64, shape: Shape) {
+async fn against_model(env: Env, disk: MemoryDisk, seed: u64, shape: Shape) {
     let mut chance = Chance(seed);
     let mut visible = Model::new();
     let mut folded = Model::new();
@@ -214,6 +226,9 @@ async fn against_model(env: Env, seed: u64, shape: Shape) {
                 let pending: Vec<Index> = pending.into_iter().filter(|p| *p <= covers).collect();
                 let report = store.fold(covers, &pending).await.unwrap();
                 assert!(report.fold > 0);
+                let verified = sound(&disk);
+                assert_eq!((verified.covers, &verified.pending), (covers, &pending));
+                assert_eq!(verified.pages_live, report.pages_live);
                 assert_eq!(store.memtable_bytes(), 0);
                 folded = visible.clone();
             }
@@ -242,6 +257,23 @@ async fn against_model(env: Env, seed: u64, shape: Shape) {
     }
 }
 
+/// Makes writes visible, as the next id of a topology.
+fn write(store: &Store, id: u64, fill: impl FnOnce(&mut WriteSet)) {
+    let mut set = WriteSet::default();
+    fill(&mut set);
+    store.stack(LEDGER, MicrobatchId(id), Rc::new(set.seal()));
+    store.merge(LEDGER, MicrobatchId(id));
+}
+
+async fn value(store: &Store, pstate: PStateId, key: &[u8]) -> Option<Vec<u8>> {
+    store.read(&View::visible(), pstate, key, |value| value.map(<[u8]>::to_vec)).await.unwrap()
+}
+
+/// Opens with a cache of its own.
+async fn open(env: &Env, journal_from: Index) -> Result<(Store, Opened), Error> {
+    Store::open(env, &Cache::new(1 << 20), DIR, PARTITION, journal_from).await
+}
+
 #[test]
 fn agrees_with_ordered_maps() {
     for seed in 0..12 {
@@ -252,6 +284,8 @@ fn agrees_with_ordered_maps() {
             rounds: 60,
             writes: 400,
         };
-        run(&MemoryDisk::new(), move |env| against_model(env, seed, shape));
+        let disk = MemoryDisk::new();
+        let same = disk.clone();
+        run(&disk, move |env| against_model(env, same, seed, shape));
     }
 }
