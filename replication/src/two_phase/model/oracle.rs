@@ -21,10 +21,6 @@ impl Oracle {
         MicrobatchId(self.decisions.len() as u64)
     }
 
-    pub(super) fn is_decided(&self, attempt: AttemptId) -> bool {
-        self.decisions.iter().any(|decision| decision.attempt == attempt)
-    }
-
     /// A decision has become durable. `prepares` are all durable prepares.
     pub(super) fn decision(
         &mut self,
@@ -63,13 +59,19 @@ impl Oracle {
         Ok(())
     }
 
-    /// A participant gives up an attempt.
-    pub(super) fn drop(&mut self, attempt: AttemptId) -> Result<(), String> {
-        if self.is_decided(attempt) {
-            return Err(format!("{attempt} is dropped, but it is decided"));
+    /// A participant gives up an attempt. Where it touched nothing, that changes nothing.
+    pub(super) fn drop(&mut self, shard: usize, attempt: AttemptId) -> Result<(), String> {
+        let decision = self.decisions.iter().find(|decision| decision.attempt == attempt);
+        match decision {
+            Some(decision) if decision.touched.iter().any(|&p| owner(p) == shard) => {
+                Err(format!("{attempt} is dropped on {shard}, but it is decided"))
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.dropped.insert(attempt);
+                Ok(())
+            }
         }
-        self.dropped.insert(attempt);
-        Ok(())
     }
 
     /// A participant writes commits.

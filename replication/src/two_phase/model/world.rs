@@ -32,6 +32,8 @@ pub(super) struct Options {
     bad_percent: u64,
     local_percent: u64,
     steps: u64,
+    /// Whether aborted entries are written soon.
+    hurry: bool,
     /// Steps between misfortunes.
     calm: u64,
 }
@@ -46,6 +48,7 @@ impl Options {
             bad_percent: [0, 0, 10, 30][rng.index(4)],
             local_percent: [0, 50, 90][rng.index(3)],
             steps: 100 + rng.below(600),
+            hurry: rng.below(2) == 0,
             calm: 20 + rng.below(100),
         }
     }
@@ -183,6 +186,10 @@ struct Shard {
     overlays: BTreeMap<AttemptId, BTreeMap<PartitionId, BTreeSet<Write>>>,
     work: Vec<(AttemptId, Flow)>,
     held: Vec<(AttemptId, Flow)>,
+    /// Aborted entries to be written some time.
+    lazy: Vec<(AttemptId, PartitionId)>,
+    /// The id dropped last, if it was prepared.
+    dropped_prepared: Option<MicrobatchId>,
     wake: Option<u64>,
     visible: MicrobatchId,
     visible_offsets: BTreeMap<Source, Offset>,
@@ -222,6 +229,7 @@ enum Action {
     DeliverRows(usize, usize),
     Work(usize),
     Flush(usize),
+    WriteAborted(usize),
     Tick,
     Append(Source),
     Crash(usize),
@@ -265,6 +273,8 @@ impl World {
                 overlays: BTreeMap::new(),
                 work: Vec::new(),
                 held: Vec::new(),
+                lazy: Vec::new(),
+                dropped_prepared: None,
                 wake: None,
                 visible: MicrobatchId(0),
                 visible_offsets: BTreeMap::new(),
@@ -362,6 +372,11 @@ impl World {
             Action::DeliverRows(from, to) => self.deliver_rows(from, to),
             Action::Work(shard) => self.work(shard),
             Action::Flush(shard) => self.flush(shard),
+            Action::WriteAborted(shard) => {
+                for (attempt, partition) in std::mem::take(&mut self.shards[shard].lazy) {
+                    self.push(shard, Entry::Aborted { attempt, partition }, None);
+                }
+            }
             Action::Tick => self.tick(),
             Action::Append(source) => self.append(source),
             Action::Crash(shard) => {
@@ -434,6 +449,11 @@ impl World {
         for (source, items) in &self.oracle.items {
             if (self.appended[source].0 as usize) < items.len() {
                 actions.push(Action::Append(*source));
+            }
+        }
+        for shard in 0..SHARDS {
+            if !self.shards[shard].lazy.is_empty() && (self.options.hurry || actions.is_empty()) {
+                actions.push(Action::WriteAborted(shard));
             }
         }
         if self.wake.is_some() || self.shards.iter().any(|shard| shard.wake.is_some()) {
@@ -716,19 +736,20 @@ impl World {
             }
             Effect::WriteLocally { .. } => panic!("a local commit that nobody asked for"),
             Effect::Drop { attempt, aborted } => {
-                let dropped = self.oracle.drop(attempt);
+                let dropped = self.oracle.drop(shard, attempt);
                 self.accuse(dropped);
                 let it = &mut self.shards[shard];
-                let next_prepared =
-                    it.participant.in_doubt().iter().any(|other| other.id > attempt.id);
-                if !aborted.is_empty() && next_prepared {
+                // Highest first.
+                let next_prepared = it.dropped_prepared == Some(attempt.id.next());
+                it.dropped_prepared = (!aborted.is_empty()).then_some(attempt.id);
+                if next_prepared && !aborted.is_empty() {
                     self.seen.mark("prepared dropped with next prepared");
                 }
+                let it = &mut self.shards[shard];
                 it.work.retain(|(other, _)| *other != attempt);
                 it.overlays.remove(&attempt);
-                for partition in aborted {
-                    self.push(shard, Entry::Aborted { attempt, partition }, None);
-                }
+                let lazy = &mut self.shards[shard].lazy;
+                lazy.extend(aborted.into_iter().map(|partition| (attempt, partition)));
                 self.receive_held(shard);
             }
             Effect::MergeVisible { id, offsets } => {
@@ -865,6 +886,7 @@ impl World {
             it.overlays.clear();
             it.work.clear();
             it.held.clear();
+            it.lazy.clear();
             it.wake = None;
             it.visible = MicrobatchId(0);
             it.visible_offsets.clear();
