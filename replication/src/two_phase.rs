@@ -34,6 +34,8 @@
 
 pub mod coordinator;
 pub mod message;
+#[cfg(test)]
+mod model;
 pub mod participant;
 pub mod record;
 

@@ -585,7 +585,9 @@ impl Coordinator {
     fn advance(&mut self, now_ns: u64, effects: &mut Vec<Effect>) {
         self.release_applied(effects);
         self.decide(effects);
-        if self.settling && self.down.is_empty() && self.unapplied.is_empty() {
+        // What is being decided will have to be applied by the recovered shard too.
+        let deciding = |flight: &Flight| matches!(flight.stage, Stage::Deciding { .. });
+        if self.down.is_empty() && self.unapplied.is_empty() && !self.flights.iter().any(deciding) {
             self.settling = false;
         }
         self.tell_pause(effects);

@@ -156,7 +156,8 @@ pub enum Effect {
         partitions: Vec<PartitionId>,
     },
     /// Stop what runs for this attempt, drop its overlay and its rows. With `aborted`, a prepare was written or may have been:
-    /// write an aborted entry to each of these partitions. It need not be waited for.
+    /// write an aborted entry to each of these partitions. It need not be waited for, and may be written any time
+    /// later: until then a recovered shard asks again, and hears the same.
     Drop {
         /// Which.
         attempt: AttemptId,

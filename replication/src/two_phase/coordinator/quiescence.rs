@@ -174,6 +174,10 @@ mod tests {
         assert_eq!(q.report(B, 0, counters(0, 1, true)), Step::Probe(1));
         assert_eq!(q.report(A, 1, counters(1, 1, false)), Step::Wait);
         assert_eq!(q.report(B, 1, counters(1, 1, true)), Step::Wait);
-        assert_eq!(q.report(A, 0, counters(1, 1, true)), Step::Wait);
+        // Idle again, it starts a new one: the counters had changed.
+        assert_eq!(q.report(A, 0, counters(1, 1, true)), Step::Probe(2));
+        assert_eq!(q.report(B, 1, counters(1, 1, true)), Step::Wait);
+        assert_eq!(q.report(B, 2, counters(1, 1, true)), Step::Wait);
+        assert_eq!(q.report(A, 2, counters(1, 1, true)), Step::Quiescent);
     }
 }
