@@ -10,9 +10,9 @@ use crate::codec::placement::Placement;
 crate::key! {
     /// A key made by the macro.
     #[derive(Copy)]
-    pub struct AccountId(u64);
+    struct AccountId(u64);
     /// One of no fixed width.
-    pub struct Handle(String);
+    struct Handle(String);
 }
 
 /// Order, round trip, prefix-freeness and width of two keys of one type.
