@@ -38,6 +38,7 @@ impl Tree {
         (Self { rows: BTreeMap::new(), table: trace.finish() }, Owned::from_id(PStateId(3)))
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "as the engine's own `put`")]
     fn put<S: Stored, M: Direct, O: OwnedBy<Me>>(&mut self, path: Path<S, M, O>, value: S::Value) {
         let target = path.target().unwrap();
         assert_eq!(target.pstate, PStateId(3));
@@ -321,6 +322,7 @@ fn a_set_element_that_makes_the_key_too_long_is_an_error() {
 #[test]
 fn aggregators_combine_and_apply() {
     /// Adds each addend on its own, then all at once: both must give `expected`.
+    #[allow(clippy::needless_pass_by_value, reason = "reads better where it is called")]
     fn check<V, A, const N: usize>(addends: impl Fn() -> [A; N], old: Option<V>, expected: &V)
     where
         V: Data + Clone + PartialEq + std::fmt::Debug + Position,

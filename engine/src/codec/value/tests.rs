@@ -49,6 +49,7 @@ struct Everything {
     float: f32,
     unit: (),
     marker: Marker,
+    #[allow(clippy::option_option, reason = "what looks like `None` must come back, too")]
     deep: Option<Option<Option<()>>>,
     maybe: Option<Marker>,
     id: Uuid,
@@ -198,9 +199,9 @@ proptest! {
         if let Ok(order) = decode::<Order>(&orders, &bytes) {
             prop_assert_eq!(decode::<Order>(&orders, &encoded(&orders, &order)).unwrap(), order);
         }
-        let _ = decode::<Everything>(&rest, &bytes);
-        let _ = decode::<Vec<Option<Option<()>>>>(&rest, &bytes);
-        let _ = decode::<serde::de::IgnoredAny>(&rest, &bytes);
+        drop(decode::<Everything>(&rest, &bytes));
+        drop(decode::<Vec<Option<Option<()>>>>(&rest, &bytes));
+        drop(decode::<serde::de::IgnoredAny>(&rest, &bytes));
     }
 
     #[test]
@@ -255,10 +256,7 @@ fn golden_values_stay_as_they_are() {
     ];
     let stored = include_str!("../../../testdata/codec-values.txt");
     let stored: Vec<_> = stored.lines().filter(|line| !line.starts_with('#')).collect();
-    let actual = actual.map(|(name, bytes)| {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{name}\t{hex}")
-    });
+    let actual = actual.map(|(name, bytes)| format!("{name}\t{}", crate::codec::hex(&bytes)));
     assert_eq!(actual.as_slice(), stored);
     assert_eq!(FieldTable::decode(&table).unwrap(), orders);
 }
