@@ -10,9 +10,9 @@ use crate::codec::placement::Placement;
 crate::key! {
     /// A key made by the macro.
     #[derive(Copy)]
-    pub struct AccountId(u64);
+    struct AccountId(u64);
     /// One of no fixed width.
-    pub struct Handle(String);
+    struct Handle(String);
 }
 
 /// Order, round trip, prefix-freeness and width of two keys of one type.
@@ -195,7 +195,7 @@ fn golden_keys_stay_as_they_are() {
     let stored = include_str!("../../../testdata/codec-keys.txt");
     let mut stored = stored.lines().filter(|line| !line.starts_with('#'));
     let mut golden = |name: &str, bytes: KeyBuf| {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = crate::codec::hex(&bytes);
         let hash = Placement::of(&bytes).hash();
         assert_eq!(format!("{name}\t{hex}\t{hash:016x}"), stored.next().unwrap_or_default());
     };
