@@ -140,7 +140,9 @@ impl fmt::Debug for PlacedBy {
 
 /// Finds out where a record lives.
 #[derive(Clone)]
-pub struct Placer(Arc<dyn Fn(&dyn Any) -> Placement + Send + Sync>);
+pub struct Placer(Arc<Place>);
+
+type Place = dyn Fn(&dyn Any) -> Placement + Send + Sync;
 
 impl Placer {
     /// Where `record` lives.
