@@ -21,7 +21,7 @@ fn names_are_unique_and_plain() {
     assert!(text.contains(&first.to_string()) && text.contains(&second.to_string()), "{text}");
 
     for name in ["", "a b", "a/b", "ä", &"x".repeat(101)] {
-        let bad = module::define("test", |m| drop(m.depot::<Item>(name).random()));
+        let bad = module::define("test", |m| m.depot::<Item>(name).random());
         assert!(matches!(bad, Err(Error::BadName { .. })), "{bad:?}");
         assert!(matches!(module::define(name, |_| ()), Err(Error::BadName { .. })));
     }

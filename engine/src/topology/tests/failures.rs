@@ -43,7 +43,7 @@ fn fail(how: &'static str) -> (Item, EventFailure, usize) {
                         panic!("thirteen, {} times", 2)
                     }
                     "misplaced" => {
-                        let elsewhere = (0..).find(|key| {
+                        let elsewhere = (0..100).find(|key| {
                             let key = crate::codec::key::encode_key(key);
                             crate::codec::Placement::of(&key).partition(8) != at.partition()
                         });

@@ -16,8 +16,8 @@ fn ranges_are_read_both_ways_with_bounds_and_limits() {
                 at.put(rows.key(item.key).key(item.value), format!("row {}", item.value))?;
                 return Ok(());
             }
-            let of = rows.key(item.key);
-            let all = at.get(of.all()).await?;
+            let (high, low) = (7, 3);
+            let all = at.get(rows.key(item.key).all()).await?;
             for (key, value) in &all {
                 assert_eq!(*value, format!("row {key}"));
             }
@@ -27,7 +27,7 @@ fn ranges_are_read_both_ways_with_bounds_and_limits() {
                 at.get(rows.key(item.key).range(3..=7).reverse().keys()).await?,
                 at.get(rows.key(item.key).range(..5).reverse().limit(2).keys()).await?,
                 at.get(rows.key(item.key).range(5..).limit(2).keys()).await?,
-                at.get(rows.key(item.key).range(7..3).keys()).await?,
+                at.get(rows.key(item.key).range(high..low).keys()).await?,
                 at.get(rows.key(item.key).all().limit(0).keys()).await?,
             ];
             Ok(at.put(found.key(item.key), lists)?)
@@ -90,7 +90,7 @@ fn a_topology_sees_its_own_writes_and_deletes() {
     assert_eq!(engine.select(values.all()).unwrap(), [(1, 10)]);
     assert_eq!(engine.select(tags.key(1).all()).unwrap(), [5]);
     assert_eq!(engine.select(tags.key(2).all()).unwrap(), []);
-    assert_eq!(engine.select(tags.key(3).has(8)).unwrap(), true);
+    assert!(engine.select(tags.key(3).has(8)).unwrap());
 }
 
 /// A helper that works for any owner.
