@@ -155,6 +155,8 @@ fn different_aggregators_of_one_row_keep_their_order() {
         });
         (depot, values.reader())
     });
+    append(&mut engine, depot, [(1, 1_000)]);
+    engine.run().unwrap();
     append(&mut engine, depot, [(1, 5), (1, 6), (1, -100), (1, 7), (1, 8)]);
     engine.run().unwrap();
     assert_eq!(engine.select(values.key(1)).unwrap(), Some(115));
