@@ -40,10 +40,14 @@ macro_rules! marker {
 }
 
 pub mod aggregate;
+#[cfg(doctest)]
+mod misuse;
 pub mod path;
 pub mod plan;
 mod select;
 pub mod shape;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use aggregate::{Aggregate, Change};
@@ -157,10 +161,11 @@ impl<E: Key> Schema for Set<E> {
 
 /// A position whose content is written whole, by `put`.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is a collection stored element by element, not one value",
-    label = "not one value",
+    message = "`{Self}` cannot be read or written as one value",
+    label = "a collection stored element by element, or no value at all",
     note = "of a `Sub`, select `.all()`, `.range(a..b).limit(n)`, `.key(k)` or `.has(e)`; write its \
-            elements one by one"
+            elements one by one",
+    note = "values derive `serde::Serialize` and `serde::Deserialize`"
 )]
 pub trait Stored: 'static {
     /// What is written and read.

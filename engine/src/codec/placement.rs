@@ -44,3 +44,43 @@ impl Placement {
         PartitionId(u32::try_from(top).expect("at most 31 bits are left"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn doubling_splits_each_partition_in_two(key: Vec<u8>, bits in 0..31_u32) {
+            let place = Placement::of(&key);
+            let partition = place.partition(1 << bits).0;
+            prop_assert!(partition < 1 << bits);
+            let split = place.partition(1 << (bits + 1)).0;
+            prop_assert_eq!(split / 2, partition);
+        }
+    }
+
+    #[test]
+    fn a_single_partition_holds_everything() {
+        assert_eq!(Placement::from_hash(u64::MAX).partition(1), PartitionId(0));
+        assert_eq!(Placement::from_hash(u64::MAX).partition(1 << 31), PartitionId((1 << 31) - 1));
+        assert_eq!(Placement::from_hash(1 << 63).partition(2), PartitionId(1));
+    }
+
+    #[test]
+    fn keys_spread_evenly() {
+        let mut counts = [0_u32; 64];
+        for id in 0..64_000_u64 {
+            counts[Placement::of(&id.to_be_bytes()).partition(64).0 as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    #[should_panic(expected = "is_power_of_two")]
+    fn partitions_are_a_power_of_two() {
+        let _ = Placement::of(b"").partition(3);
+    }
+}

@@ -13,7 +13,7 @@
 //!
 //! Integers are little-endian; a name's number is its position. The catalogue adds the checksum.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::{Error, Result};
 
@@ -147,19 +147,19 @@ impl FieldTable {
             return Err(Error::BadTable { problem: "its version is not known here" });
         }
         let mut types = Vec::new();
-        let mut seen = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         for _ in 0..u32::from_le_bytes(take(&mut input)?) {
             let name = take_name(&mut input)?;
             let mut names = Vec::new();
+            let mut names_seen = BTreeSet::new();
             for _ in 0..u32::from_le_bytes(take(&mut input)?) {
-                names.push(take_name(&mut input)?);
+                let name = take_name(&mut input)?;
+                if !names_seen.insert(name.clone()) {
+                    return Err(Error::BadTable { problem: "a type has one name twice" });
+                }
+                names.push(name);
             }
-            let mut sorted: Vec<_> = names.iter().collect();
-            sorted.sort_unstable();
-            if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
-                return Err(Error::BadTable { problem: "a type has one name twice" });
-            }
-            if seen.insert(name.clone(), ()).is_some() {
+            if !seen.insert(name.clone()) {
                 return Err(Error::BadTable { problem: "it has one type twice" });
             }
             types.push(TypeNames { name, names });

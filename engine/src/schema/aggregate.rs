@@ -79,8 +79,11 @@ pub struct Apply<'a> {
     /// Overwritten.
     pub scratch: &'a mut Vec<u8>,
     /// Takes each row to write, as key and value, or as key and `None` for a row to remove.
-    pub write: &'a mut dyn FnMut(&[u8], Option<&[u8]>),
+    pub write: &'a mut WriteRow<'a>,
 }
+
+/// Takes one row: its key, and its value or `None` to remove it.
+pub type WriteRow<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
 
 /// One addition to what is stored at a path.
 pub struct Change<P: 'static, O> {

@@ -16,8 +16,10 @@ use crate::types::PStateId;
 /// A position `S` in a `PState`, that `M` elements are at, of a `PState` owned by `O`.
 pub struct Path<S, M, O> {
     raw: RawPath,
-    types: PhantomData<fn() -> (S, M, O)>,
+    types: Types<S, M, O>,
 }
+
+type Types<S, M, O> = PhantomData<fn() -> (S, M, O)>;
 
 /// How many: exactly one, whatever is stored.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +116,7 @@ impl<S, M, O> Path<S, M, O> {
     where
         M: Direct,
     {
-        self.raw.range::<R>(|key| range.encode_range_from(key), |key| range.encode_range_to(key));
+        self.raw.range::<R>(|prefix| range.encode_range_in(prefix));
         Path::from_raw(self.raw)
     }
 
@@ -125,12 +127,13 @@ impl<S, M, O> Path<S, M, O> {
         S: Is<X>,
         M: Direct,
     {
-        self.raw.range::<X>(|key| key, KeyBuf::prefix_end);
+        self.raw.range::<X>(|prefix| KeyRange::<()>::encode_range(.., prefix));
         Path::from_raw(self.raw)
     }
 
     /// Adds to what is stored here, or to nothing; see [`super::aggregate`].
     #[must_use]
+    #[allow(clippy::should_implement_trait, reason = "adds to what is stored, not to the path")]
     pub fn add<A: Adds<S>>(self, addend: A) -> Change<A::Sent, O>
     where
         M: Direct,
@@ -258,15 +261,10 @@ impl RawPath {
     }
 
     /// Ends the path in a range.
-    fn range<R>(
-        &mut self,
-        from: impl FnOnce(KeyBuf) -> KeyBuf,
-        to: impl FnOnce(KeyBuf) -> Option<KeyBuf>,
-    ) {
+    fn range<R>(&mut self, encode: impl FnOnce(&KeyBuf) -> Bounds) {
         let prefix_bytes = self.key.len();
-        let from = from(self.key.clone());
-        let to = to(self.key.clone());
-        let longest = from.len().max(to.as_ref().map_or(0, |to| to.len()));
+        let (from, to) = encode(&self.key);
+        let longest = from.len().max(to.as_ref().map_or(0, KeyBuf::len));
         self.parts = self.parts.saturating_add(1);
         if longest > KEY_BYTES_MAX {
             self.too_long::<R>(longest);
@@ -395,14 +393,14 @@ pub trait KeyIn<S> {
     type Value;
 
     /// Appends the key's bytes.
-    fn encode_key_in(&self, out: &mut KeyBuf);
+    fn encode_key_in(self, out: &mut KeyBuf);
 }
 
 impl<K, V, Q: AsKey<K>> KeyIn<Sub<Map<K, V>>> for Q {
     type Value = V;
 
     #[inline]
-    fn encode_key_in(&self, out: &mut KeyBuf) {
+    fn encode_key_in(self, out: &mut KeyBuf) {
         self.encode_as_key(out);
     }
 }
@@ -415,12 +413,12 @@ impl<K, V, Q: AsKey<K>> KeyIn<Sub<Map<K, V>>> for Q {
 )]
 pub trait ElementOf<S> {
     /// Appends the element's bytes.
-    fn encode_element(&self, out: &mut KeyBuf);
+    fn encode_element(self, out: &mut KeyBuf);
 }
 
 impl<E, Q: AsKey<E>> ElementOf<Sub<Set<E>>> for Q {
     #[inline]
-    fn encode_element(&self, out: &mut KeyBuf) {
+    fn encode_element(self, out: &mut KeyBuf) {
         self.encode_as_key(out);
     }
 }
@@ -435,34 +433,23 @@ pub trait RangeOf<S> {
     /// What the range consists of.
     type Element;
 
-    /// The first key included, given the key of the collection.
-    fn encode_range_from(&self, prefix: KeyBuf) -> KeyBuf;
-
-    /// The first key behind the range, given the key of the collection.
-    fn encode_range_to(&self, prefix: KeyBuf) -> Option<KeyBuf>;
+    /// The first key included and the first behind, given the key of the collection.
+    fn encode_range_in(self, prefix: &KeyBuf) -> Bounds;
 }
 
 impl<K, V: Data, R: KeyRange<K>> RangeOf<Sub<Map<K, V>>> for R {
     type Element = Entry<K, V>;
 
-    fn encode_range_from(&self, prefix: KeyBuf) -> KeyBuf {
-        self.encode_from(prefix)
-    }
-
-    fn encode_range_to(&self, prefix: KeyBuf) -> Option<KeyBuf> {
-        self.encode_to(prefix)
+    fn encode_range_in(self, prefix: &KeyBuf) -> Bounds {
+        self.encode_range(prefix)
     }
 }
 
 impl<E, R: KeyRange<E>> RangeOf<Sub<Set<E>>> for R {
     type Element = KeyOf<E>;
 
-    fn encode_range_from(&self, prefix: KeyBuf) -> KeyBuf {
-        self.encode_from(prefix)
-    }
-
-    fn encode_range_to(&self, prefix: KeyBuf) -> Option<KeyBuf> {
-        self.encode_to(prefix)
+    fn encode_range_in(self, prefix: &KeyBuf) -> Bounds {
+        self.encode_range(prefix)
     }
 }
 
@@ -491,50 +478,55 @@ impl<E> Ranged for Sub<Set<E>> {
     label = "expected `a..b`, `a..=b`, `a..`, `..b`, `..=b` or `..` of `{K}`"
 )]
 pub trait KeyRange<K> {
-    /// The first key included.
-    fn encode_from(&self, prefix: KeyBuf) -> KeyBuf;
-
-    /// The first key behind; `None` for the end of the tree.
-    fn encode_to(&self, prefix: KeyBuf) -> Option<KeyBuf>;
+    /// The first key included and the first behind, given the key of the collection.
+    fn encode_range(self, prefix: &KeyBuf) -> Bounds;
 }
 
-macro_rules! key_range {
-    ($range:ident: $from:expr, $to:expr) => {
-        impl<K, Q: AsKey<K>> KeyRange<K> for $range<Q> {
-            fn encode_from(&self, prefix: KeyBuf) -> KeyBuf {
-                let from: fn(&Self, KeyBuf) -> KeyBuf = $from;
-                from(self, prefix)
-            }
+/// The first key of a range, and the first behind it; `None` for the end of the tree.
+pub type Bounds = (KeyBuf, Option<KeyBuf>);
 
-            fn encode_to(&self, prefix: KeyBuf) -> Option<KeyBuf> {
-                let to: fn(&Self, KeyBuf) -> Option<KeyBuf> = $to;
-                to(self, prefix)
-            }
-        }
-    };
+impl<K, Q: AsKey<K>> KeyRange<K> for Range<Q> {
+    fn encode_range(self, prefix: &KeyBuf) -> Bounds {
+        (at(prefix, &self.start), Some(at(prefix, &self.end)))
+    }
 }
 
-key_range!(Range: |r, p| at(p, &r.start), |r, p| Some(at(p, &r.end)));
-key_range!(RangeInclusive: |r, p| at(p, r.start()), |r, p| at(p, r.end()).prefix_end());
-key_range!(RangeFrom: |r, p| at(p, &r.start), |_, p| p.prefix_end());
-key_range!(RangeTo: |_, p| p, |r, p| Some(at(p, &r.end)));
-key_range!(RangeToInclusive: |_, p| p, |r, p| at(p, &r.end).prefix_end());
+impl<K, Q: AsKey<K>> KeyRange<K> for RangeInclusive<Q> {
+    fn encode_range(self, prefix: &KeyBuf) -> Bounds {
+        (at(prefix, self.start()), at(prefix, self.end()).prefix_end())
+    }
+}
+
+impl<K, Q: AsKey<K>> KeyRange<K> for RangeFrom<Q> {
+    fn encode_range(self, prefix: &KeyBuf) -> Bounds {
+        (at(prefix, &self.start), prefix.clone().prefix_end())
+    }
+}
+
+impl<K, Q: AsKey<K>> KeyRange<K> for RangeTo<Q> {
+    fn encode_range(self, prefix: &KeyBuf) -> Bounds {
+        (prefix.clone(), Some(at(prefix, &self.end)))
+    }
+}
+
+impl<K, Q: AsKey<K>> KeyRange<K> for RangeToInclusive<Q> {
+    fn encode_range(self, prefix: &KeyBuf) -> Bounds {
+        (prefix.clone(), at(prefix, &self.end).prefix_end())
+    }
+}
 
 impl<K> KeyRange<K> for RangeFull {
-    fn encode_from(&self, prefix: KeyBuf) -> KeyBuf {
-        prefix
-    }
-
-    fn encode_to(&self, prefix: KeyBuf) -> Option<KeyBuf> {
-        prefix.prefix_end()
+    fn encode_range(self, prefix: &KeyBuf) -> Bounds {
+        (prefix.clone(), prefix.clone().prefix_end())
     }
 }
 
 /// The key of an element. What hangs under it begins with it, so an *inclusive* end is the end of
 /// this prefix.
-fn at<K, Q: AsKey<K>>(mut prefix: KeyBuf, key: &Q) -> KeyBuf {
-    key.encode_as_key(&mut prefix);
-    prefix
+fn at<K, Q: AsKey<K>>(prefix: &KeyBuf, key: &Q) -> KeyBuf {
+    let mut bytes = prefix.clone();
+    key.encode_as_key(&mut bytes);
+    bytes
 }
 
 impl<S, M, O> Clone for Path<S, M, O> {

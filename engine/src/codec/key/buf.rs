@@ -10,6 +10,7 @@ const INLINE_BYTES: usize = 54;
 /// The bytes of one key. Growing past [`INLINE_BYTES`] moves them to the heap.
 pub struct KeyBuf {
     /// `Some` once the bytes did not fit; then `inline` and `len` are no longer used.
+    #[allow(clippy::box_collection, reason = "one pointer, so that the inline bytes get the rest")]
     spill: Option<Box<Vec<u8>>>,
     /// How many bytes of `inline` are initialised.
     len: u16,
@@ -62,28 +63,24 @@ impl KeyBuf {
     #[inline]
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
-        match &self.spill {
-            Some(spill) => spill,
-            None => {
-                let filled = &self.inline[..usize::from(self.len)];
-                // SAFETY: the first `len` bytes were written by `push_slice`, the only place that
-                // raises `len`.
-                unsafe { filled.assume_init_ref() }
-            }
+        if let Some(spill) = &self.spill {
+            return spill;
         }
+        let filled = &self.inline[..usize::from(self.len)];
+        // SAFETY: the first `len` bytes were written by `push_slice`, the only place that raises
+        // `len`.
+        unsafe { filled.assume_init_ref() }
     }
 
     /// The bytes, to be changed in place.
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        match &mut self.spill {
-            Some(spill) => spill,
-            None => {
-                let filled = &mut self.inline[..usize::from(self.len)];
-                // SAFETY: as in `as_slice`.
-                unsafe { filled.assume_init_mut() }
-            }
+        if let Some(spill) = &mut self.spill {
+            return spill;
         }
+        let filled = &mut self.inline[..usize::from(self.len)];
+        // SAFETY: as in `as_slice`.
+        unsafe { filled.assume_init_mut() }
     }
 
     /// How many bytes there are.

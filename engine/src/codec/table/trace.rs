@@ -28,6 +28,9 @@ pub struct Trace {
     enums: BTreeMap<&'static str, Variants>,
     /// Which sample a leaf gets next, by the type of its visitor, after it refused earlier ones.
     samples: BTreeMap<&'static str, usize>,
+    /// How far the samples below a field are shifted, by type and field: the leaves took earlier ones,
+    /// and what is made of them refused.
+    shifts: BTreeMap<(&'static str, &'static str), usize>,
 }
 
 #[derive(Debug)]
@@ -39,7 +42,9 @@ struct Variants {
 enum Visit {
     Never,
     Begun,
-    Done,
+    /// With how many of the enum's variants were done before. The first one done contains no other
+    /// value of the enum, so choosing it ends every recursion.
+    Done(usize),
 }
 
 impl Trace {
@@ -54,7 +59,6 @@ impl Trace {
     /// # Errors
     /// [`Error::NotStorable`] if the type needs a self-describing format, or refuses every sample.
     pub fn add<T: DeserializeOwned>(&mut self) -> Result<()> {
-        // How many visits and refusals there were; a round that adds none ends the search.
         let mut progress = self.progress();
         let mut shift = 0;
         loop {
@@ -62,19 +66,13 @@ impl Trace {
             let fault = T::deserialize(&mut samples).err();
             let before = std::mem::replace(&mut progress, self.progress());
             match fault {
-                Some(fault) if progress == before || fault.is_final() => {
-                    shift += 1;
-                    if shift == SHIFTS || fault.is_final() {
-                        let (at, problem) = fault.into_parts();
-                        return Err(Error::NotStorable {
-                            value_type: type_name::<T>(),
-                            at,
-                            problem,
-                        });
-                    }
+                Some(fault) if fault.is_final() || (progress == before && shift == SHIFTS) => {
+                    let (at, problem) = fault.into_parts();
+                    return Err(Error::NotStorable { value_type: type_name::<T>(), at, problem });
                 }
                 None if progress == before => return Ok(()),
-                _ => {}
+                Some(_) if progress == before => shift += 1,
+                _ => shift = 0,
             }
         }
     }
@@ -85,18 +83,20 @@ impl Trace {
         self.table
     }
 
-    /// Grows with every variant visited and every sample refused; both are bounded.
+    /// Grows with every variant done and every sample refused. Both are bounded, so a round that adds
+    /// none comes, and ends the search.
     fn progress(&self) -> usize {
         let visits = self.enums.values().flat_map(|variants| &variants.visits);
-        let visited: usize = visits.map(|&visit| visit as usize).sum();
-        visited + self.samples.values().sum::<usize>()
+        visits.filter(|visit| matches!(visit, Visit::Done(_))).count()
+            + self.samples.values().sum::<usize>()
+            + self.shifts.values().sum::<usize>()
     }
 }
 
 /// Feeds one round of made-up data.
 struct Samples<'t> {
     trace: &'t mut Trace,
-    /// Begin with later samples: the earlier ones passed at the leaves and failed further up.
+    /// Begin with later samples.
     shift: usize,
     /// The visitors of the types that are being fed, outermost first.
     stack: Vec<&'static str>,
@@ -129,11 +129,13 @@ impl Samples<'_> {
         visit: impl FnOnce(S) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let refused = self.trace.samples.get(type_name::<V>()).copied().unwrap_or(0);
-        let fed = visit(samples[(refused + self.shift) % samples.len()]);
-        if fed.is_err() && refused + 1 < samples.len() {
+        visit(samples[(refused + self.shift) % samples.len()]).map_err(|fault| {
+            if refused + 1 == samples.len() {
+                return fault;
+            }
             self.trace.samples.insert(type_name::<V>(), refused + 1);
-        }
-        fed
+            fault.reacted_to()
+        })
     }
 
     /// How many elements a collection gets.
@@ -261,7 +263,7 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         self.assign(name, fields);
-        self.named::<V, _>(|this| visitor.visit_map(Fields { samples: this, fields, name }))
+        self.named::<V, _>(|this| visitor.visit_map(Fields { samples: this, left: fields, name }))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -283,7 +285,7 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
         let at = visits
             .iter()
             .position(|&visit| visit == Visit::Never)
-            .or_else(|| visits.iter().position(|&visit| visit == Visit::Done))
+            .or_else(|| visits.iter().position(|&visit| visit == Visit::Done(0)))
             .or_else(|| self.stack.len().checked_rem(variants.len()));
         let Some(at) = at else {
             return Err(Fault::fatal("an enum without variants has no values"));
@@ -293,11 +295,15 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
         }
         let value = self.named::<V, _>(|this| {
             visitor.visit_enum(OneVariant { samples: this, name, variant: variants[at] })
-        })?;
-        if let Some(variants) = self.trace.enums.get_mut(key) {
-            variants.visits[at] = Visit::Done;
+        });
+        if let Some(Variants { visits }) = self.trace.enums.get_mut(key)
+            && visits[at] == Visit::Begun
+        {
+            let done = visits.iter().filter(|visit| matches!(visit, Visit::Done(_))).count();
+            // One that failed is tried again, with other samples.
+            visits[at] = if value.is_ok() { Visit::Done(done) } else { Visit::Never };
         }
-        Ok(value)
+        value
     }
 
     fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Fault> {
@@ -345,7 +351,7 @@ impl<'de> MapAccess<'de> for Elements<'_, '_> {
 struct Fields<'s, 't> {
     samples: &'s mut Samples<'t>,
     /// Those still to come.
-    fields: &'static [&'static str],
+    left: &'static [&'static str],
     name: &'static str,
 }
 
@@ -356,14 +362,26 @@ impl<'de> MapAccess<'de> for Fields<'_, '_> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, Fault> {
-        let Some(field) = self.fields.first() else { return Ok(None) };
+        let Some(field) = self.left.first() else { return Ok(None) };
         seed.deserialize(BorrowedStrDeserializer::new(field)).map(Some)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
-        let (field, rest) = self.fields.split_first().ok_or_else(|| Fault::custom("no field"))?;
-        self.fields = rest;
-        seed.deserialize(&mut *self.samples).map_err(|fault| fault.within(self.name, field))
+        let (field, rest) = self.left.split_first().ok_or_else(|| Fault::custom("no field"))?;
+        self.left = rest;
+        let key = (self.name, *field);
+        let shift = self.samples.trace.shifts.get(&key).copied().unwrap_or(0);
+        self.samples.shift += shift;
+        let value = seed.deserialize(&mut *self.samples);
+        self.samples.shift -= shift;
+        value.map_err(|fault| {
+            let fault = fault.within(self.name, field);
+            if fault.is_final() || fault.is_reacted_to() || shift == SHIFTS {
+                return fault;
+            }
+            self.samples.trace.shifts.insert(key, shift + 1);
+            fault.reacted_to()
+        })
     }
 }
 
@@ -406,7 +424,7 @@ impl<'de> VariantAccess<'de> for OneVariant<'_, '_> {
     ) -> Result<V::Value, Fault> {
         self.samples.assign(&format!("{}::{}", self.name, self.variant), fields);
         visitor
-            .visit_map(Fields { samples: self.samples, fields, name: self.variant })
+            .visit_map(Fields { samples: self.samples, left: fields, name: self.variant })
             .map_err(|fault| fault.within(self.name, self.variant))
     }
 }

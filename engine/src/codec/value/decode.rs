@@ -198,8 +198,11 @@ impl<'de, 't> Decoder<'de, 't> {
                     self.bytes()?;
                     continue;
                 }
-                Marker::FixPos(_) | Marker::FixNeg(_) => 0,
-                Marker::Null | Marker::True | Marker::False => 0,
+                Marker::FixPos(_)
+                | Marker::FixNeg(_)
+                | Marker::Null
+                | Marker::True
+                | Marker::False => 0,
                 Marker::U8 | Marker::I8 => 1,
                 Marker::U16 | Marker::I16 | Marker::FixExt1 => 2,
                 Marker::U32 | Marker::I32 | Marker::F32 => 4,
@@ -594,7 +597,7 @@ impl OneVariant<'_, '_, '_> {
     }
 }
 
-impl<'de, 'd, 't> EnumAccess<'de> for OneVariant<'d, 'de, 't> {
+impl<'de> EnumAccess<'de> for OneVariant<'_, 'de, '_> {
     type Error = Fault;
     type Variant = Self;
 

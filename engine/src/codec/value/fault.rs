@@ -12,6 +12,7 @@ struct Inner {
     /// `Type.field`, innermost first.
     at: Vec<String>,
     is_final: bool,
+    is_reacted_to: bool,
     /// Set if the value is too large: how far it got.
     too_large: Option<usize>,
 }
@@ -23,6 +24,7 @@ impl Fault {
             problem: problem.to_string(),
             at: Vec::new(),
             is_final: false,
+            is_reacted_to: false,
             too_large: None,
         }))
     }
@@ -59,6 +61,16 @@ impl Fault {
 
     pub(in crate::codec) fn is_final(&self) -> bool {
         self.0.is_final
+    }
+
+    /// Marks that other data will be tried because of it.
+    pub(in crate::codec) fn reacted_to(mut self) -> Self {
+        self.0.is_reacted_to = true;
+        self
+    }
+
+    pub(in crate::codec) fn is_reacted_to(&self) -> bool {
+        self.0.is_reacted_to
     }
 
     pub(in crate::codec) fn bytes_too_large(&self) -> Option<usize> {
