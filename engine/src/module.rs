@@ -1,4 +1,60 @@
 //! Modules: one application's depots, `PState`s and topologies, under one name and version.
+//!
+//! A module is a function over a [`Module`]. It declares, and returns the tokens that clients and other
+//! code need; [`define`] calls it and keeps what it declared.
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! use tidemill::module::{self, Depot, Module};
+//! use tidemill::schema::aggregate::Count;
+//! use tidemill::schema::{Map, PState};
+//! use tidemill::topology::harness::Harness;
+//!
+//! #[derive(Clone, Serialize, Deserialize)]
+//! struct Visit { user: String, page: String }
+//!
+//! struct Visits { visits: Depot<Visit>, pages: PState<Map<String, u64>> }
+//!
+//! fn visits(m: &Module) -> Visits {
+//!     let visits = m.depot::<Visit>("visits").hash_by(|visit| &visit.user);
+//!     let counter = m.microbatch(|| "counter");
+//!     let last = counter.pstate::<Map<String, String>>("last");
+//!     let pages = counter.pstate::<Map<String, u64>>("pages");
+//!     counter
+//!         .source(visits)
+//!         .using(last)
+//!         .filter_map(async |at, last, visit| {             // where the user lives
+//!             let before = at.get(last.key(&visit.user)).await?;
+//!             at.put(last.key(&visit.user), visit.page.clone())?;
+//!             Ok((before.as_ref() != Some(&visit.page)).then_some(visit.page))
+//!         })
+//!         .aggregate(pages, |pages, page| pages.key(page).add(Count));  // where the page lives
+//!     Visits { visits, pages: pages.reader() }
+//! }
+//!
+//! let (visits, module) = module::define("visits", visits)?;
+//! let mut engine = Harness::new(module, 4)?;
+//! for page in ["a", "a", "b", "a"] {
+//!     engine.append(visits.visits, &Visit { user: "ann".into(), page: page.into() })?;
+//! }
+//! engine.run()?;
+//! assert_eq!(engine.select(visits.pages.key("a"))?, Some(2));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Only the topology that declared a `PState` can write it; anything else does not compile:
+//!
+//! ```compile_fail,E0277
+//! # use tidemill::module::Module;
+//! # use tidemill::schema::Map;
+//! fn two(m: &Module) {
+//!     let depot = m.depot::<u64>("depot").random();
+//!     let mine = m.microbatch(|| "mine").pstate::<Map<u64, u64>>("mine_too");
+//!     m.microbatch(|| "theirs")
+//!         .source(depot)
+//!         .for_each(async move |at, n| Ok(at.put(mine.key(n), n)?));
+//! }
+//! ```
 
 use std::any::Any;
 use std::fmt;
@@ -140,7 +196,9 @@ impl fmt::Debug for PlacedBy {
 
 /// Finds out where a record lives.
 #[derive(Clone)]
-pub struct Placer(Arc<dyn Fn(&dyn Any) -> Placement + Send + Sync>);
+pub struct Placer(Arc<Place>);
+
+type Place = dyn Fn(&dyn Any) -> Placement + Send + Sync;
 
 impl Placer {
     /// Where `record` lives.

@@ -25,17 +25,18 @@ mod stage;
 mod tests;
 mod token;
 
-pub use aggregate::Changes;
+pub use aggregate::{Changes, NewEvent};
 pub use at::{At, Context};
 pub use chain::{Chain, Sink, Start};
 pub use event::{Event, EventFailure, FailureKind, Origin, Outgoing, Record, Rows};
 pub use explain::Explanation;
 pub use failure::{Failure, Result};
-pub use flow::{Branch, Flow, Hopped, Using};
+pub use flow::{Branch, Ended, Flow, Hopped, Next, Using};
 pub use hop::Row;
-pub use local::{Access, Local, Scan, StateError};
+pub use local::{Access, Local, Scan, StateError, Visit};
 pub use read::Read;
 pub use run::Panicked;
+pub(crate) use run::{Intake, take_records, take_timed};
 pub use token::{Named, Tokens};
 
 /// A node's place in [`Definition::nodes`].
@@ -97,6 +98,8 @@ pub enum Input {
     All,
     /// On partition 0 only.
     Global,
+    /// Rows to append to a depot, by its placement.
+    Append(DepotIndex),
     /// Combined changes of an aggregation, by the first key of what they change.
     Aggregate,
 }

@@ -14,8 +14,10 @@ use super::{
 };
 use crate::codec::{EncodeKey, Placement, key::encode_key};
 use crate::schema::{Owned, Schema};
-use crate::topology::{self, Hopped, Input, Node, NodeIndex, Row, Source};
-use crate::types::PStateId;
+use crate::topology::{
+    self, Hopped, Input, Intake, Node, NodeIndex, Row, Source, take_records, take_timed,
+};
+use crate::types::{PStateId, WallTime};
 
 /// Calls a module function and gives back what it returned, and what it declared.
 ///
@@ -179,11 +181,25 @@ impl<'m, O: 'static> Topology<'m, O> {
     /// A flow of the records of `depot`, each where it lies.
     #[track_caller]
     pub fn source<T: Row, R>(&self, depot: Depot<T, R>) -> Hopped<'m, O, T, ()> {
+        self.source_as(depot.index, take_records)
+    }
+
+    /// A flow of the records of `depot`, each where it lies, with the times they were appended.
+    #[track_caller]
+    pub fn source_timed<T: Row, R>(&self, depot: Depot<T, R>) -> Hopped<'m, O, (WallTime, T), ()> {
+        self.source_as(depot.index, take_timed)
+    }
+
+    #[track_caller]
+    fn source_as<T: Send + 'static>(
+        &self,
+        depot: DepotIndex,
+        intake: Intake<T>,
+    ) -> Hopped<'m, O, T, ()> {
         let node = self.draft.reserve_node(Location::caller());
         let mut draft = self.draft.module.draft.borrow_mut();
-        let source = Source { depot: depot.index, node };
-        draft.topologies[self.draft.topology].sources.push(source);
-        Hopped::source(self.draft, node, Input::Depot(depot.index))
+        draft.topologies[self.draft.topology].sources.push(Source { depot, node });
+        Hopped::source(self.draft, node, Input::Depot(depot), intake)
     }
 }
 
@@ -215,6 +231,11 @@ impl Draft<'_> {
         draft.topologies[self.topology].nodes[index.0 as usize].1 = Some(node);
     }
 
+    /// How a depot that was declared before places its records.
+    pub(crate) fn placed_by(self, depot: DepotIndex) -> PlacedBy {
+        self.module.draft.borrow().depots[depot.0 as usize].placed_by.clone()
+    }
+
     /// What a node is called.
     pub(crate) fn node_name(self, index: NodeIndex, input: Input) -> String {
         let draft = self.module.draft.borrow();
@@ -225,6 +246,7 @@ impl Draft<'_> {
             Input::All => "everywhere".to_owned(),
             Input::Global => "global".to_owned(),
             Input::Aggregate => "aggregate".to_owned(),
+            Input::Append(depot) => format!("append to {}", draft.depots[depot.0 as usize].name),
         };
         format!("{topology}#{} {input}", index.0)
     }

@@ -48,8 +48,11 @@ pub trait Changes: 'static {
     fn send(buffers: Self::Buffers, nodes: &[NodeIndex], partitions: u32, out: &mut Vec<Outgoing>);
 
     /// The code of each node that applies them.
-    fn events(each: &mut dyn FnMut(Box<dyn Fn(NodeIndex, String) -> Box<dyn Event>>));
+    fn events(each: &mut dyn FnMut(NewEvent));
 }
+
+/// Makes the code of a node, given its index and name.
+pub type NewEvent = fn(NodeIndex, String) -> Box<dyn Event>;
 
 impl<P: Data, O: 'static> Changes for Change<P, O> {
     type Owner = O;
@@ -69,8 +72,8 @@ impl<P: Data, O: 'static> Changes for Change<P, O> {
         buffers.send(node, partitions, out);
     }
 
-    fn events(each: &mut dyn FnMut(Box<dyn Fn(NodeIndex, String) -> Box<dyn Event>>)) {
-        each(Box::new(|node, name| Box::new(Applied::<P> { node, name, partial: PhantomData })));
+    fn events(each: &mut dyn FnMut(NewEvent)) {
+        each(|node, name| Box::new(Applied::<P> { node, name, partial: PhantomData }));
     }
 }
 
@@ -104,7 +107,7 @@ macro_rules! tuples {
                 assert!(rest.is_empty());
             }
 
-            fn events(each: &mut dyn FnMut(Box<dyn Fn(NodeIndex, String) -> Box<dyn Event>>)) {
+            fn events(each: &mut dyn FnMut(NewEvent)) {
                 $($change::events(each);)*
             }
         }

@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 
-use uuid::Uuid;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::{Local, NodeIndex, Origin};
@@ -139,8 +138,7 @@ impl<'a, O> At<'a, O> {
     /// An id that no other call returns, in this topology or another. The same in every attempt, as
     /// [`At::random`] is.
     #[must_use]
-    pub fn unique_id(self) -> Uuid {
-        let chance = xxh3_128(&self.context.draw());
-        uuid::Builder::from_custom_bytes(chance.to_be_bytes()).into_uuid()
+    pub fn unique_id(self) -> u128 {
+        xxh3_128(&self.context.draw())
     }
 }

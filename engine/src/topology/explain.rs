@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{Definition, Input, Node};
-use crate::module::{self, PStateIndex};
+use crate::module::{self, DepotIndex, PStateIndex};
 
 /// A topology as text; made by [`Definition::explain`].
 #[derive(Debug)]
@@ -36,10 +36,8 @@ impl Explanation<'_> {
     fn node(&self, f: &mut Formatter<'_>, number: usize, node: &Node) -> fmt::Result {
         write!(f, "  {number}: ")?;
         match node.input {
-            Input::Depot(depot) => {
-                let name = self.module.depots.get(depot.0 as usize).map_or("?", |d| &d.name);
-                writeln!(f, "each record of {name}")?;
-            }
+            Input::Depot(depot) => writeln!(f, "each record of {}", self.depot(depot))?,
+            Input::Append(depot) => writeln!(f, "where {} puts the record", self.depot(depot))?,
             Input::Hash => writeln!(f, "where the key lives")?,
             Input::All => writeln!(f, "on every partition")?,
             Input::Global => writeln!(f, "on partition 0")?,
@@ -56,6 +54,10 @@ impl Explanation<'_> {
             writeln!(f)?;
         }
         Ok(())
+    }
+
+    fn depot(&self, depot: DepotIndex) -> &str {
+        self.module.depots.get(depot.0 as usize).map_or("?", |decl| &decl.name)
     }
 
     fn pstates(&self, f: &mut Formatter<'_>, verb: &str, pstates: &[PStateIndex]) -> fmt::Result {

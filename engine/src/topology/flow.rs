@@ -5,14 +5,14 @@ use std::panic::Location;
 
 use super::aggregate::{AggregateSink, Changes};
 use super::chain::{Chain, Sink, Start};
-use super::hop::{ByKey, ByValue, Everywhere, Globally, HopSink, Route, Row};
-use super::run::{Fused, Intake, Touch, take_records, take_traced};
+use super::hop::{AppendSink, ByKey, ByValue, Everywhere, Globally, HopSink, Placed, Route, Row};
+use super::run::{Fused, Intake, Touch, take_traced, touch};
 use super::stage::{Also, Filter, FilterMap, FilterMapWith, FlatMap, ForEach, ForEachWith, Map};
 use super::token::Tokens;
 use super::{At, Input, Node, NodeIndex, Result, Stage};
 use crate::codec::EncodeKey;
-use crate::module::Draft;
-use crate::schema::OwnedBy;
+use crate::module::{Depot, Draft};
+use crate::schema::{OwnedBy, Select};
 
 /// Rows of type `T` on their way through topology `O`.
 ///
@@ -49,6 +49,12 @@ pub struct AtNode<T, D> {
     intake: Intake<T>,
     touches: Vec<Touch<T>>,
     carried: D,
+}
+
+impl<T, D> std::fmt::Debug for AtNode<T, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AtNode").field("node", &self.node).finish_non_exhaustive()
+    }
 }
 
 impl<O: 'static, T: Send + 'static, D> Root<O, T> for AtNode<T, D> {
@@ -95,15 +101,23 @@ impl<S> std::fmt::Debug for Branch<S> {
     }
 }
 
-/// A flow behind a hop.
+/// What a flow gives back when `S` ends it.
+pub type Ended<O, C, R, S> = <R as Root<O, <C as Chain<O>>::In>>::Done<<C as Chain<O>>::Fused<S>>;
+
+/// A flow behind a hop, which `S` sent its rows on.
+pub type Next<'m, O, T, C, R, S> = Hopped<'m, O, T, Ended<O, C, R, HopSink<S, T>>>;
+
+/// A flow at the start of an event.
 pub type Hopped<'m, O, T, D> = Flow<'m, O, T, Start<T>, AtNode<T, D>>;
 
 impl<'m, O: 'static, T: Send + 'static> Hopped<'m, O, T, ()> {
-    pub(crate) fn source(draft: Draft<'m>, node: NodeIndex, input: Input) -> Self
-    where
-        T: Row,
-    {
-        Self::at_node(draft, node, input, take_records, ())
+    pub(crate) fn source(
+        draft: Draft<'m>,
+        node: NodeIndex,
+        input: Input,
+        intake: Intake<T>,
+    ) -> Self {
+        Self::at_node(draft, node, input, intake, ())
     }
 }
 
@@ -160,7 +174,7 @@ impl<'m, O: 'static, T: 'static, C: Chain<O, Out = T>, R: Root<O, C::In>> Flow<'
 
     /// Code with a handle to the partition the row is on; ends the flow.
     #[track_caller]
-    pub fn for_each<F>(self, f: F) -> R::Done<C::Fused<ForEach<F>>>
+    pub fn for_each<F>(self, f: F) -> Ended<O, C, R, ForEach<F>>
     where
         F: AsyncFn(At<'_, O>, T) -> Result<()> + Send + Sync + 'static,
     {
@@ -195,10 +209,7 @@ impl<'m, O: 'static, T: 'static, C: Chain<O, Out = T>, R: Root<O, C::In>> Flow<'
 
     /// To the partition where a key that is part of the row lives.
     #[track_caller]
-    pub fn hash_by<K, F>(
-        self,
-        key: F,
-    ) -> Hopped<'m, O, T, R::Done<C::Fused<HopSink<ByKey<F, K>, T>>>>
+    pub fn hash_by<K, F>(self, key: F) -> Next<'m, O, T, C, R, ByKey<F, K>>
     where
         T: Row,
         K: EncodeKey + ?Sized + 'static,
@@ -209,10 +220,7 @@ impl<'m, O: 'static, T: 'static, C: Chain<O, Out = T>, R: Root<O, C::In>> Flow<'
 
     /// To the partition where a key made of the row lives.
     #[track_caller]
-    pub fn hash_by_value<K, F>(
-        self,
-        key: F,
-    ) -> Hopped<'m, O, T, R::Done<C::Fused<HopSink<ByValue<F, K>, T>>>>
+    pub fn hash_by_value<K, F>(self, key: F) -> Next<'m, O, T, C, R, ByValue<F, K>>
     where
         T: Row,
         K: EncodeKey + 'static,
@@ -223,7 +231,7 @@ impl<'m, O: 'static, T: 'static, C: Chain<O, Out = T>, R: Root<O, C::In>> Flow<'
 
     /// A copy to every partition.
     #[track_caller]
-    pub fn all(self) -> Hopped<'m, O, T, R::Done<C::Fused<HopSink<Everywhere, T>>>>
+    pub fn all(self) -> Next<'m, O, T, C, R, Everywhere>
     where
         T: Row + Clone,
     {
@@ -232,7 +240,7 @@ impl<'m, O: 'static, T: 'static, C: Chain<O, Out = T>, R: Root<O, C::In>> Flow<'
 
     /// To partition 0.
     #[track_caller]
-    pub fn global(self) -> Hopped<'m, O, T, R::Done<C::Fused<HopSink<Globally, T>>>>
+    pub fn global(self) -> Next<'m, O, T, C, R, Globally>
     where
         T: Row,
     {
@@ -242,11 +250,7 @@ impl<'m, O: 'static, T: 'static, C: Chain<O, Out = T>, R: Root<O, C::In>> Flow<'
     /// Adds to what is stored, at the path that `change` gives for each row; ends the flow. Changes are
     /// combined here and applied where the path's first key lives: no hop is needed before.
     #[track_caller]
-    pub fn aggregate<P, U, F>(
-        self,
-        tokens: P,
-        change: F,
-    ) -> R::Done<C::Fused<AggregateSink<P, F, U>>>
+    pub fn aggregate<P, U, F>(self, tokens: P, change: F) -> Ended<O, C, R, AggregateSink<P, F, U>>
     where
         P: Tokens,
         U: Changes<Owner: OwnedBy<O>>,
@@ -269,13 +273,21 @@ impl<'m, O: 'static, T: 'static, C: Chain<O, Out = T>, R: Root<O, C::In>> Flow<'
         flow.end(AggregateSink { tokens, f: change, nodes, changes: PhantomData })
     }
 
+    /// Appends each row to a depot of the module, where the depot's placement puts it; of a random depot,
+    /// here. The records get their offsets with the microbatch; ends the flow.
     #[track_caller]
-    fn hop<X: Route<T>>(
-        self,
-        name: &'static str,
-        input: Input,
-        route: X,
-    ) -> Hopped<'m, O, T, R::Done<C::Fused<HopSink<X, T>>>>
+    pub fn append_to<A>(self, depot: Depot<T, A>) -> Ended<O, C, R, HopSink<Placed, T>>
+    where
+        T: Row,
+    {
+        let index = depot.index();
+        let route = Placed { placed_by: self.draft.placed_by(index) };
+        let hopped = self.hop("append_to", Input::Append(index), route);
+        hopped.stage("append").end(AppendSink { depot: index })
+    }
+
+    #[track_caller]
+    fn hop<X: Route<T>>(self, name: &'static str, input: Input, route: X) -> Next<'m, O, T, C, R, X>
     where
         T: Row,
     {
@@ -302,7 +314,7 @@ impl<'m, O: 'static, T: 'static, C: Chain<O, Out = T>, R: Root<O, C::In>> Flow<'
         Flow { draft, root, chain: add(chain), stages, types: PhantomData }
     }
 
-    fn end<S: Sink<O, T>>(self, sink: S) -> R::Done<C::Fused<S>> {
+    fn end<S: Sink<O, T>>(self, sink: S) -> Ended<O, C, R, S> {
         self.root.done(self.draft, self.stages, self.chain.fuse(sink))
     }
 }
@@ -342,7 +354,7 @@ where
 
     /// [`Flow::for_each`], with the tokens.
     #[track_caller]
-    pub fn for_each<F>(self, f: F) -> R::Done<C::Fused<ForEachWith<P, F>>>
+    pub fn for_each<F>(self, f: F) -> Ended<O, C, R, ForEachWith<P, F>>
     where
         F: AsyncFn(At<'_, O>, P, T) -> Result<()> + Send + Sync + 'static,
     {
@@ -350,6 +362,18 @@ where
         let mut flow = flow.stage("for_each");
         flow.last_stage().name_tokens(&tokens);
         flow.end(ForEachWith { tokens, f })
+    }
+}
+
+impl<O: 'static, T: Send + 'static, D, P: Tokens> Using<'_, O, T, Start<T>, AtNode<T, D>, P> {
+    /// Says what the event is going to read: the paths of a whole batch are fetched together, before its
+    /// first row runs. For the first stages of an event, where all rows are known.
+    pub fn touching<X: Select, F>(mut self, paths: F) -> Self
+    where
+        F: Fn(P, &T) -> X + Send + Sync + 'static,
+    {
+        self.flow.root.touches.push(touch(self.tokens, paths));
+        self
     }
 }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::{
     Access, Definition, EventFailure, Local, NodeIndex, Origin, Outgoing, Record, Row, Rows, Scan,
-    StateError,
+    StateError, Visit,
 };
 use crate::codec::{self, FieldTable};
 use crate::env::LocalFuture;
@@ -388,7 +388,7 @@ impl Local for Attempt<'_> {
         &'a self,
         pstate: PStateIndex,
         range: Scan<'a>,
-        visit: &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &'a mut Visit<'a>,
     ) -> LocalFuture<'a, Result<(), StateError>> {
         Box::pin(async move {
             if self.harness.cold {
@@ -442,12 +442,7 @@ impl Local for Attempt<'_> {
     }
 }
 
-fn visit_range(
-    state: &State,
-    pstate: PStateIndex,
-    range: Scan<'_>,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-) {
+fn visit_range(state: &State, pstate: PStateIndex, range: Scan<'_>, visit: &mut Visit<'_>) {
     let from = Bound::Included((pstate, range.from.to_vec()));
     let to = match range.to {
         Some(to) if to <= range.from => return,

@@ -1,14 +1,27 @@
 //! Hops: the end of an event that sends its rows to other partitions.
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::marker::PhantomData;
 
 use super::chain::{Sink, done};
 use super::run::Traced;
 use super::{At, Context, NodeIndex, Outgoing, Result, Rows};
 use crate::codec::{EncodeKey, Placement, key::encode_key};
+use crate::module::{DepotIndex, PlacedBy};
 use crate::types::PartitionId;
+
+macro_rules! opaque_debug {
+    ($($name:ident<$($param:ident),*>),* $(,)?) => {$(
+        impl<$($param),*> std::fmt::Debug for $name<$($param),*> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(stringify!($name))
+            }
+        }
+    )*};
+}
+
+opaque_debug!(ByValue<F, K>, HopSink<R, T>, Buckets<T>);
 
 /// What can leave a partition: rows that another shard, or another node, goes on with.
 #[diagnostic::on_unimplemented(
@@ -30,6 +43,12 @@ pub trait Route<T>: Send + Sync + 'static {
 pub struct ByKey<F, K: ?Sized> {
     pub(crate) key: F,
     pub(crate) types: PhantomData<fn(&K)>,
+}
+
+impl<F, K: ?Sized> std::fmt::Debug for ByKey<F, K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ByKey")
+    }
 }
 
 impl<T, K: EncodeKey + ?Sized + 'static, F> Route<T> for ByKey<F, K>
@@ -59,6 +78,7 @@ where
 }
 
 /// `all`: every partition.
+#[derive(Debug)]
 pub struct Everywhere;
 
 impl<T: Clone> Route<T> for Everywhere {
@@ -72,12 +92,46 @@ impl<T: Clone> Route<T> for Everywhere {
 }
 
 /// `global`: partition 0.
+#[derive(Debug)]
 pub struct Globally;
 
 impl<T> Route<T> for Globally {
     fn route(&self, row: T, _context: &Context<'_>, mut send: impl FnMut(PartitionId, T)) {
         send(PartitionId(0), row);
     }
+}
+
+/// `append_to`: where a depot puts the record.
+#[derive(Debug)]
+pub struct Placed {
+    pub(crate) placed_by: PlacedBy,
+}
+
+impl<T: 'static> Route<T> for Placed {
+    fn route(&self, row: T, context: &Context<'_>, mut send: impl FnMut(PartitionId, T)) {
+        let to = match &self.placed_by {
+            PlacedBy::Hash(placer) => placer.place(&row).partition(context.local().partitions()),
+            PlacedBy::Random => context.local().partition(),
+            PlacedBy::Single => PartitionId(0),
+        };
+        send(to, row);
+    }
+}
+
+/// Appends rows to the depot's partition they were sent to.
+#[derive(Debug)]
+pub(crate) struct AppendSink {
+    pub(crate) depot: DepotIndex,
+}
+
+impl<O, T: Row> Sink<O, T> for AppendSink {
+    type State = ();
+
+    fn push<'a>(&'a self, (): &'a (), at: At<'a, O>, row: T) -> impl Future<Output = Result<()>> {
+        ready(at.context().append(self.depot, &row).map_err(Into::into))
+    }
+
+    fn finish(&self, _context: &Context<'_>, (): (), _out: &mut Vec<Outgoing>) {}
 }
 
 /// Sorts rows by where they go.

@@ -13,7 +13,7 @@ use crate::types::{PartitionId, WallTime};
 /// that is visible to it, under what this attempt has written already.
 ///
 /// Keys and values are encoded. `PState`s and depots are named by their place in the module's
-/// [`Definition`](crate::module::Definition). All reads of PStates the topology owns see its own
+/// [`Definition`](crate::module::Definition). All reads of `PState`s the topology owns see its own
 /// writes.
 pub trait Local {
     /// The partition's number.
@@ -55,7 +55,7 @@ pub trait Local {
         &'a self,
         pstate: PStateIndex,
         range: Scan<'a>,
-        visit: &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &'a mut Visit<'a>,
     ) -> LocalFuture<'a, Result<(), StateError>>;
 
     /// Writes one value; reads nothing. Only for `PState`s the topology owns.
@@ -98,6 +98,9 @@ pub trait Local {
     /// As [`Local::put`].
     fn append(&self, depot: DepotIndex, record: &[u8]) -> Result<(), StateError>;
 }
+
+/// What [`Local::scan`] calls with each key and value.
+pub type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
 
 /// The answer of [`Local::get`].
 pub enum Access<'a> {

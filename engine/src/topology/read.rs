@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
 
-use super::{Access, At, Context, Local, Scan, StateError};
+use super::{Access, At, Context, Local, Row, Scan, StateError};
 use crate::codec::{self, FieldTable};
 use crate::env::LocalFuture;
-use crate::module::PStateIndex;
+use crate::module::{DepotIndex, PStateIndex};
 use crate::schema::plan::RangeOp;
 use crate::schema::{
     Answer, Data, Direct, Maybe, OwnedBy, Path, Position, ReadOp, ReadPlan, Reads, Removal, Rows,
@@ -40,6 +40,7 @@ impl<'a, O> At<'a, O> {
     /// [`StateError::Misplaced`] if the first key lives elsewhere; [`StateError::Refused`] if key or
     /// value are too long; [`StateError::Unavailable`].
     #[inline]
+    #[allow(clippy::needless_pass_by_value, reason = "a literal or a computed value, as a rule")]
     pub fn put<S: Stored, M: Direct, O2: OwnedBy<O>>(
         self,
         path: Path<S, M, O2>,
@@ -222,7 +223,7 @@ pub(crate) async fn fetch<X>(
 
 async fn scan(local: &dyn Local, pstate: PStateId, range: &RangeOp) -> Result<Rows, StateError> {
     let mut rows = Rows::new();
-    let (from, to) = (range.from.as_slice(), range.to.as_ref().map(|to| to.as_slice()));
+    let (from, to) = (range.from.as_slice(), range.to.as_deref());
     if to.is_some_and(|to| to <= from) {
         return Ok(rows);
     }
@@ -307,6 +308,16 @@ impl Context<'_> {
         }
     }
 
+    /// Appends a record to this partition of a depot.
+    pub(crate) fn append<T: Row>(&self, depot: DepotIndex, row: &T) -> Result<(), StateError> {
+        let local = self.local();
+        let mut record = self.scratch().borrow_mut();
+        record.clear();
+        codec::encode(local.fields(), row, &mut record)
+            .map_err(|error| self.refused("append", error))?;
+        local.append(depot, &record)
+    }
+
     fn delete(&self, removal: codec::Result<Removal>) -> Result<(), StateError> {
         let removal = removal.map_err(|error| self.refused("delete from", error))?;
         match removal {
@@ -316,7 +327,7 @@ impl Context<'_> {
             }
             Removal::Range { from, to } => {
                 let from = self.target("delete from", Ok(from))?;
-                let to = to.as_ref().map(|to| to.as_slice());
+                let to = to.as_deref();
                 self.local().delete_range(index(from.pstate), &from.key, to)
             }
         }

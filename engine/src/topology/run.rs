@@ -1,18 +1,23 @@
 //! Running a fused event over a batch: lineage, panics, and the order of rows.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 
 use super::chain::Sink;
+use super::read::index;
+use super::token::Tokens;
 use super::{
     At, Context, Event, EventFailure, Failure, Local, NodeIndex, Origin, Outgoing, Record, Result,
     Row, Rows, StateError,
 };
-use crate::codec::decode;
+use crate::codec::{KeyBuf, decode};
 use crate::env::LocalFuture;
+use crate::schema::{ReadOp, ReadPlan, Reads, Select};
+use crate::types::{PStateId, WallTime};
 
 /// A row and the record it was made of.
 pub(crate) struct Traced<T> {
@@ -27,7 +32,7 @@ pub(crate) type Intake<T> = fn(Rows, &Context<'_>) -> Result<Vec<Traced<T>>>;
 pub(crate) type Touch<T> = Box<
     dyn for<'a> Fn(&'a Context<'a>, &'a [Traced<T>]) -> LocalFuture<'a, Result<(), StateError>>
         + Send
-        + std::marker::Sync,
+        + Sync,
 >;
 
 /// An event made of one sink.
@@ -74,6 +79,7 @@ impl<O: 'static, T: Send + 'static, S: Sink<O, T>> Fused<O, T, S> {
 }
 
 /// The intake of a node behind a hop.
+#[allow(clippy::unnecessary_wraps, reason = "an `Intake`, like that of a source")]
 pub(crate) fn take_traced<T: Send + 'static>(
     rows: Rows,
     _context: &Context<'_>,
@@ -83,16 +89,67 @@ pub(crate) fn take_traced<T: Send + 'static>(
 
 /// The intake of a source node.
 pub(crate) fn take_records<T: Row>(rows: Rows, context: &Context<'_>) -> Result<Vec<Traced<T>>> {
+    decode_all(rows, context, |_, record| record)
+}
+
+/// The intake of a source node that wants the times of appending.
+pub(crate) fn take_timed<T: Row>(
+    rows: Rows,
+    context: &Context<'_>,
+) -> Result<Vec<Traced<(WallTime, T)>>> {
+    decode_all(rows, context, |appended, record| (appended, record))
+}
+
+fn decode_all<T: Row, U>(
+    rows: Rows,
+    context: &Context<'_>,
+    row: impl Fn(WallTime, T) -> U,
+) -> Result<Vec<Traced<U>>> {
     let fields = context.local().fields();
     let records = rows.take::<Record>();
     let mut rows = Vec::with_capacity(records.len());
-    for record in records {
-        let origin = record.origin;
+    for Record { origin, appended, bytes } in records {
         context.begin(origin);
-        rows.push(Traced { origin, row: decode(fields, &record.bytes)? });
+        rows.push(Traced { origin, row: row(appended, decode(fields, &bytes)?) });
     }
     context.end();
     Ok(rows)
+}
+
+/// Fetches what the rows of a batch lead to. What cannot be read here is left to the stage that will
+/// try, and say so.
+pub(crate) fn touch<T, P, X, F>(tokens: P, paths: F) -> Touch<T>
+where
+    T: 'static,
+    P: Tokens,
+    X: Select,
+    F: Fn(P, &T) -> X + Send + Sync + 'static,
+{
+    Box::new(move |context, rows| {
+        let mut keys: BTreeMap<PStateId, Vec<KeyBuf>> = BTreeMap::new();
+        for traced in rows {
+            context.begin(traced.origin);
+            let Ok(reads) = paths(tokens, &traced.row).reads() else { continue };
+            let plans = match reads {
+                Reads::One(plan) => vec![plan],
+                Reads::Several(plans) => plans,
+            };
+            for ReadPlan { pstate, op, .. } in plans {
+                if let ReadOp::Get { key } | ReadOp::Has { key } = op {
+                    keys.entry(pstate).or_default().push(key);
+                }
+            }
+        }
+        context.end();
+        let local = context.local();
+        Box::pin(async move {
+            for (pstate, keys) in keys {
+                let keys: Vec<&[u8]> = keys.iter().map(KeyBuf::as_slice).collect();
+                local.prefetch(index(pstate), &keys).await?;
+            }
+            Ok(())
+        })
+    })
 }
 
 /// Runs `event`; a panic in it is a failure.

@@ -1,5 +1,7 @@
 //! The bank of the design, as it is written there.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::module::{self, Depot, Module};
@@ -74,47 +76,48 @@ pub(crate) fn bank(m: &Module) -> Bank {
     Bank { deposits, transfers, funds: funds.reader(), outgoing: outgoing.reader() }
 }
 
+/// The transfer `id` of the test: amounts and accounts are mixed, some are more than there is.
+fn transfer(id: u32) -> Transfer {
+    let (from, to) = (AccountId(id * 7 % 50), AccountId(id * 13 % 50));
+    Transfer { id: TransferId(id.into()), from, to, cents: i64::from(id % 400) }
+}
+
 #[test]
 fn money_is_conserved_and_histories_are_right() {
     for partitions in [1, 8] {
         let (bank, module) = module::define("bank", bank).unwrap();
-        let mut engine = Harness::new(module, partitions).unwrap().cold();
+        let mut engine = Harness::new(module, partitions).unwrap().cold().batches_of(20);
         for account in 0..50 {
             let deposit = Deposit { account: AccountId(account), cents: 1_000 };
             engine.append(bank.deposits, &deposit).unwrap();
         }
         engine.run().unwrap();
         for id in 0..500 {
-            let (from, to) = (AccountId(id as u32 * 7 % 50), AccountId(id as u32 * 13 % 50));
-            let cents = id as i64 % 400;
-            engine
-                .append(bank.transfers, &Transfer { id: TransferId(id), from, to, cents })
-                .unwrap();
+            engine.append(bank.transfers, &transfer(id)).unwrap();
         }
         engine.run().unwrap();
 
-        let mut model = vec![1_000; 50];
+        let mut model: BTreeMap<_, _> = (0..50).map(|id| (AccountId(id), 1_000)).collect();
         let mut accepted = 0;
-        let balances = engine.select(bank.funds.all()).unwrap();
-        let histories: Vec<_> = (0..50)
-            .flat_map(|id| engine.select(bank.outgoing.key(AccountId(id)).all()).unwrap())
-            .collect();
-        assert_eq!(histories.len(), 500);
-        for (id, outgoing) in histories {
-            assert_eq!(outgoing.to, AccountId(id.0 as u32 * 13 % 50));
-            assert_eq!(outgoing.cents, id.0 as i64 % 400);
-            if outgoing.accepted {
-                accepted += 1;
-                model[id.0 as usize * 7 % 50] -= outgoing.cents;
-                model[id.0 as usize * 13 % 50] += outgoing.cents;
+        for account in 0..50 {
+            let expected = (0..500).map(transfer).filter(|t| t.from == AccountId(account));
+            let history = engine.select(bank.outgoing.key(AccountId(account)).all()).unwrap();
+            for (transfer, (id, outgoing)) in expected.zip(&history) {
+                assert_eq!(*id, transfer.id);
+                assert_eq!(*outgoing, Outgoing::of(&transfer, outgoing.accepted));
+                if outgoing.accepted {
+                    accepted += 1;
+                    *model.get_mut(&transfer.from).unwrap() -= transfer.cents;
+                    *model.get_mut(&transfer.to).unwrap() += transfer.cents;
+                }
             }
+            assert_eq!(history.len(), 10);
         }
         assert!((1..500).contains(&accepted), "some are accepted and some are not: {accepted}");
-        assert_eq!(balances.len(), 50);
-        assert_eq!(balances.iter().map(|(_, cents)| cents).sum::<i64>(), 50_000);
-        for (account, cents) in balances {
-            assert!(cents >= 0);
-            assert_eq!(cents, model[account.0 as usize]);
-        }
+        let balances: BTreeMap<_, _> =
+            engine.select(bank.funds.all()).unwrap().into_iter().collect();
+        assert_eq!(balances, model);
+        assert_eq!(balances.values().sum::<i64>(), 50_000);
+        assert!(balances.values().all(|cents| *cents >= 0), "accepted only what was there");
     }
 }
