@@ -1,17 +1,40 @@
 //! The write-ahead log of one shard.
 
 use std::fmt;
-use std::rc::Rc;
 use std::time::Duration;
 
-use crate::env::{BLOCK_BYTES, Env, IO_BYTES_MAX, LocalFuture};
-use crate::types::{Index, PartitionId, Run};
+use crate::env::{BLOCK_BYTES, IO_BYTES_MAX, LocalFuture};
+use crate::types::Run;
 
+mod chain;
 mod entry;
 mod error;
+mod frame;
+mod group;
+mod handle;
+mod keeper;
+mod queue;
+mod recovery;
+mod retention;
+mod shared;
+mod slots;
+mod source;
+mod wake;
+mod writer;
 
 pub use entry::{Entry, EntryRef, Kind};
 pub use error::Error;
+pub use frame::Header;
+pub use handle::Journal;
+pub use recovery::{Recovered, Recovery};
+pub use slots::remove;
+use source::list_slots;
+
+#[cfg(test)]
+mod tests;
+
+/// The directory of all journals.
+pub const DIR: &str = "journal";
 
 /// A journal's name: unique for ever in a data directory, never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,6 +92,8 @@ pub struct Options {
     pub frame_bytes_max: u32,
     /// No group is larger, encoded.
     pub group_bytes_max: u32,
+    /// Clients wait while so much is queued.
+    pub queue_bytes_max: usize,
     /// So many writes are in flight at most.
     pub in_flight_max: usize,
     /// After so long without work, one closing frame proves the last acknowledgements.
@@ -86,9 +111,27 @@ impl Options {
             bytes_max: 512 << 20,
             frame_bytes_max: 1 << 20,
             group_bytes_max: 64 << 20,
+            queue_bytes_max: 16 << 20,
             in_flight_max: 4,
             seal_idle_after: Duration::from_millis(10),
         }
+    }
+
+    /// What clients leave for decisions, outcomes and copies.
+    fn reserve_bytes(&self) -> u64 {
+        self.bytes_max / 8
+    }
+
+    fn check(&self) {
+        assert!((self.file_bytes as usize).is_multiple_of(BLOCK_BYTES));
+        assert!((self.frame_bytes_max as usize).is_multiple_of(BLOCK_BYTES));
+        assert!(self.frame_bytes_max >= BLOCK_BYTES as u32);
+        assert!(self.frame_bytes_max as usize <= IO_BYTES_MAX);
+        assert!(self.file_bytes >= self.frame_bytes_max, "a frame lies in one file");
+        assert!(self.file_bytes <= frame::FILE_BYTES_MAX);
+        assert!(self.group_bytes_max <= group::GROUP_BYTES_MAX);
+        assert!(self.bytes_max >= 4 * u64::from(self.file_bytes), "files are recycled one by one");
+        assert!(self.in_flight_max > 0);
     }
 }
 
@@ -109,130 +152,6 @@ pub trait Retain {
     fn advance(&self, id: JournalId, first: JournalFile) -> LocalFuture<'_, Result<(), Error>>;
 }
 
-/// An open journal. Clones are handles to the same one; it stays on its shard.
-#[derive(Clone)]
-pub struct Journal {
-    env: Env,
-}
-
-impl Journal {
-    /// Makes a new, empty journal: its first file is allocated, pre-written and durable, its name
-    /// too. Leftovers of an earlier creation that no manifest names are removed.
-    ///
-    /// # Errors
-    /// `DiskFull`, `Io`.
-    pub async fn create(
-        _env: &Env,
-        _options: Options,
-        _retain: Rc<dyn Retain>,
-    ) -> Result<Self, Error> {
-        unimplemented!()
-    }
-
-    /// Goes on where recovery ended.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub async fn resume(
-        _env: &Env,
-        _options: Options,
-        _recovered: Recovered,
-        _retain: Rc<dyn Retain>,
-    ) -> Result<Self, Error> {
-        unimplemented!()
-    }
-
-    /// Queues entries; after a crash, all of them are there or none. Returns at once.
-    ///
-    /// # Errors
-    /// `GroupTooLarge`, `Stopped`, `Closed`.
-    pub fn append(&self, _group: &[EntryRef<'_>]) -> Result<Ticket, Error> {
-        unimplemented!()
-    }
-
-    /// Waits until `bytes` more can be appended. Append right after, without another await between.
-    ///
-    /// # Errors
-    /// `DiskFull` (for `Client`), `Stopped`, `Closed`.
-    pub async fn admit(&self, _bytes: usize, _who: Admission) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    /// Every group up to this ticket survives a crash.
-    pub fn durable(&self) -> Ticket {
-        unimplemented!()
-    }
-
-    /// Waits until `ticket` is durable.
-    ///
-    /// # Errors
-    /// `Stopped`: whether the group survives is unknown until recovery.
-    pub async fn wait(&self, _ticket: Ticket) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    /// Waits until more than `beyond` is durable; returns how far it is.
-    ///
-    /// # Errors
-    /// As [`Journal::wait`].
-    pub async fn advanced(&self, _beyond: Ticket) -> Result<Ticket, Error> {
-        unimplemented!()
-    }
-
-    /// Entries of `partition` up to `index` are contained in a synced root and synced segments,
-    /// except those in `pending`. Files that nothing needs any more are recycled.
-    pub fn covered(&self, _partition: PartitionId, _index: Index, _pending: &[Index]) {
-        unimplemented!()
-    }
-
-    /// Bytes of entries of `partition` in retained files that are not covered.
-    pub fn share(&self, _partition: PartitionId) -> u64 {
-        unimplemented!()
-    }
-
-    /// Bytes from the first retained file to the last append.
-    pub fn used_bytes(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// The partitions whose entries keep the first file from being recycled.
-    pub fn holders(&self) -> Vec<PartitionId> {
-        unimplemented!()
-    }
-
-    /// Appends what `partition` needs of the first retained file again, so that the file can be
-    /// recycled; returns how many bytes that took, 0 if there was nothing to do.
-    ///
-    /// # Errors
-    /// `Io`, `Corrupt`, `Stopped`, `Closed`.
-    pub async fn copy_forward(&self, _partition: PartitionId) -> Result<u64, Error> {
-        unimplemented!()
-    }
-
-    /// Why the journal stopped, if it did.
-    pub fn failed(&self) -> Option<Error> {
-        unimplemented!()
-    }
-
-    /// Writes a closing frame now if the last acknowledgements are not proved by a later frame.
-    pub fn seal_idle(&self) {
-        unimplemented!()
-    }
-
-    /// Waits until everything appended is durable, and ends the journal. The caller puts the end into
-    /// the manifest.
-    ///
-    /// # Errors
-    /// `Stopped`.
-    pub async fn close(&self) -> Result<CleanEnd, Error> {
-        unimplemented!()
-    }
-}
-
-/// Reads a journal back after the directory was opened.
-#[derive(Debug)]
-pub struct Recovery {}
-
 /// Entries that were appended together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -242,46 +161,6 @@ pub struct Group {
     pub byte: u64,
     /// The entries.
     pub entries: Vec<Entry>,
-}
-
-impl Recovery {
-    /// Starts at `first`, as the manifest says; `run` is this opening's.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub async fn open(
-        _env: &Env,
-        _id: JournalId,
-        _first: JournalFile,
-        _run: Run,
-        _clean_end: Option<CleanEnd>,
-    ) -> Result<Self, Error> {
-        unimplemented!()
-    }
-
-    /// The next group, in the order of appends; `None` at the end of the longest unbroken chain.
-    ///
-    /// # Errors
-    /// `Corrupt` if something durable is missing or damaged, `Version`, `Kind`, `Io`.
-    pub async fn next(&mut self) -> Result<Option<Group>, Error> {
-        unimplemented!()
-    }
-
-    /// Makes what was read durable, and says where to go on. Nothing that was read may be relied on
-    /// before this returned.
-    ///
-    /// # Errors
-    /// As [`Recovery::next`].
-    pub async fn finish(self) -> Result<Recovered, Error> {
-        unimplemented!()
-    }
-}
-
-/// What recovery found, and where the journal goes on.
-#[derive(Debug)]
-pub struct Recovered {
-    /// What lay beyond the end.
-    pub torn: Option<TornTail>,
 }
 
 /// Damage or loss beyond the end that no later frame proves to have been durable.
@@ -309,4 +188,15 @@ impl fmt::Display for JournalId {
     }
 }
 
-const _: () = assert!(IO_BYTES_MAX >= BLOCK_BYTES);
+/// The path of a slot's file.
+#[must_use]
+pub fn slot_path(id: JournalId, slot: u32) -> String {
+    format!("{DIR}/{id}-{slot}")
+}
+
+/// What a name in [`DIR`] stands for.
+#[must_use]
+pub fn parse_slot(name: &str) -> Option<(JournalId, u32)> {
+    let (id, slot) = name.split_once('-')?;
+    Some((JournalId(id.parse().ok()?), slot.parse().ok()?))
+}

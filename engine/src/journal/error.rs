@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::FileNumber;
+use super::{FileNumber, JournalFile, JournalId, slot_path};
 
 /// Why a journal operation did not succeed. Cheap to clone: one failure answers many waiters.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -87,7 +87,20 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(op: &'static str, path: &str, byte: u64, source: io::Error) -> Self {
+    pub(super) fn corrupt(
+        journal: JournalId,
+        file: JournalFile,
+        byte: u64,
+        what: &'static str,
+    ) -> Self {
+        Self::Corrupt { path: slot_path(journal, file.slot), file: file.number, byte, what }
+    }
+
+    pub(super) fn stopped(&self) -> Self {
+        Self::Stopped { cause: Arc::new(self.clone()) }
+    }
+
+    pub(super) fn io(op: &'static str, path: &str, byte: u64, source: io::Error) -> Self {
         Self::Io { op, path: path.to_owned(), byte, source: Arc::new(source) }
     }
 }

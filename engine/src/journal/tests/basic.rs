@@ -1,0 +1,79 @@
+use super::*;
+
+#[test]
+fn what_was_acknowledged_is_read_back_over_several_openings() {
+    let disk = MemoryDisk::new();
+    let memo = Memo::new();
+    let kept = Rc::clone(&memo);
+    run(&disk, |env| async move {
+        let journal = Journal::create(&env, options(1), kept).await.unwrap();
+        let first = journal.append(&[entry(0, 1, b"a"), entry(1, 1, &[7; 5000])]).unwrap();
+        let second = journal.append(&[entry(0, 2, b"")]).unwrap();
+        assert_eq!((first, second), (Ticket(1), Ticket(2)));
+        journal.wait(first).await.unwrap();
+        assert_eq!(journal.advanced(first).await.unwrap(), second);
+    });
+    let mut expected = vec![(0, 1, b"a".to_vec()), (1, 1, vec![7; 5000]), (0, 2, Vec::new())];
+    for round in 2..10_u64 {
+        let kept = Rc::clone(&memo);
+        let found = run(&disk, move |env| async move {
+            let (groups, recovered) = recover(&env, &kept, round, None).await.unwrap();
+            assert_eq!(recovered.torn, None);
+            let journal = Journal::resume(&env, options(round), recovered, kept).await.unwrap();
+            let bytes = vec![u8::try_from(round).unwrap(); 20_000];
+            let ticket = journal.append(&[entry(9, round, &bytes)]).unwrap();
+            journal.wait(ticket).await.unwrap();
+            flat(&groups)
+        });
+        assert_eq!(found, expected);
+        expected.push((9, round, vec![u8::try_from(round).unwrap(); 20_000]));
+    }
+}
+
+#[test]
+fn a_clean_end_is_found_again() {
+    let disk = MemoryDisk::new();
+    let memo = Memo::new();
+    let kept = Rc::clone(&memo);
+    let end = run(&disk, |env| async move {
+        let journal = Journal::create(&env, options(1), kept).await.unwrap();
+        for index in 1..=20 {
+            journal.append(&[entry(0, index, &[1; 9000])]).unwrap();
+        }
+        let end = journal.close().await.unwrap();
+        assert!(matches!(journal.append(&[entry(0, 9, b"")]), Err(Error::Closed)));
+        assert_eq!(journal.durable(), Ticket(20));
+        end
+    });
+    let found = run(&disk, move |env| async move {
+        let (groups, recovered) = recover(&env, &memo, 2, Some(end)).await.unwrap();
+        assert_eq!(recovered.end, end);
+        groups.len()
+    });
+    assert_eq!(found, 20);
+}
+
+#[test]
+fn files_are_recycled_when_everything_in_them_is_covered() {
+    let disk = MemoryDisk::new();
+    let memo = Memo::new();
+    let kept = Rc::clone(&memo);
+    run(&disk, |env| async move {
+        let journal = Journal::create(&env, options(1), Rc::clone(&kept) as _).await.unwrap();
+        for index in 1..=400 {
+            journal.admit(9000, Admission::Client).await.unwrap();
+            let ticket = journal.append(&[entry(0, index, &[1; 9000])]).unwrap();
+            journal.wait(ticket).await.unwrap();
+            journal.covered(PartitionId(0), Index(index - 1), &[]);
+        }
+        assert!(kept.first().number > FileNumber(40));
+    });
+    let files = disk.paths().len();
+    assert!(files <= 4, "{files} files were used for a journal that needs one or two");
+    let found = run(&disk, move |env| async move {
+        let (groups, recovered) = recover(&env, &memo, 2, None).await.unwrap();
+        assert_eq!(recovered.torn, None);
+        flat(&groups)
+    });
+    assert_eq!(found.last().unwrap().1, 400);
+}
