@@ -16,10 +16,12 @@ mod keeper;
 mod queue;
 mod recovery;
 mod retention;
+mod sequence;
 mod shared;
 mod slots;
 mod source;
 mod wake;
+mod walk;
 mod writer;
 
 pub use entry::{Entry, EntryRef, Kind};
@@ -27,8 +29,10 @@ pub use error::Error;
 pub use frame::Header;
 pub use handle::Journal;
 pub use recovery::{Recovered, Recovery};
+pub use sequence::{Sequence, SequenceError};
 pub use slots::remove;
 use source::list_slots;
+pub use walk::{Walked, WalkedFrame, Walker};
 
 #[cfg(test)]
 mod tests;
@@ -143,6 +147,19 @@ pub enum Admission {
     /// Work that lets the journal shrink (decisions, outcomes, folds, copies): may use the reserve,
     /// and never waits.
     System,
+}
+
+/// What a journal has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes of frames that are durable, padding included.
+    pub bytes_written: u64,
+    /// Frames that are durable.
+    pub writes: u64,
+    /// Groups appended.
+    pub groups: u64,
+    /// Entries appended.
+    pub entries: u64,
 }
 
 /// Keeps the manifest in step with the journal.

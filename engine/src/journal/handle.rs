@@ -13,8 +13,8 @@ use super::slots::{self, Slot};
 use super::source::DiskSource;
 use super::wake::{Bell, Waits};
 use super::{
-    Admission, CleanEnd, Entry, EntryRef, Error, JournalFile, Options, Recovered, Retain, Ticket,
-    keeper, list_slots, writer,
+    Admission, CleanEnd, Counts, Entry, EntryRef, Error, JournalFile, Options, Recovered, Retain,
+    Ticket, keeper, list_slots, writer,
 };
 use crate::env::{Class, Env};
 use crate::types::{Index, PartitionId};
@@ -162,6 +162,8 @@ impl Journal {
         let state = &mut *state;
         let ticket = Ticket(state.appended.0 + 1);
         state.appended = ticket;
+        state.counts.groups += 1;
+        state.counts.entries += group.len() as u64;
         let file = state.queue.append(group, ticket);
         for entry in group {
             let (partition, index, len) = (entry.partition, entry.index, entry.bytes.len());
@@ -271,6 +273,12 @@ impl Journal {
     pub fn used_bytes(&self) -> u64 {
         let shared = &self.handle.shared;
         shared.state.borrow().used(u64::from(shared.options.file_bytes))
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.handle.shared.state.borrow().counts
     }
 
     /// The limit on [`Journal::used_bytes`] for clients.
@@ -436,6 +444,7 @@ impl Journal {
             spares,
             demand: 0,
             disk_full: false,
+            counts: Counts::default(),
         };
         let shared = Rc::new(Shared {
             env: env.clone(),

@@ -8,7 +8,7 @@ use super::queue::{Position, Queue};
 use super::retention::Retention;
 use super::slots::Slot;
 use super::wake::{Bell, Waits};
-use super::{Error, FileNumber, JournalFile, Options, Retain, Ticket};
+use super::{Counts, Error, FileNumber, JournalFile, Options, Retain, Ticket};
 use crate::env::Env;
 use crate::types::PartitionId;
 
@@ -70,6 +70,7 @@ pub(super) struct State {
     /// The largest admission that found no allocated space.
     pub(super) demand: u64,
     pub(super) disk_full: bool,
+    pub(super) counts: Counts,
 }
 
 /// A write under way.
@@ -79,6 +80,7 @@ pub(super) struct Flight {
     pub(super) file: FileNumber,
     pub(super) ticket: Option<Ticket>,
     pub(super) durable_below: u64,
+    pub(super) frame_bytes: u32,
     pub(super) done: bool,
 }
 

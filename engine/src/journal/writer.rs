@@ -140,7 +140,14 @@ impl Shared {
             state.content = sequence;
         }
         let durable_below = header.durable_below;
-        let flight = Flight { sequence, file: at.file, ticket, durable_below, done: false };
+        let flight = Flight {
+            sequence,
+            file: at.file,
+            ticket,
+            durable_below,
+            frame_bytes: header.frame_bytes,
+            done: false,
+        };
         state.flights.push_back(flight);
         if planted(Plant::AckBeforeSync)
             && let Some(ticket) = ticket
@@ -199,6 +206,8 @@ impl Shared {
             state.durable_below = flight.sequence + 1;
             state.durable_file = flight.file;
             state.proof = state.proof.max(flight.durable_below);
+            state.counts.writes += 1;
+            state.counts.bytes_written += u64::from(flight.frame_bytes);
             durable = flight.ticket.or(durable);
         }
         if let Some(durable) = durable {
