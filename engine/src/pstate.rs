@@ -1,4 +1,4 @@
-//! PStates as bytes: the copy-on-write trees of one partition and the writes that lie over them.
+//! `PState`s as bytes: the copy-on-write trees of one partition and the writes that lie over them.
 //!
 //! ```text
 //!   WriteSet            one attempt's own writes, not yet prepared
@@ -12,24 +12,99 @@
 //! deletion, or as covered by a range delete. Within a layer a key always wins over a range, since a
 //! range delete drops the keys below it that came earlier.
 
-use std::ops::{Bound, ControlFlow};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::rc::Rc;
 
-use crate::env::Env;
-use crate::page::Cache;
+use crate::env::{Env, File};
 pub use crate::page::Error;
+use crate::page::root::TreeRoot;
+use crate::page::space::Space;
+use crate::page::{Cache, FileId};
 use crate::types::{Index, MicrobatchId, PStateId, PartitionId, TopologyId};
 
+mod catalogue;
+mod changes;
+mod fold;
+mod layer;
+mod open;
+mod read;
+mod rebuild;
+mod run;
+mod scan;
+mod small;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use layer::{Layer, Part};
+pub use read::{Loaded, Miss};
+pub use run::{Run, RunError, Write, WriteSet};
+pub use verify::{Finding, Verified, verify};
+
 /// The longest key.
-pub const KEY_BYTES_MAX: usize = 1024;
+pub const KEY_BYTES_MAX: usize = crate::page::node::KEY_BYTES_MAX;
 
 /// The largest value.
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
 
 /// The trees of one partition and what lies over them. Cheap to clone; stays on its shard.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Store {
-    inner: Rc<()>,
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    cache: Cache,
+    file_id: FileId,
+    dir: String,
+    path: String,
+    partition: PartitionId,
+    folding: Cell<bool>,
+    state: RefCell<State>,
+}
+
+/// No borrow of it is held across an await.
+struct State {
+    stacks: BTreeMap<TopologyId, Vec<(MicrobatchId, Rc<Run>)>>,
+    stacked_bytes: u64,
+    memtable: Layer,
+    /// What folds took out of the memtable and have not brought into the trees yet, oldest first;
+    /// more than one only after a fold found no space.
+    frozen: Vec<Rc<Layer>>,
+    trees: BTreeMap<PStateId, Tree>,
+    /// Whose description changed since the last fold began.
+    described: BTreeSet<PStateId>,
+    catalogue: TreeRoot,
+    table: crate::page::blob::ChunkList,
+    space: Space,
+    /// The number of the durable root, and the highest one tried.
+    fold: u64,
+    fold_tried: u64,
+    /// The slot of the durable root.
+    slot: usize,
+    /// None before the first fold.
+    file: Option<Rc<dyn File>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Tree {
+    root: TreeRoot,
+    description: Vec<u8>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.cache.forget_file(self.file_id);
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("partition", &self.inner.partition).finish_non_exhaustive()
+    }
 }
 
 /// What was found when a store was opened.
@@ -102,20 +177,7 @@ pub enum Found<R> {
     Miss(Miss),
 }
 
-/// What a read was missing.
-#[derive(Debug)]
-pub struct Miss {
-    pstate: PStateId,
-}
-
-/// Keeps loaded pages in the cache while it lives; hold it until the read was repeated.
-#[derive(Debug)]
-#[must_use = "the pages may be evicted before the read is repeated"]
-pub struct Loaded {
-    _pins: Vec<Rc<()>>,
-}
-
-/// A range of keys of one PState.
+/// A range of keys of one `PState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyRange<'a> {
     /// Lower end.
@@ -138,255 +200,96 @@ pub enum Direction {
     Backward,
 }
 
-/// The writes of one attempt of one microbatch on one partition. Blind: it reads nothing.
-#[derive(Debug, Default)]
-pub struct WriteSet {}
-
-impl WriteSet {
-    /// Sets a key. Needs `key` and `value` within [`KEY_BYTES_MAX`] and [`VALUE_BYTES_MAX`].
-    pub fn put(&mut self, pstate: PStateId, key: &[u8], value: &[u8]) {
-        unimplemented!("{pstate} {key:?} {value:?}")
-    }
-    /// Deletes a key, whether it exists or not.
-    pub fn delete(&mut self, pstate: PStateId, key: &[u8]) {
-        unimplemented!("{pstate} {key:?}")
-    }
-    /// Deletes every key in `from..to`; without `to`, every key at or above `from`.
-    pub fn delete_range(&mut self, pstate: PStateId, from: &[u8], to: Option<&[u8]>) {
-        unimplemented!("{pstate} {from:?} {to:?}")
-    }
-    /// About how much memory it takes.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        unimplemented!()
-    }
-    /// Whether nothing was written.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        unimplemented!()
-    }
-    /// Makes it immutable.
-    #[must_use]
-    pub fn seal(self) -> Run {
-        unimplemented!()
-    }
-}
-
-/// An immutable run of writes, sorted by PState and key: what a prepare carries.
-#[derive(Debug)]
-pub struct Run {
-    bytes: Vec<u8>,
-}
-
-/// Why bytes are not a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a run of writes: {what} at byte {at}")]
-pub struct RunError {
-    /// What does not hold.
-    pub what: &'static str,
-    /// Where, from the start of the run.
-    pub at: usize,
-}
-
-/// One write of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Write<'a> {
-    /// Every key from `from` up to, not including, `to` is gone. Comes before the PState's keys.
-    DeleteRange {
-        /// Whose.
-        pstate: PStateId,
-        /// First key.
-        from: &'a [u8],
-        /// End; none: no end.
-        to: Option<&'a [u8]>,
-    },
-    /// A key has a value.
-    Put {
-        /// Whose.
-        pstate: PStateId,
-        /// The key.
-        key: &'a [u8],
-        /// The value.
-        value: &'a [u8],
-    },
-    /// A key is gone.
-    Delete {
-        /// Whose.
-        pstate: PStateId,
-        /// The key.
-        key: &'a [u8],
-    },
-}
-
-impl Run {
-    /// Appends the run's bytes to `out`; exactly [`Run::encoded_bytes`] many.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.bytes);
-    }
-    /// How many bytes [`Run::encode`] appends.
-    #[must_use]
-    pub fn encoded_bytes(&self) -> usize {
-        self.bytes.len()
-    }
-    /// Reads what [`Run::encode`] wrote; all of `bytes` must be it.
-    ///
-    /// # Errors
-    /// What is wrong with the bytes, and where.
-    pub fn decode(bytes: &[u8]) -> Result<Self, RunError> {
-        unimplemented!("{bytes:?}")
-    }
-    /// Its writes: by PState, in each first the range deletes, then the keys, both ascending.
-    pub fn iter(&self) -> impl Iterator<Item = Write<'_>> {
-        std::iter::empty()
-    }
-    /// Whether it holds no write.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        unimplemented!()
-    }
-    /// About how much memory it takes.
-    #[must_use]
-    pub fn memory_bytes(&self) -> u64 {
-        unimplemented!()
-    }
-}
-
 impl Store {
-    /// Opens the trees of `partition` in `dir` (`p/<partition>`). `journal_from` is the first index
-    /// the journal still has: an older root is used only if it covers everything before that.
-    /// The file is created by the first fold, not here.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] if no usable root is there although there must be one, [`Error::Io`].
-    pub async fn open(
-        env: &Env,
-        cache: &Cache,
-        dir: &str,
-        partition: PartitionId,
-        journal_from: Index,
-    ) -> Result<(Self, Opened), Error> {
-        unimplemented!("{env:?} {cache:?} {dir} {partition} {journal_from}")
-    }
-
     /// Puts a prepared run on top of `topology`'s; `id` must be above all of them.
     pub fn stack(&self, topology: TopologyId, id: MicrobatchId, run: Rc<Run>) {
-        unimplemented!("{topology} {id} {run:?}")
+        let mut state = self.inner.state.borrow_mut();
+        state.stacked_bytes += run.memory_bytes();
+        let stack = state.stacks.entry(topology).or_default();
+        assert!(stack.last().is_none_or(|(top, _)| *top < id), "runs are stacked in id order");
+        stack.push((id, run));
     }
 
     /// Drops a stacked run: the abort. Ids above it must have been dropped before.
     pub fn unstack(&self, topology: TopologyId, id: MicrobatchId) {
-        unimplemented!("{topology} {id}")
+        let mut state = self.inner.state.borrow_mut();
+        let top = state.stacks.get_mut(&topology).and_then(Vec::pop);
+        let (top, run) = top.expect("what is unstacked was stacked");
+        assert_eq!(top, id, "an abort starts at the top: what lies above was built on it");
+        state.stacked_bytes -= run.memory_bytes();
     }
 
     /// Makes the lowest stacked run of `topology`, which must be `id`, visible.
     pub fn merge(&self, topology: TopologyId, id: MicrobatchId) {
-        unimplemented!("{topology} {id}")
-    }
-
-    /// Reads one key. Does not wait and, for what is cached, does not allocate. `f` gets the value if
-    /// there is one, and must not write to this store.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`]; an I/O error comes from [`Store::load`].
-    pub fn get<R>(
-        &self,
-        view: &View<'_>,
-        pstate: PStateId,
-        key: &[u8],
-        f: impl FnOnce(Option<&[u8]>) -> R,
-    ) -> Result<Found<R>, Error> {
-        { let _ = f; unimplemented!("{view:?} {pstate} {key:?}") }
-    }
-
-    /// Reads what was missing; then the read is repeated. Loads of one page share one read. Dropping
-    /// the future leaves nothing behind.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`], [`Error::Io`].
-    pub async fn load(&self, miss: Miss) -> Result<Loaded, Error> {
-        unimplemented!("{miss:?}")
-    }
-
-    /// [`Store::get`] and [`Store::load`] until it is there.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`], [`Error::Io`].
-    pub async fn read<R>(
-        &self,
-        view: &View<'_>,
-        pstate: PStateId,
-        key: &[u8],
-        f: impl FnOnce(Option<&[u8]>) -> R,
-    ) -> Result<R, Error> {
-        { let _ = f; unimplemented!("{view:?} {pstate} {key:?}") }
-    }
-
-    /// Visits at most `limit` keys of `range` in order, until `visit` breaks. Returns how many it
-    /// visited. Each key and value is current when it is visited; what becomes visible meanwhile may or
-    /// may not be seen. Yields between pages.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`], [`Error::Io`].
-    pub async fn scan(
-        &self,
-        view: &View<'_>,
-        pstate: PStateId,
-        range: KeyRange<'_>,
-        direction: Direction,
-        limit: usize,
-        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<usize, Error> {
-        let _ = visit;
-        unimplemented!("{view:?} {pstate} {range:?} {direction:?} {limit}")
-    }
-
-    /// Brings the leaves of many keys in, at depth; a hint, so that the reads that follow are ready.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`], [`Error::Io`].
-    pub async fn prefetch<'k>(
-        &self,
-        pstate: PStateId,
-        keys: impl IntoIterator<Item = &'k [u8]>,
-    ) -> Result<(), Error> {
-        let _ = keys.into_iter().count();
-        unimplemented!("{pstate}")
-    }
-
-    /// Merges everything visible into the trees and makes it durable; see the design. One at a time
-    /// per store. Reads and merges go on meanwhile.
-    ///
-    /// # Errors
-    /// [`Error::NoSpace`]: nothing is lost, try again later. Anything else: the shard must stop.
-    pub async fn fold(&self, covers: Index, pending: &[Index]) -> Result<FoldReport, Error> {
-        unimplemented!("{covers} {pending:?}")
+        let mut state = self.inner.state.borrow_mut();
+        let stack = state.stacks.get_mut(&topology).filter(|stack| !stack.is_empty());
+        let (lowest, run) = stack.expect("what is merged was stacked").remove(0);
+        assert_eq!(lowest, id, "ids become visible in order");
+        state.stacked_bytes -= run.memory_bytes();
+        state.memtable.apply(&run);
     }
 
     /// Bytes of memory in stacked runs and memtables (the cache counts for itself).
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        unimplemented!("{:?}", self.inner)
+        self.inner.state.borrow().stacked_bytes + self.memtable_bytes()
     }
 
     /// Bytes of what is visible and not yet folded.
     #[must_use]
     pub fn memtable_bytes(&self) -> u64 {
-        unimplemented!("{:?}", self.inner)
+        let state = self.inner.state.borrow();
+        let frozen: u64 = state.frozen.iter().map(|layer| layer.bytes()).sum();
+        state.memtable.bytes() + frozen
     }
 
-    /// The trees that are not empty or have a description, by PState.
+    /// The trees that are not empty or have a description, by `PState`.
     #[must_use]
     pub fn trees(&self) -> Vec<TreeInfo> {
-        unimplemented!("{:?}", self.inner)
+        let state = self.inner.state.borrow();
+        let info = |(pstate, tree): (&PStateId, &Tree)| TreeInfo {
+            pstate: *pstate,
+            entries: tree.root.child.entries,
+            depth: tree.root.depth,
+            description: tree.description.clone(),
+        };
+        state.trees.iter().map(info).collect()
     }
 
-    /// Sets a PState's free-form bytes (at most 512) in the catalogue, with the next fold.
+    /// Sets a `PState`'s free-form bytes (at most 512) in the catalogue, with the next fold.
     pub fn describe(&self, pstate: PStateId, bytes: Vec<u8>) {
-        unimplemented!("{pstate} {bytes:?}")
+        assert!(bytes.len() <= DESCRIPTION_BYTES_MAX, "a description fits a leaf");
+        let mut state = self.inner.state.borrow_mut();
+        state.trees.entry(pstate).or_default().description = bytes;
+        state.described.insert(pstate);
     }
 
-    /// Deletes a PState: everything visible of it, its tree and its description.
+    /// Deletes a `PState`: everything visible of it, and its description. Its tree is freed by the next
+    /// fold.
     pub fn drop_pstate(&self, pstate: PStateId) {
-        unimplemented!("{pstate}")
+        self.inner.state.borrow_mut().memtable.delete_range(pstate, &[], None);
+        self.describe(pstate, Vec::new());
+    }
+}
+
+/// The longest description, see [`Store::describe`].
+pub const DESCRIPTION_BYTES_MAX: usize = 512;
+
+impl State {
+    /// What lies over the trees for one `PState`, newest first.
+    fn parts<'a>(
+        &'a self,
+        view: &View<'a>,
+        pstate: PStateId,
+    ) -> impl Iterator<Item = Part<'a>> + 'a {
+        let writes = view.writes.and_then(|writes| writes.part(pstate));
+        let stacked = view.topology.and_then(|(topology, id)| {
+            let stack = self.stacks.get(&topology)?;
+            Some(stack.iter().rev().filter(move |(stacked, _)| *stacked <= id))
+        });
+        let stacked = stacked.into_iter().flatten().filter_map(move |(_, run)| run.part(pstate));
+        let visible = std::iter::once(&self.memtable).chain(self.frozen.iter().rev().map(|l| &**l));
+        let visible = visible.filter_map(move |layer| layer.tables.get(&pstate)).map(Part::Table);
+        writes.into_iter().chain(stacked).chain(visible)
     }
 }

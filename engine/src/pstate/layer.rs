@@ -1,0 +1,214 @@
+//! Mutable layers of writes: a microbatch's write set, and the memtable.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::run::{Run, RunPart, Write};
+use super::small::Small;
+use crate::types::PStateId;
+
+/// Writes by `PState`. Keys win over ranges: a range delete drops the keys that came before it.
+#[derive(Debug, Default)]
+pub(crate) struct Layer {
+    pub(super) tables: BTreeMap<PStateId, Table>,
+    bytes: u64,
+}
+
+impl Layer {
+    pub(crate) fn put(&mut self, pstate: PStateId, key: &[u8], value: Option<&[u8]>) {
+        let table = self.tables.entry(pstate).or_default();
+        let value = value.map(Small::from);
+        self.bytes += value.as_ref().map_or(0, Small::heap_bytes);
+        let key = Small::from(key);
+        let key_bytes = key.heap_bytes() + POINT_BYTES;
+        match table.points.insert(key, value) {
+            Some(old) => self.bytes -= old.as_ref().map_or(0, Small::heap_bytes),
+            None => self.bytes += key_bytes,
+        }
+    }
+
+    pub(crate) fn delete_range(&mut self, pstate: PStateId, from: &[u8], to: Option<&[u8]>) {
+        if to.is_some_and(|to| to <= from) {
+            return;
+        }
+        let table = self.tables.entry(pstate).or_default();
+        let upper = to.map_or(Bound::Unbounded, |to| Bound::Excluded(Small::from(to)));
+        let dropped = table
+            .points
+            .extract_if((Bound::Included(Small::from(from)), upper), |_, _| true)
+            .map(|(key, value)| {
+                POINT_BYTES + key.heap_bytes() + value.as_ref().map_or(0, Small::heap_bytes)
+            });
+        self.bytes -= dropped.sum::<u64>();
+        let before = table.ranges.bytes;
+        table.ranges.insert(from, to);
+        self.bytes = self.bytes + table.ranges.bytes - before;
+    }
+
+    pub(crate) fn apply(&mut self, run: &Run) {
+        for write in run.iter() {
+            match write {
+                Write::DeleteRange { pstate, from, to } => self.delete_range(pstate, from, to),
+                Write::Put { pstate, key, value } => self.put(pstate, key, Some(value)),
+                Write::Delete { pstate, key } => self.put(pstate, key, None),
+            }
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+}
+
+/// What a map entry costs beside the heap: two `Small`s and its share of a map node.
+const POINT_BYTES: u64 = 64;
+
+/// One `PState`'s writes in a layer.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// A value, or a deletion.
+    pub(super) points: BTreeMap<Small, Option<Small>>,
+    pub(super) ranges: Ranges,
+}
+
+/// Disjoint deleted ranges: start to end, none for no end. Neighbours that touch are one.
+#[derive(Debug, Default)]
+pub(crate) struct Ranges {
+    map: BTreeMap<Small, Option<Small>>,
+    bytes: u64,
+}
+
+impl Ranges {
+    fn insert(&mut self, from: &[u8], to: Option<&[u8]>) {
+        let mut from = Small::from(from);
+        let mut to = to.map(Small::from);
+        let mut before = self.map.range::<[u8], _>((Bound::Unbounded, Bound::Included(&*from)));
+        if let Some((start, end)) = before.next_back()
+            && end.as_ref().is_none_or(|end| *end >= from)
+        {
+            from = start.clone();
+        }
+        // Every range that starts within, or touches the end, is swallowed.
+        let upper = to.as_deref().map_or(Bound::Unbounded, Bound::Included);
+        let swallowed: Vec<Small> = self
+            .map
+            .range::<[u8], _>((Bound::Included(&*from), upper))
+            .map(|(start, _)| start.clone())
+            .collect();
+        for start in swallowed {
+            let end = self.map.remove(&*start).flatten();
+            self.bytes -= Self::cost(&start, end.as_ref());
+            to = match (to, end) {
+                (Some(a), Some(b)) => Some(a.max(b)),
+                _ => None,
+            };
+        }
+        self.bytes += Self::cost(&from, to.as_ref());
+        self.map.insert(from, to);
+    }
+
+    fn cost(from: &Small, to: Option<&Small>) -> u64 {
+        POINT_BYTES + from.heap_bytes() + to.map_or(0, Small::heap_bytes)
+    }
+
+    pub(crate) fn covers(&self, key: &[u8]) -> bool {
+        let mut before = self.map.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
+        before.next_back().is_some_and(|(_, end)| end.as_deref().is_none_or(|end| key < end))
+    }
+
+    /// Whether one range covers all of `from..to`.
+    pub(crate) fn covers_all(&self, from: &[u8], to: Option<&[u8]>) -> bool {
+        let mut before = self.map.range::<[u8], _>((Bound::Unbounded, Bound::Included(from)));
+        before.next_back().is_some_and(|(_, end)| match (end.as_deref(), to) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(end), Some(to)) => to <= end,
+        })
+    }
+
+    /// Whether any range has a key in common with `from..to`.
+    pub(crate) fn overlaps(&self, from: &[u8], to: Option<&[u8]>) -> bool {
+        let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
+        if to.is_some_and(|to| to <= from) {
+            return false;
+        }
+        self.covers(from)
+            || self.map.range::<[u8], _>((Bound::Included(from), upper)).next().is_some()
+    }
+
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], Option<&[u8]>)> {
+        self.map.iter().map(|(from, to)| (&**from, to.as_deref()))
+    }
+}
+
+/// One `PState`'s part of a layer, whatever kind of layer that is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part<'a> {
+    Table(&'a Table),
+    Run(RunPart<'a>),
+}
+
+/// What a layer that knows a key says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known<'a> {
+    Value(&'a [u8]),
+    Gone,
+}
+
+impl<'a> Known<'a> {
+    pub(crate) fn value(self) -> Option<&'a [u8]> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Gone => None,
+        }
+    }
+}
+
+impl<'a> From<Option<&'a [u8]>> for Known<'a> {
+    fn from(value: Option<&'a [u8]>) -> Self {
+        value.map_or(Self::Gone, Self::Value)
+    }
+}
+
+/// Points of a part in a range, in one direction.
+pub(crate) type Points<'a> = Box<dyn Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a>;
+
+impl<'a> Part<'a> {
+    /// What the layer says about a key; none if nothing.
+    pub(crate) fn lookup(&self, key: &[u8]) -> Option<Known<'a>> {
+        let point = match self {
+            Self::Table(table) => table.points.get(key).map(|value| value.as_deref().into()),
+            Self::Run(run) => run.point(key),
+        };
+        point.or_else(|| self.covers(key).then_some(Known::Gone))
+    }
+
+    /// Whether a range delete of this layer covers `key`.
+    pub(crate) fn covers(&self, key: &[u8]) -> bool {
+        match self {
+            Self::Table(table) => table.ranges.covers(key),
+            Self::Run(run) => run.covers(key),
+        }
+    }
+
+    /// Its points in `range`, which must not be inverted.
+    pub(crate) fn points(&self, range: (Bound<&[u8]>, Bound<&[u8]>), backward: bool) -> Points<'a> {
+        match self {
+            Self::Table(table) => {
+                let points = table
+                    .points
+                    .range::<[u8], _>(range)
+                    .map(|(key, value)| (&**key, value.as_deref()));
+                if backward { Box::new(points.rev()) } else { Box::new(points) }
+            }
+            Self::Run(run) => {
+                let points = run.points(range);
+                if backward { Box::new(points.rev()) } else { Box::new(points) }
+            }
+        }
+    }
+}

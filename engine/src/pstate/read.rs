@@ -1,0 +1,232 @@
+//! Point reads: without waiting where everything is in memory, and loads of what is not.
+
+use std::rc::Rc;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use super::{Error, Found, State, Store, View};
+use crate::env::File;
+use crate::page::blob::{self, ChunkList, KIND_VALUE, Owner};
+use crate::page::node::Value;
+use crate::page::root::TreeRoot;
+use crate::page::{Expected, Page};
+use crate::types::PStateId;
+
+/// What a read was missing.
+#[derive(Debug)]
+pub struct Miss {
+    pstate: PStateId,
+    key: Box<[u8]>,
+}
+
+/// Keeps loaded pages in the cache while it lives; hold it until the read was repeated.
+#[derive(Debug, Default)]
+#[must_use = "the pages may be evicted before the read is repeated"]
+pub struct Loaded {
+    pins: Vec<Rc<Page>>,
+}
+
+/// Loads in flight of one prefetch: the depth at which the device is busy.
+const PREFETCH_DEPTH: usize = 32;
+
+impl Store {
+    /// Reads one key. Does not wait and, for what is cached, does not allocate. `f` gets the value if
+    /// there is one, and must not write to this store.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; an I/O error comes from [`Store::load`].
+    pub fn get<R>(
+        &self,
+        view: &View<'_>,
+        pstate: PStateId,
+        key: &[u8],
+        f: impl FnOnce(Option<&[u8]>) -> R,
+    ) -> Result<Found<R>, Error> {
+        let state = self.inner.state.borrow();
+        if let Some(known) = state.parts(view, pstate).find_map(|part| part.lookup(key)) {
+            return Ok(Found::Ready(f(known.value())));
+        }
+        let Some(tree) = state.trees.get(&pstate).filter(|tree| tree.root.depth > 0) else {
+            return Ok(Found::Ready(f(None)));
+        };
+        let miss = || Found::Miss(Miss { pstate, key: key.into() });
+        let mut at = tree.root.child.page;
+        for level in (0..tree.root.depth).rev() {
+            let expected = Expected::Node { pstate, level };
+            let Some(page) = self.inner.cache.lookup(self.inner.file_id, &at, expected) else {
+                return Ok(miss());
+            };
+            let node = page.node();
+            if level > 0 {
+                at = node.child(node.child_of(key)).page;
+                continue;
+            }
+            let Ok(nth) = node.search(key) else { break };
+            return Ok(match node.value(nth) {
+                Value::Inline(value) => Found::Ready(f(Some(value))),
+                Value::Chunked(list) => {
+                    let list = self.chunk_list(pstate, key, list, at.byte())?;
+                    match self.cached_blob(pstate, key, &list)? {
+                        Some(value) => Found::Ready(f(Some(&value))),
+                        None => miss(),
+                    }
+                }
+            });
+        }
+        Ok(Found::Ready(f(None)))
+    }
+
+    /// Reads what was missing; then the read is repeated, while [`Loaded`] is held. Loads of one page
+    /// share one read. Dropping the future leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Io`].
+    pub async fn load(&self, miss: Miss) -> Result<Loaded, Error> {
+        loop {
+            let (fold, root, file) = {
+                let state = self.inner.state.borrow();
+                let root = state.trees.get(&miss.pstate).map(|tree| tree.root);
+                (state.fold, root.unwrap_or_default(), state.file.clone())
+            };
+            let Some(file) = file else { return Ok(Loaded::default()) };
+            match self.load_path(&file, root, &miss).await {
+                // A fold went by and its successor may have overwritten what the old root reached.
+                Err(Error::Corrupt { .. }) if self.inner.state.borrow().fold != fold => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// [`Store::get`] and [`Store::load`] until it is there.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Io`].
+    pub async fn read<R>(
+        &self,
+        view: &View<'_>,
+        pstate: PStateId,
+        key: &[u8],
+        f: impl FnOnce(Option<&[u8]>) -> R,
+    ) -> Result<R, Error> {
+        let mut f = Some(f);
+        let mut _held = Loaded::default();
+        loop {
+            let ask = |value: Option<&[u8]>| (f.take().expect("asked once when ready"))(value);
+            match self.get(view, pstate, key, ask)? {
+                Found::Ready(answer) => return Ok(answer),
+                Found::Miss(miss) => _held = self.load(miss).await?,
+            }
+        }
+    }
+
+    /// Brings the leaves of many keys in, at depth; a hint, so that the reads that follow are ready.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Io`].
+    pub async fn prefetch<'k>(
+        &self,
+        pstate: PStateId,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+    ) -> Result<(), Error> {
+        let mut loads = FuturesUnordered::new();
+        for key in keys {
+            if let Found::Miss(miss) = self.get(&View::visible(), pstate, key, |_| ())? {
+                loads.push(self.load(miss));
+            }
+            if loads.len() >= PREFETCH_DEPTH
+                && let Some(loaded) = loads.next().await
+            {
+                drop(loaded?);
+            }
+        }
+        while let Some(loaded) = loads.next().await {
+            drop(loaded?);
+        }
+        Ok(())
+    }
+
+    async fn load_path(
+        &self,
+        file: &Rc<dyn File>,
+        root: TreeRoot,
+        miss: &Miss,
+    ) -> Result<Loaded, Error> {
+        let mut loaded = Loaded::default();
+        let mut at = root.child.page;
+        for level in (0..root.depth).rev() {
+            let expected = Expected::Node { pstate: miss.pstate, level };
+            let files = (self.inner.file_id, file);
+            let page = self.inner.cache.load(&self.inner.env, files, at, expected).await?;
+            let node = page.node();
+            if level > 0 {
+                at = node.child(node.child_of(&miss.key)).page;
+            } else if let Ok(nth) = node.search(&miss.key)
+                && let Value::Chunked(list) = node.value(nth)
+            {
+                let list = self.chunk_list(miss.pstate, &miss.key, list, at.byte())?;
+                let chunks = self.load_blob(file, miss.pstate, &miss.key, &list).await?;
+                loaded.pins.extend(chunks.pins);
+            }
+            loaded.pins.push(page);
+        }
+        Ok(loaded)
+    }
+
+    /// Brings all chunks of a blob in.
+    pub(super) async fn load_blob(
+        &self,
+        file: &Rc<dyn File>,
+        pstate: PStateId,
+        key: &[u8],
+        list: &ChunkList,
+    ) -> Result<Loaded, Error> {
+        let mut loaded = Loaded::default();
+        for chunk in list.iter(Owner { kind: KIND_VALUE, pstate, key }) {
+            let expected = Expected::Chunk { pages: chunk.pages };
+            let files = (self.inner.file_id, file);
+            let load = self.inner.cache.load(&self.inner.env, files, chunk.page, expected);
+            loaded.pins.push(load.await?);
+        }
+        Ok(loaded)
+    }
+
+    /// A blob's value, if all its chunks are in memory.
+    pub(super) fn cached_blob(
+        &self,
+        pstate: PStateId,
+        key: &[u8],
+        list: &ChunkList,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let owner = Owner { kind: KIND_VALUE, pstate, key };
+        let mut value = Vec::with_capacity(list.bytes);
+        for chunk in list.iter(owner) {
+            let expected = Expected::Chunk { pages: chunk.pages };
+            let Some(page) = self.inner.cache.lookup(self.inner.file_id, &chunk.page, expected)
+            else {
+                return Ok(None);
+            };
+            let data = blob::check(page.bytes(), &chunk.page, owner, chunk.data.len());
+            value.extend_from_slice(data.map_err(|what| self.corrupt(chunk.page.byte(), what))?);
+        }
+        Ok(Some(value))
+    }
+
+    pub(super) fn chunk_list(
+        &self,
+        pstate: PStateId,
+        key: &[u8],
+        list: &[u8],
+        byte: u64,
+    ) -> Result<ChunkList, Error> {
+        let list = ChunkList::decode(list, Owner { kind: KIND_VALUE, pstate, key });
+        list.ok_or_else(|| self.corrupt(byte, "a value's list of chunks is malformed"))
+    }
+
+    pub(super) fn corrupt(&self, byte: u64, what: &'static str) -> Error {
+        Error::corrupt(&self.inner.path, byte, what)
+    }
+
+    pub(super) fn state(&self) -> std::cell::Ref<'_, State> {
+        self.inner.state.borrow()
+    }
+}
