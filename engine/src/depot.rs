@@ -162,3 +162,6 @@ impl Default for Options {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

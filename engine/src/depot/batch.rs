@@ -67,6 +67,23 @@ impl Batch {
         Ok(Self { body, count, key: None })
     }
 
+    /// The records of several batches as one, without a key; copies them once.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if that is above [`BATCH_BYTES_MAX`].
+    pub fn concat<'a>(batches: impl IntoIterator<Item = &'a Self>) -> Result<Self> {
+        let mut whole = Builder::default();
+        for batch in batches {
+            let bytes = whole.body.len() + batch.body.len();
+            if bytes > BATCH_BYTES_MAX {
+                return Err(Error::TooLarge { bytes, limit: BATCH_BYTES_MAX });
+            }
+            whole.body.extend_from_slice(&batch.body);
+            whole.count += batch.count;
+        }
+        Ok(whole.finish())
+    }
+
     /// The same records, appended under `key`.
     #[must_use]
     pub fn with_key(self, key: Key) -> Self {
@@ -293,41 +310,54 @@ impl<'a> Decoded<'a> {
     /// [`Error::BadPayload`].
     pub fn read(payload: &'a [u8]) -> Result<Self> {
         let mut reader = Reader { rest: payload };
-        let [version, flags, zero_low, zero_high] = reader.array::<4>()?;
-        if version != VERSION || zero_low != 0 || zero_high != 0 || flags & !FLAGS != 0 {
-            return Err(Error::BadPayload { what: "unknown version or flags" });
-        }
-        let depot = DepotId(reader.u32()?);
-        let first = reader.u64()?;
-        let append_time = WallTime(reader.u64()?);
-        let count = reader.u32()?;
-        let body_bytes = reader.u32()?;
-        let end = first
-            .checked_add(u64::from(count))
-            .ok_or(Error::BadPayload { what: "offsets beyond 2^64" })?;
-        let key = if flags & FLAG_KEY == 0 {
-            None
-        } else {
-            let client = u128::from_le_bytes(reader.array()?);
-            Some(Key { client, sequence: reader.u64()? })
-        };
-        let proof = if flags & FLAG_PROOF == 0 { None } else { Some(Offset(reader.u64()?)) };
-        if body_bytes as usize > BATCH_BYTES_MAX {
-            return Err(Error::BadPayload { what: "the body is too large" });
-        }
-        let offsets = Offset(first)..Offset(end);
-        let head = Head { depot, offsets, append_time, key, proof, body_bytes };
+        let (head, flags) = decode_head(&mut reader)?;
         if flags & FLAG_EXTENT != 0 {
             let extent = Extent::decode(&mut reader)?;
             reader.end()?;
             return Ok(Self::Bulk(head, extent));
         }
-        if reader.rest.len() != body_bytes as usize {
+        if reader.rest.len() != head.body_bytes as usize {
             return Err(Error::BadPayload { what: "the body's length is not what the head says" });
         }
-        check_body(reader.rest, count)?;
+        check_body(reader.rest, head.count())?;
         Ok(Self::Append(head, reader.rest))
     }
+}
+
+/// What a payload of either kind says about its records, without looking at them.
+///
+/// # Errors
+/// [`Error::BadPayload`].
+pub fn head(payload: &[u8]) -> Result<Head> {
+    decode_head(&mut Reader { rest: payload }).map(|(head, _flags)| head)
+}
+
+fn decode_head(reader: &mut Reader<'_>) -> Result<(Head, u8)> {
+    let [version, flags, zero_low, zero_high] = reader.array::<4>()?;
+    if version != VERSION || zero_low != 0 || zero_high != 0 || flags & !FLAGS != 0 {
+        return Err(Error::BadPayload { what: "unknown version or flags" });
+    }
+    let depot = DepotId(reader.u32()?);
+    let first = reader.u64()?;
+    let append_time = WallTime(reader.u64()?);
+    let count = reader.u32()?;
+    let body_bytes = reader.u32()?;
+    let end = first
+        .checked_add(u64::from(count))
+        .ok_or(Error::BadPayload { what: "offsets beyond 2^64" })?;
+    let key = if flags & FLAG_KEY == 0 {
+        None
+    } else {
+        let client = u128::from_le_bytes(reader.array()?);
+        Some(Key { client, sequence: reader.u64()? })
+    };
+    let proof = if flags & FLAG_PROOF == 0 { None } else { Some(Offset(reader.u64()?)) };
+    if body_bytes as usize > BATCH_BYTES_MAX {
+        return Err(Error::BadPayload { what: "the body is too large" });
+    }
+    let offsets = Offset(first)..Offset(end);
+    let head = Head { depot, offsets, append_time, key, proof, body_bytes };
+    Ok((head, flags))
 }
 
 /// Reads little-endian numbers off the front of a slice.

@@ -242,7 +242,7 @@ impl Inner {
 
     async fn write_extent(&self, work: Work) -> Result<()> {
         // From the first poll on: an extent that is never written would hold back all after it.
-        let guard = StopOnDrop(&self.failed);
+        let guard = StopOnDrop(self);
         let result = async {
             let _io = self.io.lock().await;
             self.write_extent_locked(work).await
@@ -279,6 +279,7 @@ impl Inner {
         write.done.set(true);
         let core = &mut *self.core.borrow_mut();
         while core.extents.pop_front_if(|extent| extent.done.get()).is_some() {}
+        core.wake();
         Ok(())
     }
 }

@@ -4,7 +4,6 @@
 //! then may the next flush write it again, longer, in the same place (the *open block*). Taking a
 //! [`State`] ends that for what it covers; the next flush then starts a new block.
 
-use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
@@ -63,7 +62,7 @@ impl Log {
         let inner = &*self.inner;
         let _io = inner.io.lock().await;
         inner.check_running()?;
-        let guard = StopOnDrop(&inner.failed);
+        let guard = StopOnDrop(inner);
         let result = inner.flush_steps().await;
         guard.disarm();
         result?;
@@ -88,7 +87,7 @@ impl Log {
         }
         let end = segments.last().map_or(core.first, |last| last.end);
         let append_time = segments.last().map_or(WallTime(0), |last| last.append_time);
-        let dedup = core.dedup.below(end);
+        let dedup = core.dedup_flushed.below(end);
         State { first: core.first, end, append_time, placed, segments, dedup }
     }
 
@@ -182,7 +181,7 @@ impl Core {
 
 /// Stops the log unless disarmed: a write that is dropped half-way may still reach the disk, over
 /// what a later one puts there.
-pub(super) struct StopOnDrop<'a>(pub(super) &'a Cell<bool>);
+pub(super) struct StopOnDrop<'a>(pub(super) &'a Inner);
 
 impl StopOnDrop<'_> {
     pub(super) fn disarm(self) {
@@ -192,7 +191,7 @@ impl StopOnDrop<'_> {
 
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.set(true);
+        self.0.fail();
     }
 }
 
@@ -223,7 +222,7 @@ impl Inner {
         }
         write.segment.advance(write.state_after(), &write.index);
         core.open_block = None;
-        core.flushed = write.end;
+        self.flushed(core, write.end);
         core.flushed_placed = core.flushed_placed.max(placed);
         self.evict(core);
         Ok(())
@@ -292,7 +291,7 @@ impl Inner {
 
         let core = &mut *self.core.borrow_mut();
         segment.advance(state, &index);
-        core.flushed = state.end;
+        self.flushed(core, state.end);
         let commit_before = |end: Offset| {
             let last = placed.iter().rev().find(|(first, _)| *first < end);
             last.map_or(placed_before, |(_, index)| *index)
@@ -309,6 +308,17 @@ impl Inner {
         });
         self.evict(core);
         Ok(())
+    }
+
+    /// Everything below `end` is in the segments now.
+    fn flushed(&self, core: &mut Core, end: Offset) {
+        let Core { tail, dedup_flushed, .. } = core;
+        for chunk in tail.from(core.flushed).take_while(|chunk| chunk.end() <= end) {
+            if let Some(key) = chunk.key {
+                self.remember(dedup_flushed, key, chunk.first()..chunk.end());
+            }
+        }
+        core.flushed = end;
     }
 
     /// The segment that takes the next block: sealed and succeeded when it is full.

@@ -5,10 +5,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 use futures_util::lock::Mutex;
 
-use super::batch::{Batch, Head, Payload, Tail as PayloadTail};
+use super::batch::{Batch, Head, Key, Payload, Tail as PayloadTail};
 use super::bulk::{BulkFile, ExtentWrite, Reserve};
 use super::dedup::Dedup;
 use super::flush::OpenBlock;
@@ -55,6 +56,8 @@ pub(super) struct Core {
     pub(super) flushed: Offset,
     /// The last microbatch commit below `flushed`.
     pub(super) flushed_placed: Index,
+    /// The last microbatch commit.
+    pub(super) placed: Index,
     /// Of the last record.
     pub(super) append_time: WallTime,
     pub(super) tail: Tail,
@@ -69,7 +72,10 @@ pub(super) struct Core {
     pub(super) bulk_file: Option<BulkFile>,
     pub(super) reserve: Option<Reserve>,
     pub(super) reserve_serial: u64,
+    /// As of `end`.
     pub(super) dedup: Dedup,
+    /// As of `flushed`: what lies above may be lost in a crash, and must not push anything out then.
+    pub(super) dedup_flushed: Dedup,
     /// There are extents that payloads should prove durable.
     pub(super) extents_used: bool,
     /// Recovery met a torn extent.
@@ -77,6 +83,8 @@ pub(super) struct Core {
     pub(super) dir_made: bool,
     /// No longer listed, but perhaps by the fold that is on disk.
     pub(super) trimmed: Vec<Rc<Segment>>,
+    /// Who waits for `durable_end` to move.
+    pub(super) waiting: Vec<Waker>,
 }
 
 /// The answer to an append.
@@ -125,7 +133,8 @@ impl Log {
     /// Gives a microbatch's records their offsets at the place of its entry `Committed`, whose index
     /// is `index`; they need no payload of their own, since that entry is at the same place of the
     /// sequence at every replay. One batch for each index. `time` comes from the entries, so that it
-    /// is the same at replay. `None` at replay if the segments have the records already.
+    /// is the same at replay. `None` if the log has the
+    /// records of that index already, or recovery cut it before them.
     ///
     /// # Errors
     /// As [`Log::append`].
@@ -137,12 +146,13 @@ impl Log {
     ) -> Result<Option<Range<Offset>>> {
         assert!(index > Index(0), "entries count from 1");
         let core = &mut *self.inner.core.borrow_mut();
-        if index <= core.flushed_placed || core.cut.is_some() {
+        if index <= core.placed || core.cut.is_some() {
             return Ok(None);
         }
         self.inner.check(batch)?;
         let head = self.inner.next_head(core, batch, time);
         self.inner.admit(core, &head, batch, index, Place::Blocks);
+        core.placed = index;
         Ok(Some(head.offsets))
     }
 
@@ -150,6 +160,26 @@ impl Log {
     pub fn durable(&self, offset: Offset) {
         let core = &mut *self.inner.core.borrow_mut();
         core.journal_durable = core.journal_durable.max(offset.min(core.end));
+        core.wake();
+    }
+
+    /// Waits until [`Log::durable_end`] has reached `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] once that may never happen.
+    pub async fn durable_through(&self, offset: Offset) -> Result<()> {
+        std::future::poll_fn(|context| {
+            let mut core = self.inner.core.borrow_mut();
+            if core.durable_end() >= offset {
+                return Poll::Ready(Ok(()));
+            }
+            if self.inner.failed.get() {
+                return Poll::Ready(Err(Error::Stopped));
+            }
+            core.waiting.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await
     }
 
     /// The first record that is kept.
@@ -205,6 +235,11 @@ impl Core {
         let waiting = self.extents.iter().find(|extent| !extent.done.get());
         waiting.map_or(self.journal_durable, |e| self.journal_durable.min(e.first))
     }
+
+    /// Something changed for those who wait.
+    pub(super) fn wake(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
 }
 
 impl Inner {
@@ -221,8 +256,14 @@ impl Inner {
 
     /// Remembers that a write failed, and passes the error on.
     pub(super) fn stop(&self, error: Error) -> Error {
-        self.failed.set(true);
+        self.fail();
         error
+    }
+
+    /// From here on nothing is written: what reached the disk is unknown.
+    pub(super) fn fail(&self) {
+        self.failed.set(true);
+        self.core.borrow_mut().wake();
     }
 
     pub(super) fn next_head(&self, core: &Core, batch: &Batch, now: WallTime) -> Head {
@@ -248,9 +289,7 @@ impl Inner {
     ) {
         assert_eq!(head.offsets.start, core.end, "offsets are dense");
         if let Some(key) = head.key {
-            let Options { dedup_clients_max, dedup_sequences_max, .. } = self.options;
-            let offsets = head.offsets.clone();
-            core.dedup.insert(key, offsets, dedup_clients_max, dedup_sequences_max);
+            self.remember(&mut core.dedup, key, head.offsets.clone());
         }
         if matches!(place, Place::Blocks) {
             core.bulk_file = None;
@@ -261,10 +300,15 @@ impl Inner {
             append_time: head.append_time,
             body: batch.body().clone(),
         };
-        core.tail.push(Chunk::new(run, placed, place));
+        core.tail.push(Chunk::new(run, placed, head.key, place));
         core.end = head.offsets.end;
         core.append_time = head.append_time;
         self.evict(core);
+    }
+
+    pub(super) fn remember(&self, dedup: &mut Dedup, key: Key, offsets: Range<Offset>) {
+        let Options { dedup_clients_max, dedup_sequences_max, .. } = self.options;
+        dedup.insert(key, offsets, dedup_clients_max, dedup_sequences_max);
     }
 
     /// Brings the tail cache back to its share, as far as the segments have its records.

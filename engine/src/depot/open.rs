@@ -170,6 +170,7 @@ impl Core {
             journal_durable: state.end,
             flushed: state.end,
             flushed_placed: state.placed,
+            placed: state.placed,
             append_time: state.append_time,
             tail: Tail::default(),
             segments: Vec::new(),
@@ -180,10 +181,12 @@ impl Core {
             reserve: None,
             reserve_serial: 0,
             dedup: state.dedup.clone(),
+            dedup_flushed: state.dedup.clone(),
             extents_used: false,
             cut: None,
             dir_made: false,
             trimmed: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 }

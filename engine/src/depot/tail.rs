@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use super::batch::Key;
 use super::bulk::ExtentWrite;
 use super::records::{Budget, Records, Run};
 use crate::types::{Index, Offset};
@@ -15,6 +16,8 @@ pub(super) struct Chunk {
     pub(super) run: Run,
     /// The entry that placed it, if a microbatch did; else 0.
     pub(super) placed: Index,
+    /// What it was appended under.
+    pub(super) key: Option<Key>,
     pub(super) place: Place,
     /// Where every [`MARK_EVERY`]th record starts; made when a read first starts inside.
     marks: OnceCell<Vec<usize>>,
@@ -30,8 +33,8 @@ pub(super) enum Place {
 }
 
 impl Chunk {
-    pub(super) fn new(run: Run, placed: Index, place: Place) -> Self {
-        Self { run, placed, place, marks: OnceCell::new() }
+    pub(super) fn new(run: Run, placed: Index, key: Option<Key>, place: Place) -> Self {
+        Self { run, placed, key, place, marks: OnceCell::new() }
     }
 
     pub(super) fn first(&self) -> Offset {
@@ -139,7 +142,7 @@ mod tests {
             let records = (0..u64::from(count)).map(|step| (first.0 + step).to_le_bytes());
             let body = Batch::of(records).unwrap().body().clone();
             let run = Run { first, count, append_time: WallTime(0), body };
-            tail.push(Chunk::new(run, Index(0), Place::Blocks));
+            tail.push(Chunk::new(run, Index(0), None, Place::Blocks));
             first = first.advance(u64::from(count));
         }
         tail
