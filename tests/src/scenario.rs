@@ -16,6 +16,7 @@ use tidemill::probe::{self, Plant, State};
 use crate::counts::Counts;
 use crate::world::{Finished, Options, World};
 
+mod depot;
 mod journal;
 mod pstate;
 
@@ -32,7 +33,7 @@ pub trait Scenario: Sync {
 }
 
 /// Every scenario, in the order a seed runs them.
-pub const ALL: &[&dyn Scenario] = &[&journal::Journals, &pstate::Stores];
+pub const ALL: &[&dyn Scenario] = &[&journal::Journals, &pstate::Stores, &depot::Depots];
 
 /// What a scenario did: a few counters, for reports and to see that it did anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

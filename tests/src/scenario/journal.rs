@@ -201,7 +201,7 @@ impl Shape {
         Self {
             partitions: random.within(1..6),
             file_bytes: *random.pick(&[64 << 10, 128 << 10, 256 << 10]),
-            files_max: random.within(3..8),
+            files_max: random.within(4..9),
             frame_bytes_max: *random.pick(&[8 << 10, 16 << 10, 64 << 10]),
             in_flight_max: *random.pick(&[1, 2, 4, 8]),
             group_bytes: *random.pick(&[200, 2_000, 6_000, 20_000]),
@@ -480,6 +480,8 @@ async fn fold(env: &Env, shared: &Rc<Shared>, journal: &Journal) -> Result<(), E
     if journal.failed().is_some() {
         return Ok(());
     }
+    // Whoever appended may not have waited, but what is durable can be folded.
+    shared.model.borrow_mut().durable(journal.durable());
     if journal.used_bytes() > bytes_max / 2 || env.random().is_multiple_of(8) {
         for partition in journal.holders() {
             if env.random().is_multiple_of(8) && !shared.shape.is_tight() {
@@ -503,7 +505,7 @@ async fn fold(env: &Env, shared: &Rc<Shared>, journal: &Journal) -> Result<(), E
 impl Shape {
     /// A journal of a few files has no room for copies beside new work.
     fn is_tight(&self) -> bool {
-        self.files_max < 4
+        self.files_max < 5
     }
 }
 

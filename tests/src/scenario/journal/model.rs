@@ -79,6 +79,7 @@ impl Model {
 
     /// A fold covers a part of what is durable.
     pub(super) fn cover(&mut self, partition: PartitionId, random: &Random) {
+        self.pending.retain(|(other, _)| *other != partition || !random.one_in(3));
         let from = self.covered.get(&partition).copied().unwrap_or_default();
         let durable: Vec<Index> = self
             .entries
@@ -89,7 +90,6 @@ impl Model {
         let Some(&last) = durable.last() else { return };
         let to = if random.one_in(3) { *random.pick(&durable) } else { last };
         self.covered.insert(partition, to);
-        self.pending.retain(|(other, _)| *other != partition || !random.one_in(3));
         if random.one_in(4) {
             self.pending.insert((partition, to));
         }
