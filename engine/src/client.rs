@@ -24,8 +24,8 @@ use crate::module::{self, Depot, DepotIndex, Module, PlacedBy};
 use crate::node::{Installed, Node, Options, Progress, Recovery};
 use crate::schema::{Answer, ReadPlan, Reads, Rows, Select};
 use crate::shard::message::{
-    Acknowledge, AppendRequest, Counters, DepotSlice, Effects, Message, ReadAnswer, ReadDepotRequest,
-    ReadOperation, ReadRequest, WaitRequest,
+    Acknowledge, AppendRequest, Counters, DepotSlice, Effects, Message, ReadAnswer,
+    ReadDepotRequest, ReadOperation, ReadRequest, WaitRequest,
 };
 use crate::topology::Row;
 use crate::types::{DepotId, Offset, PStateId, PartitionId, ShardId, TopologyId};
@@ -175,6 +175,12 @@ impl Engine {
     /// As [`Engine::open`]; `Invalid` if the shard is running.
     pub async fn reopen_shard(&self, shard: ShardId) -> Result<()> {
         self.inner.node.reopen(shard).await
+    }
+
+    /// Ends the engine as a crash would, but waits until it has let go of its files. Nothing durable is
+    /// lost; opening replays the journals.
+    pub async fn stop(self) {
+        self.inner.node.end_all().await;
     }
 
     /// Ends the engine cleanly: nothing more is accepted, everything is folded, the ends of the journals
@@ -398,15 +404,9 @@ impl<H> Launched<H> {
     /// # Errors
     /// `ShardStopped`, `Corrupt`, `Decode`; `Invalid` for a key that is too long or paths under different
     /// keys.
-    pub fn select<P: Select>(
-        &self,
-        path: P,
-    ) -> impl Future<Output = Result<P::Out>> + use<P, H> {
+    pub fn select<P: Select>(&self, path: P) -> impl Future<Output = Result<P::Out>> + use<P, H> {
         let reads = path.reads().map_err(Error::invalid);
-        let launched = SelectOn {
-            engine: self.engine.clone(),
-            module: Arc::clone(&self.module),
-        };
+        let launched = SelectOn { engine: self.engine.clone(), module: Arc::clone(&self.module) };
         async move {
             let reads = reads?;
             let answers = launched.read(&reads).await?;
@@ -424,10 +424,7 @@ impl<H> Launched<H> {
     ) -> impl Future<Output = Result<Vec<P::Out>>> + use<P, I, H> {
         let reads: Result<Vec<Reads>> =
             paths.into_iter().map(|path| path.reads().map_err(Error::invalid)).collect();
-        let launched = SelectOn {
-            engine: self.engine.clone(),
-            module: Arc::clone(&self.module),
-        };
+        let launched = SelectOn { engine: self.engine.clone(), module: Arc::clone(&self.module) };
         async move {
             let reads = reads?;
             let partitions = launched.engine.partitions();
@@ -497,17 +494,13 @@ impl<H> Launched<H> {
     ///
     /// # Errors
     /// As [`Launched::wait`].
-    pub fn caught_up(
-        &self,
-        topology: &str,
-    ) -> impl Future<Output = Result<()>> + Send + use<H> {
+    pub fn caught_up(&self, topology: &str) -> impl Future<Output = Result<()>> + Send + use<H> {
         let found = self.topology(topology, None);
         let engine = self.engine.clone();
         let name = topology.to_owned();
         async move {
             let topology = found?;
-            let partition =
-                codec::Placement::of(name.as_bytes()).partition(engine.partitions());
+            let partition = codec::Placement::of(name.as_bytes()).partition(engine.partitions());
             let node = &engine.inner.node;
             let shard = node.setup.owner(partition);
             node.ask(shard, |reply| Message::CaughtUp { topology, reply }).await
@@ -648,8 +641,7 @@ impl SelectOn {
             let (shard, answer) = self.ask(partition, plans);
             return self.engine.inner.node.answered(shard, answer).await;
         }
-        let sent: Vec<_> =
-            (0..partitions).map(|it| self.ask(PartitionId(it), plans)).collect();
+        let sent: Vec<_> = (0..partitions).map(|it| self.ask(PartitionId(it), plans)).collect();
         let mut parts: Vec<Vec<ReadAnswer>> = Vec::with_capacity(sent.len());
         for (shard, answer) in sent {
             parts.push(self.engine.inner.node.answered(shard, answer).await?);
@@ -657,9 +649,7 @@ impl SelectOn {
         Ok(plans
             .iter()
             .enumerate()
-            .map(|(place, plan)| {
-                merge(plan, parts.iter().map(|answers| &answers[place]))
-            })
+            .map(|(place, plan)| merge(plan, parts.iter().map(|answers| &answers[place])))
             .collect())
     }
 
@@ -674,9 +664,8 @@ impl SelectOn {
             .collect();
         let node = &self.engine.inner.node;
         let shard = node.setup.owner(partition);
-        let answer = node.post(shard, |reply| {
-            Message::Read(ReadRequest { partition, operations, reply })
-        });
+        let answer =
+            node.post(shard, |reply| Message::Read(ReadRequest { partition, operations, reply }));
         (shard, answer)
     }
 
@@ -698,7 +687,8 @@ fn merge<'a>(plan: &ReadPlan, parts: impl Iterator<Item = &'a ReadAnswer>) -> Re
         }
     }
     rows.sort_unstable_by(|a, b| if range.reverse { b.0.cmp(a.0) } else { a.0.cmp(b.0) });
-    let limit = range.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let limit =
+        range.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let mut merged = Rows::new();
     for (key, value) in rows.into_iter().take(limit) {
         merged.push(key, value);
@@ -706,11 +696,7 @@ fn merge<'a>(plan: &ReadPlan, parts: impl Iterator<Item = &'a ReadAnswer>) -> Re
     ReadAnswer::Rows(merged)
 }
 
-fn decode<P: Select>(
-    fields: &FieldTable,
-    reads: &Reads,
-    answers: &[ReadAnswer],
-) -> Result<P::Out> {
+fn decode<P: Select>(fields: &FieldTable, reads: &Reads, answers: &[ReadAnswer]) -> Result<P::Out> {
     let answers: Vec<Answer<'_>> = answers
         .iter()
         .map(|answer| match answer {
@@ -751,9 +737,7 @@ impl Future for Append {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.state {
-            AppendState::Failed(error) => {
-                Poll::Ready(Err(error.take().unwrap_or(Error::Closed)))
-            }
+            AppendState::Failed(error) => Poll::Ready(Err(error.take().unwrap_or(Error::Closed))),
             AppendState::Sent { answer, setup, shard, depot, partition, count } => {
                 Pin::new(answer).poll(context).map(|answered| {
                     let first = answered.unwrap_or_else(|_| Err(setup.stopped_error(*shard)))?;

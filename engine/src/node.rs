@@ -10,16 +10,16 @@ use crate::error::{Error, Result};
 use crate::journal::JournalId;
 use crate::manifest::JournalRecord;
 use crate::module::Definition;
+use crate::shard::Setup;
 use crate::shard::keeper::KEEPER;
 use crate::shard::message::{Closed, KeeperRequest, Message, Reply};
 use crate::shard::recover::{self, Boot, Plan, Ready, Start};
-use crate::shard::Setup;
 use crate::types::ShardId;
 
 pub(crate) mod catalogue;
 
-pub(crate) use catalogue::Installed;
 pub use crate::shard::recover::Progress;
+pub(crate) use catalogue::Installed;
 
 /// How an engine works. The defaults suit a service that embeds it.
 #[derive(Clone, Debug)]
@@ -122,12 +122,7 @@ impl Node {
         let plans = plan(&setup, &boot);
         let dealt = plans.iter().any(|plan| matches!(plan, Plan::Create { .. }));
         let journals: Vec<JournalId> = plans.iter().map(Plan::journal).collect();
-        let node = Self {
-            platform,
-            setup,
-            modules: RwLock::default(),
-            progress,
-        };
+        let node = Self { platform, setup, modules: RwLock::default(), progress };
         let mut waiting = Vec::new();
         for (shard, plan) in (0..node.setup.shards).map(ShardId).zip(plans) {
             let keeper = (shard == KEEPER).then(|| (boot.manifest.clone(), boot.catalogue.clone()));

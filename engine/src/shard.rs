@@ -107,7 +107,13 @@ pub(crate) enum Ending {
 /// What waits for a group of the journal to be durable.
 pub(crate) enum Ack {
     /// Records of one depot; replies with their first offsets.
-    Append { depot: Rc<Depot>, id: DepotId, partition: PartitionId, end: Offset, replies: Vec<(Reply<Offset>, Offset)> },
+    Append {
+        depot: Rc<Depot>,
+        id: DepotId,
+        partition: PartitionId,
+        end: Offset,
+        replies: Vec<(Reply<Offset>, Offset)>,
+    },
     /// Records placed by a microbatch.
     Placed { depots: Vec<(Rc<Depot>, DepotId, PartitionId, Offset)> },
     /// Votes, decisions and commits of one topology.
@@ -310,11 +316,7 @@ impl Shard {
         }
     }
 
-    fn release(
-        self: &Rc<Self>,
-        ack: Ack,
-        grown: &mut BTreeMap<two_phase::Source, Offset>,
-    ) {
+    fn release(self: &Rc<Self>, ack: Ack, grown: &mut BTreeMap<two_phase::Source, Offset>) {
         match ack {
             Ack::Append { depot, id, partition, end, replies } => {
                 depot.log.durable(end);

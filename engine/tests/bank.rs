@@ -87,10 +87,7 @@ async fn fill(bank: &Launched<Bank>) {
     for account in 0..ACCOUNTS {
         let deposit = Deposit { account, cents: 1_000 };
         let appended = bank.append(bank.deposits, &deposit).await.unwrap();
-        assert!(matches!(
-            bank.wait("ledger", &appended).await.unwrap(),
-            Effects::Applied { .. }
-        ));
+        assert!(matches!(bank.wait("ledger", &appended).await.unwrap(), Effects::Applied { .. }));
     }
 }
 
@@ -121,8 +118,11 @@ fn money_is_conserved_over_transfers_reopening_and_another_number_of_shards() {
             let history = bank.select(bank.outgoing.key(5).all()).await.unwrap();
             let expected = (0..first + 500).filter(|id| id % ACCOUNTS == 5).count();
             assert_eq!(history.len(), expected, "round {round}");
+            drop(bank);
             if round % 2 == 0 {
                 engine.close().await.unwrap();
+            } else {
+                engine.stop().await;
             }
         });
     }

@@ -268,7 +268,6 @@ impl<'a> DeadLetter<'a> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

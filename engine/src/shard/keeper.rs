@@ -12,8 +12,8 @@ use crate::env::{Buf, Class, Env, Open, Sync, read_full, write_full};
 use crate::error::{Error, Result, chain};
 use crate::journal::{JournalFile, JournalId};
 use crate::manifest::{CatalogueRef, JournalRecord, Manifest};
-use crate::node::catalogue::{Catalogue, Installed};
 use crate::node::Launch;
+use crate::node::catalogue::{Catalogue, Installed};
 use crate::types::{Run, ShardId};
 
 /// See the module.
@@ -249,4 +249,3 @@ pub(crate) const KEEPER: ShardId = ShardId(0);
 
 /// How long to wait for a keeper that is down.
 const RETRY_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
-

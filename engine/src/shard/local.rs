@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::ops::{Bound, ControlFlow};
 use std::rc::Rc;
 
+use super::Shard;
 use super::event::push_append;
 use super::microbatch::{Running, Topology, Work};
-use super::Shard;
 use crate::codec::{FieldTable, Placement};
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
@@ -52,11 +52,7 @@ impl<'e> EventLocal<'e> {
         StateError::Unavailable { op, partition: self.work.partition.id, source: source.into() }
     }
 
-    fn write(
-        &self,
-        op: &'static str,
-        write: impl FnOnce(&mut WriteSet),
-    ) -> Result<(), StateError> {
+    fn write(&self, op: &'static str, write: impl FnOnce(&mut WriteSet)) -> Result<(), StateError> {
         match self.work.writes.try_borrow_mut() {
             Ok(mut writes) => {
                 write(&mut writes);

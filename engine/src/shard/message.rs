@@ -7,12 +7,14 @@ use futures_channel::oneshot;
 use crate::depot::Batch;
 use crate::error::{Error, Result};
 use crate::journal::{JournalFile, JournalId};
+use crate::manifest::JournalRecord;
 use crate::node::Installed;
 use crate::schema::{self, ReadOp};
 use crate::shard::entry::Transaction;
-use crate::manifest::JournalRecord;
 use crate::topology::{NodeIndex, Rows};
-use crate::types::{DepotId, MicrobatchId, Offset, PStateId, PartitionId, Run, ShardId, TopologyId};
+use crate::types::{
+    DepotId, MicrobatchId, Offset, PStateId, PartitionId, Run, ShardId, TopologyId,
+};
 
 /// Where the answer of a request goes. Dropping it unanswered means the shard ended first.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_replication::two_phase::{
-    AttemptId, Decision, Exclusion, Faults, Message as Control, Record, Source, SourceOffset, coordinator,
-    participant,
+    AttemptId, Decision, Exclusion, Faults, Message as Control, Record, Source, SourceOffset,
+    coordinator, participant,
 };
 use tidemill_replication::wire;
 
@@ -150,8 +150,7 @@ impl Shard {
 
     fn make_topology(&self, module: &Arc<Installed>, place: usize, id: TopologyId) -> Topology {
         let name = &module.definition.topologies[place].name;
-        let coordinator_partition =
-            Placement::of(name.as_bytes()).partition(self.setup.partitions);
+        let coordinator_partition = Placement::of(name.as_bytes()).partition(self.setup.partitions);
         let coordinator_shard = self.setup.owner(coordinator_partition);
         let faults = Faults {
             decision_before_durable: planted(Plant::DecisionBeforeDurable),
@@ -817,20 +816,15 @@ impl Shard {
         }
         for range in ranges {
             self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
-            let left_out: Vec<Exclusion> = exclusions
-                .iter()
-                .filter(|it| it.origin.source == range.source)
-                .cloned()
-                .collect();
+            let left_out: Vec<Exclusion> =
+                exclusions.iter().filter(|it| it.origin.source == range.source).cloned().collect();
             let (shard, topology, running, range) =
                 (Rc::clone(self), Rc::clone(topology), Rc::clone(&running), *range);
             self.env.spawn(Class::Topology, "source", async move {
                 shard.read_source(&topology, &running, range, &left_out).await;
                 let attempt = running.attempt;
-                shard.participate(
-                    &topology,
-                    participant::Input::WorkFinished { attempt, count: 1 },
-                );
+                shard
+                    .participate(&topology, participant::Input::WorkFinished { attempt, count: 1 });
             });
         }
         self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
@@ -838,12 +832,7 @@ impl Shard {
     }
 
     /// Tells the participant that an attempt wrote to a partition outside of an event.
-    pub(super) fn touch(
-        self: &Rc<Self>,
-        topology: &Rc<Topology>,
-        running: &Running,
-        work: &Work,
-    ) {
+    pub(super) fn touch(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running, work: &Work) {
         if !work.touched.replace(true) {
             let (attempt, partition) = (running.attempt, work.partition.id);
             self.participate(topology, participant::Input::Touched { attempt, partition });

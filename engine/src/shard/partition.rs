@@ -195,12 +195,7 @@ impl Partition {
     // ---- replay ----
 
     /// Applies an entry found at recovery, in its place.
-    pub(crate) async fn replay(
-        &self,
-        index: Index,
-        kind: Kind,
-        bytes: &[u8],
-    ) -> Result<(), Error> {
+    pub(crate) async fn replay(&self, index: Index, kind: Kind, bytes: &[u8]) -> Result<(), Error> {
         let wrong = |what: String| Error::Entry { partition: self.id, index, what };
         let malformed = |error: Malformed| wrong(error.to_string());
         match kind {
@@ -225,8 +220,8 @@ impl Partition {
             }
             Kind::Begin | Kind::Decision | Kind::AllApplied => {
                 let coordinated = Coordinated::decode(bytes).map_err(malformed)?;
-                let record = Record::decode(coordinated.record)
-                    .map_err(|error| wrong(error.to_string()))?;
+                let record =
+                    Record::decode(coordinated.record).map_err(|error| wrong(error.to_string()))?;
                 self.add_record(coordinated.topology, &record)
                     .map_err(|error| wrong(error.to_string()))?;
             }
@@ -238,8 +233,11 @@ impl Partition {
     }
 
     async fn replay_append(&self, index: Index, bytes: &[u8]) -> Result<(), Error> {
-        let head = depot::batch::head(bytes)
-            .map_err(|error| Error::Entry { partition: self.id, index, what: error.to_string() })?;
+        let head = depot::batch::head(bytes).map_err(|error| Error::Entry {
+            partition: self.id,
+            index,
+            what: error.to_string(),
+        })?;
         let depot = self.depot(head.depot).await?;
         let failed = |source| Error::Depot { partition: self.id, depot: head.depot, source };
         match depot.log.replay(bytes).await.map_err(failed)? {

@@ -12,8 +12,8 @@ use crate::codec::KeyBuf;
 use crate::depot::{self, Limits, Upto};
 use crate::env::Class;
 use crate::error::{Error, Result, chain};
-use crate::schema::{ReadOp, Rows};
 use crate::pstate::{self, Direction, Found, KeyRange, View};
+use crate::schema::{ReadOp, Rows};
 
 /// Bytes of records that one read of a depot returns at most, beside a first one that is larger.
 const DEPOT_READ_BYTES_MAX: usize = 1 << 20;

@@ -153,7 +153,8 @@ pub(crate) fn main(start: Start) -> ShardMain {
 
 async fn run(env: Env, start: Start) {
     let setup = Arc::clone(&start.setup);
-    let mut guard = Guard { env: env.clone(), setup, cause: "its main task was dropped".to_owned() };
+    let mut guard =
+        Guard { env: env.clone(), setup, cause: "its main task was dropped".to_owned() };
     let Start { setup, run, journal, keeper, progress, ready } = start;
     let opened = open(&env, &setup, run, journal, keeper, &*progress).await;
     let (shard, found) = match opened {
