@@ -221,7 +221,9 @@ impl<H> Deref for Launched<H> {
 
 impl<H> fmt::Debug for Launched<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Launched").field("module", &self.module.definition.name).finish()
+        f.debug_struct("Launched")
+            .field("module", &self.module.definition.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -768,6 +770,6 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
             return value;
         }
         // A spurious return polls once more and costs nothing else.
-        std::thread::park_timeout(Duration::from_secs(60));
+        std::thread::park_timeout(Duration::from_mins(1));
     }
 }

@@ -70,6 +70,7 @@ pub enum Error {
 }
 
 impl Error {
+    #[allow(clippy::needless_pass_by_value, reason = "called as `map_err(Error::invalid)`")]
     pub(crate) fn invalid(what: impl ToString) -> Self {
         Self::Invalid { what: what.to_string() }
     }

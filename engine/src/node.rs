@@ -16,7 +16,7 @@ use crate::shard::message::{Closed, KeeperRequest, Message, Reply};
 use crate::shard::recover::{self, Boot, Plan, Ready, Start};
 use crate::types::ShardId;
 
-pub(crate) mod catalogue;
+pub mod catalogue;
 
 pub use crate::shard::recover::Progress;
 pub(crate) use catalogue::Installed;

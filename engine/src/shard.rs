@@ -211,12 +211,12 @@ impl Shard {
 
     /// Resolves when the shard must end.
     pub(crate) async fn ending(&self) -> Ending {
-        std::future::poll_fn(|context| match &*self.ending.borrow() {
-            Some(ending) => std::task::Poll::Ready(ending.clone()),
-            None => {
-                self.ended.borrow_mut().push(context.waker().clone());
-                std::task::Poll::Pending
+        std::future::poll_fn(|context| {
+            if let Some(ending) = &*self.ending.borrow() {
+                return std::task::Poll::Ready(ending.clone());
             }
+            self.ended.borrow_mut().push(context.waker().clone());
+            std::task::Poll::Pending
         })
         .await
     }
@@ -312,7 +312,7 @@ impl Shard {
                 let Some((_, ack)) = ack else { break };
                 self.release(ack, &mut grown);
             }
-            self.sources_grew(grown);
+            self.sources_grew(&grown);
         }
     }
 

@@ -111,18 +111,18 @@ impl Catalogue {
         self.fields.clear();
         fields.encode(&mut self.fields)?;
         let fields = Arc::new(fields);
-        let place = match self.modules.iter().position(|entry| entry.name == definition.name) {
-            Some(place) => place,
-            None => {
-                self.modules.push(ModuleEntry {
-                    name: definition.name.clone(),
-                    version: definition.version,
-                    depots: Vec::new(),
-                    pstates: Vec::new(),
-                    topologies: Vec::new(),
-                });
-                self.modules.len() - 1
-            }
+        let known = self.modules.iter().position(|entry| entry.name == definition.name);
+        let place = if let Some(place) = known {
+            place
+        } else {
+            self.modules.push(ModuleEntry {
+                name: definition.name.clone(),
+                version: definition.version,
+                depots: Vec::new(),
+                pstates: Vec::new(),
+                topologies: Vec::new(),
+            });
+            self.modules.len() - 1
         };
         let entry = &mut self.modules[place];
         entry.version = definition.version;

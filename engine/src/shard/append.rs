@@ -255,7 +255,7 @@ impl Shard {
                 return shard.fail(&error);
             }
             let source = tidemill_replication::two_phase::Source { depot: id, partition };
-            shard.sources_grew(BTreeMap::from([(source, depot.log.durable_end())]));
+            shard.sources_grew(&BTreeMap::from([(source, depot.log.durable_end())]));
             answer(request.reply, Ok(first));
         });
     }

@@ -36,11 +36,11 @@ pub(crate) struct Committed {
 /// A payload that is not what it claims to be: damage that no checksum saw, or a newer version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("journal payload of kind {kind}: {what}")]
-pub struct Malformed {
+pub(crate) struct Malformed {
     /// What kind of payload was expected.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// What is wrong with it.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
 }
 
 /// Records that a microbatch appends to one depot of its partition; their offsets follow when it is

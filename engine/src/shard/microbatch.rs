@@ -15,13 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_replication::two_phase::{
-    AttemptId, Decision, Exclusion, Faults, Message as Control, Record, Source, SourceOffset,
-    coordinator, participant,
+    AttemptId, Faults, Message as Control, Record, Source, SourceOffset, coordinator, participant,
 };
 use tidemill_replication::wire;
 
-use super::entry::{Committed, Coordinated, Prepare, PreparedAppends, Transaction};
-use super::message::{Effects, Message, Reply, RowBatch, WaitRequest, answer};
+use super::entry::{Coordinated, PreparedAppends};
+use super::message::{Effects, Message, Reply, RowBatch};
 use super::partition::Partition;
 use super::{Ack, NewEntry, Shard};
 use crate::codec::placement::Placement;
@@ -35,6 +34,9 @@ use crate::topology::{self, NodeIndex, Rows};
 use crate::types::{
     DepotId, MicrobatchId, Offset, PartitionId, ShardId, Time, TopologyId, WallTime,
 };
+
+mod attempt;
+mod rows;
 
 /// One topology on one shard.
 pub(crate) struct Topology {
@@ -54,7 +56,7 @@ pub(crate) struct Topology {
     held: RefCell<VecDeque<(ShardId, RowBatch)>>,
     visible: Cell<MicrobatchId>,
     read: RefCell<BTreeMap<Source, Offset>>,
-    waiting: RefCell<BTreeMap<(Source, Offset), Vec<Reply<Effects>>>>,
+    waiting: RefCell<Waiting>,
     /// Records given up, per source, for those who wait; the newest only.
     excluded: RefCell<BTreeMap<Source, VecDeque<Offset>>>,
     caught_up: RefCell<Vec<Reply<()>>>,
@@ -62,6 +64,9 @@ pub(crate) struct Topology {
     wake_coordinator: Cell<Option<u64>>,
     pub(super) paused: RefCell<Option<String>>,
 }
+
+/// Who waits for the effects of which record.
+type Waiting = BTreeMap<(Source, Offset), Vec<Reply<Effects>>>;
 
 /// An input of one of the two machines.
 enum Input {
@@ -239,7 +244,7 @@ impl Shard {
     }
 
     /// Records became durable.
-    pub(super) fn sources_grew(self: &Rc<Self>, grown: BTreeMap<Source, Offset>) {
+    pub(super) fn sources_grew(self: &Rc<Self>, grown: &BTreeMap<Source, Offset>) {
         if grown.is_empty() {
             return;
         }
@@ -427,7 +432,7 @@ impl Shard {
             Effect::CommitLocally { token, decision } => {
                 self.commit_locally(topology, token, decision);
             }
-            Effect::Visible { .. } => self.answer_caught_up(topology),
+            Effect::Visible { .. } => Self::answer_caught_up(topology),
             Effect::WakeAt(at) => {
                 let earlier = topology.wake_coordinator.replace(Some(at));
                 if earlier != Some(at) {
@@ -500,355 +505,5 @@ impl Shard {
         };
         let bytes = Coordinated { topology: topology.id, record: &record.encode() }.encode();
         NewEntry::new(&self.partitions[&topology.coordinator_partition], kind, bytes)
-    }
-}
-
-// ---- attempts ----
-
-impl Shard {
-    fn transaction(topology: &Topology, attempt: AttemptId) -> Transaction {
-        Transaction { topology: topology.id, attempt }
-    }
-
-    /// Seals the writes of each partition and makes its prepare entry.
-    fn prepare(
-        &self,
-        topology: &Topology,
-        attempt: AttemptId,
-        partitions: &[PartitionId],
-    ) -> Vec<NewEntry> {
-        let transaction = Self::transaction(topology, attempt);
-        let running = topology.running.borrow_mut().remove(&attempt);
-        let running = running.expect("only a running attempt is prepared");
-        let mut entries = Vec::with_capacity(partitions.len());
-        for id in partitions {
-            let work = running.works.borrow_mut().remove(id).expect("it was touched");
-            let partition = &self.partitions[id];
-            if partition.in_doubt().iter().any(|it| {
-                it.topology == topology.id && it.attempt.id == attempt.id && it.attempt != attempt
-            }) {
-                reached(State::TwoAttemptsPrepared);
-            }
-            let run = Rc::new(work.writes.take().seal());
-            let appends = work.appends.take();
-            let mut bytes = Vec::with_capacity(64 + run.encoded_bytes());
-            Prepare::encode_into(transaction, &appends, &mut bytes, |out| run.encode(out));
-            let entry = NewEntry::new(partition, Kind::Prepare, bytes);
-            partition.add_prepared(transaction, entry.index, run, appends);
-            partition.stack(transaction);
-            entries.push(entry);
-        }
-        entries
-    }
-
-    /// Makes the committed entry of each partition; appended records take their offsets.
-    fn commit(
-        &self,
-        topology: &Topology,
-        attempt: AttemptId,
-        partitions: &[PartitionId],
-    ) -> (Vec<NewEntry>, Vec<Ack>) {
-        let transaction = Self::transaction(topology, attempt);
-        let committed = Committed { transaction, append_time: self.env.wall() };
-        let mut entries = Vec::with_capacity(partitions.len());
-        let mut depots = Vec::new();
-        for id in partitions {
-            let partition = &self.partitions[id];
-            let entry = NewEntry::new(partition, Kind::Committed, committed.encode());
-            let placed = partition.placing(transaction);
-            if let Err(what) = partition.commit(committed, entry.index) {
-                self.fail(&Error::Corrupt { what });
-            }
-            for depot in placed {
-                if let Some(known) = partition.known_depot(depot) {
-                    let end = known.log.end();
-                    depots.push((known, depot, *id, end));
-                }
-            }
-            entries.push(entry);
-        }
-        let acks = if depots.is_empty() { Vec::new() } else { vec![Ack::Placed { depots }] };
-        (entries, acks)
-    }
-
-    /// Everything lies in this shard's journal: one write for all of it.
-    fn commit_locally(
-        self: &Rc<Self>,
-        topology: &Rc<Topology>,
-        token: coordinator::Token,
-        decision: Decision,
-    ) {
-        let attempt = decision.attempt;
-        let mut effects = Vec::new();
-        let input = participant::Input::CommitLocally { attempt };
-        topology.participant.borrow_mut().step(self.env.now().0, input, &mut effects);
-        let mut entries = Vec::new();
-        let mut acks = Vec::new();
-        for effect in effects {
-            if let participant::Effect::WriteLocally { attempt, partitions } = effect {
-                self.counters.borrow_mut().prepares += 1;
-                entries.extend(self.prepare(topology, attempt, &partitions));
-                let (committed, placed) = self.commit(topology, attempt, &partitions);
-                entries.extend(committed);
-                acks.extend(placed);
-            } else {
-                self.perform_participant(topology, effect);
-            }
-        }
-        let record = Record::Decision(decision);
-        entries.push(self.record_entry(topology, &record));
-        let step = Durable::Locally { token, attempt, record };
-        acks.push(Ack::TwoPhase { topology: Rc::clone(topology), step });
-        self.log(&entries, acks);
-    }
-
-    /// An attempt is over without effect.
-    fn drop_attempt(
-        self: &Rc<Self>,
-        topology: &Rc<Topology>,
-        attempt: AttemptId,
-        aborted: &[PartitionId],
-    ) {
-        let transaction = Self::transaction(topology, attempt);
-        self.counters.borrow_mut().aborts += 1;
-        if let Some(running) = topology.running.borrow_mut().remove(&attempt) {
-            running.failed.set(true);
-            for work in running.works.borrow().values() {
-                work.queue.borrow_mut().clear();
-            }
-        }
-        let above = topology.running.borrow().keys().any(|it| it.id > attempt.id);
-        let prepared_above = aborted.iter().any(|id| {
-            let in_doubt = self.partitions[id].in_doubt();
-            in_doubt.iter().any(|it| it.topology == topology.id && it.attempt.id > attempt.id)
-        });
-        if above || prepared_above {
-            reached(State::AbortWithNextPrepared);
-        }
-        let mut entries = Vec::new();
-        for id in aborted {
-            let partition = &self.partitions[id];
-            partition.forget_prepared(transaction);
-            entries.push(NewEntry::new(partition, Kind::Aborted, transaction.encode()));
-        }
-        if !entries.is_empty() {
-            self.log(&entries, Vec::new());
-        }
-        self.offer_held(topology);
-    }
-
-    /// Every id up to this one has been applied everywhere: readers advance, waiters hear of it.
-    fn make_visible(
-        self: &Rc<Self>,
-        topology: &Rc<Topology>,
-        id: MicrobatchId,
-        offsets: &[SourceOffset],
-    ) {
-        for partition in self.partitions.values() {
-            partition.merge_through(topology.id, id);
-        }
-        topology.visible.set(id);
-        let mut read = topology.read.borrow_mut();
-        for moved in offsets {
-            read.insert(moved.source, moved.offset);
-        }
-        drop(read);
-        for moved in offsets {
-            let mut waiting = topology.waiting.borrow_mut();
-            let from = (moved.source, Offset(0));
-            let ready: Vec<_> =
-                waiting.range(from..(moved.source, moved.offset)).map(|(&key, _)| key).collect();
-            for key in ready {
-                for reply in waiting.remove(&key).unwrap_or_default() {
-                    answer(reply, Ok(topology.effects(key.0, key.1)));
-                }
-            }
-        }
-    }
-
-    /// A client waits for the effects of a record.
-    pub(super) fn wait(&self, request: WaitRequest) {
-        let Some(topology) = self.topologies.borrow().get(&request.topology).cloned() else {
-            let what = "no such topology runs here".to_owned();
-            return answer(request.reply, Err(Error::Invalid { what }));
-        };
-        let source = Source { depot: request.depot, partition: request.partition };
-        let read = topology.read.borrow().get(&source).copied().unwrap_or_default();
-        if request.offset < read {
-            return answer(request.reply, Ok(topology.effects(source, request.offset)));
-        }
-        let mut waiting = topology.waiting.borrow_mut();
-        waiting.entry((source, request.offset)).or_default().push(request.reply);
-    }
-
-    /// Answers when every durable record of the topology's sources has been read and applied.
-    pub(super) fn wait_caught_up(&self, id: TopologyId, reply: Reply<()>) {
-        let Some(topology) = self.topologies.borrow().get(&id).cloned() else {
-            let what = "no such topology runs here".to_owned();
-            return answer(reply, Err(Error::Invalid { what }));
-        };
-        topology.caught_up.borrow_mut().push(reply);
-        self.answer_caught_up(&topology);
-    }
-
-    fn answer_caught_up(&self, topology: &Topology) {
-        let coordinator = topology.coordinator.borrow();
-        if coordinator.as_ref().is_some_and(coordinator::Coordinator::is_caught_up) {
-            for reply in topology.caught_up.take() {
-                answer(reply, Ok(()));
-            }
-        }
-    }
-
-    // ---- rows ----
-
-    /// Rows came from another shard.
-    pub(super) fn rows(self: &Rc<Self>, sender: ShardId, batch: RowBatch) {
-        let id = batch.transaction.topology;
-        let Some(topology) = self.topologies.borrow().get(&id).cloned() else { return };
-        let attempt = batch.transaction.attempt;
-        let admission = topology.participant.borrow().admission(attempt);
-        match admission {
-            participant::Admission::Run => self.run_batch(&topology, batch),
-            participant::Admission::Hold => {
-                topology.held.borrow_mut().push_back((sender, batch));
-            }
-            participant::Admission::Stale => {}
-        }
-    }
-
-    /// Rows that came early may be due now.
-    fn offer_held(self: &Rc<Self>, topology: &Rc<Topology>) {
-        for (sender, batch) in topology.held.take() {
-            self.rows(sender, batch);
-        }
-    }
-
-    fn run_batch(self: &Rc<Self>, topology: &Rc<Topology>, batch: RowBatch) {
-        let attempt = batch.transaction.attempt;
-        self.participate(topology, participant::Input::BatchReceived { attempt, count: 1 });
-        let running = topology.running.borrow().get(&attempt).cloned();
-        if let Some(running) = running {
-            for (partition, node, rows) in batch.parts {
-                self.queue_rows(topology, &running, partition, node, rows);
-            }
-        }
-        self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
-    }
-
-    /// Queues one batch on a partition of this shard, as one item of work.
-    pub(super) fn queue_rows(
-        self: &Rc<Self>,
-        topology: &Rc<Topology>,
-        running: &Rc<Running>,
-        partition: PartitionId,
-        node: NodeIndex,
-        rows: Rows,
-    ) {
-        if running.failed.get() {
-            return;
-        }
-        let attempt = running.attempt;
-        self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
-        let work = running.work(&self.partitions[&partition]);
-        work.queue.borrow_mut().push_back((node, rows));
-        if !work.busy.replace(true) {
-            let (shard, topology, running) =
-                (Rc::clone(self), Rc::clone(topology), Rc::clone(running));
-            self.env.spawn(Class::Topology, "event", async move {
-                shard.run_queue(&topology, &running, &work).await;
-                work.busy.set(false);
-            });
-        }
-    }
-
-    /// Runs a partition's batches one after the other until there is none.
-    async fn run_queue(
-        self: &Rc<Self>,
-        topology: &Rc<Topology>,
-        running: &Rc<Running>,
-        work: &Rc<Work>,
-    ) {
-        loop {
-            let next = work.queue.borrow_mut().pop_front();
-            let Some((node, rows)) = next else { return };
-            self.run_event(topology, running, work, node, rows).await;
-            let attempt = running.attempt;
-            if !work.touched.get()
-                && (!work.writes.borrow().is_empty() || !work.appends.borrow().depots.is_empty())
-            {
-                work.touched.set(true);
-                let partition = work.partition.id;
-                self.participate(topology, participant::Input::Touched { attempt, partition });
-            }
-            self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
-            if self.env.should_yield() {
-                self.env.yield_now().await;
-            }
-        }
-    }
-
-    /// Begins an attempt: reads the records of its ranges and feeds them to the source nodes.
-    fn start_sources(
-        self: &Rc<Self>,
-        topology: &Rc<Topology>,
-        attempt: AttemptId,
-        began: WallTime,
-        ranges: &[tidemill_replication::two_phase::SourceRange],
-        exclusions: &[Exclusion],
-    ) {
-        let running = Rc::new(Running {
-            attempt,
-            began,
-            failed: Cell::new(false),
-            works: RefCell::default(),
-        });
-        topology.running.borrow_mut().insert(attempt, Rc::clone(&running));
-        for exclusion in exclusions {
-            let mut excluded = topology.excluded.borrow_mut();
-            let known = excluded.entry(exclusion.origin.source).or_default();
-            if !known.contains(&exclusion.origin.offset) {
-                known.push_back(exclusion.origin.offset);
-            }
-            if known.len() > EXCLUDED_MAX {
-                known.pop_front();
-            }
-        }
-        for range in ranges {
-            self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
-            let left_out: Vec<Exclusion> =
-                exclusions.iter().filter(|it| it.origin.source == range.source).cloned().collect();
-            let (shard, topology, running, range) =
-                (Rc::clone(self), Rc::clone(topology), Rc::clone(&running), *range);
-            self.env.spawn(Class::Topology, "source", async move {
-                shard.read_source(&topology, &running, range, &left_out).await;
-                let attempt = running.attempt;
-                shard
-                    .participate(&topology, participant::Input::WorkFinished { attempt, count: 1 });
-            });
-        }
-        self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
-        self.offer_held(topology);
-    }
-
-    /// Tells the participant that an attempt wrote to a partition outside of an event.
-    pub(super) fn touch(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running, work: &Work) {
-        if !work.touched.replace(true) {
-            let (attempt, partition) = (running.attempt, work.partition.id);
-            self.participate(topology, participant::Input::Touched { attempt, partition });
-        }
-    }
-}
-
-impl Topology {
-    /// What became of a record below the visible offsets.
-    fn effects(&self, source: Source, offset: Offset) -> Effects {
-        let id = self.visible.get();
-        let excluded = self.excluded.borrow();
-        if excluded.get(&source).is_some_and(|offsets| offsets.contains(&offset)) {
-            Effects::DeadLettered { id }
-        } else {
-            Effects::Applied { id }
-        }
     }
 }

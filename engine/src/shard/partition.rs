@@ -473,7 +473,7 @@ impl Partition {
         let pending = self.needed_through(covers);
         self.write_system(&states);
         let failed = |source| Error::PState { partition: self.id, source };
-        let report = self.store.fold(covers, &pending).await.map_err(failed)?;
+        self.store.fold(covers, &pending).await.map_err(failed)?;
         self.covers.set(covers);
         self.has_root.set(true);
         self.folds.set(self.folds.get() + 1);
@@ -483,7 +483,7 @@ impl Partition {
             depot.log.journal_released(state.end);
             depot.forget(state.end);
         }
-        Ok(Folded { covers, pending, report })
+        Ok(Folded { covers, pending })
     }
 
     /// Writes the engine's own rows, so that the fold that follows holds them.
@@ -575,7 +575,6 @@ impl Partition {
 pub(crate) struct Folded {
     pub(crate) covers: Index,
     pub(crate) pending: Vec<Index>,
-    pub(crate) report: pstate::FoldReport,
 }
 
 impl Depot {

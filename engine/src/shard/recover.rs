@@ -257,14 +257,12 @@ async fn deal(
     partitions: &BTreeMap<PartitionId, Rc<Partition>>,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<()> {
-    let mut dealt = 0;
-    for partition in partitions.values() {
+    for (dealt, partition) in (1..).zip(partitions.values()) {
         // A partition that has no root yet gets one, so that a missing file is always damage.
         let due = partition.is_dirty() && !planted(Plant::DealtWithoutFold);
         if due || !partition.has_root() {
             partition.fold().await.map_err(|error| partition_error(&error))?;
         }
-        dealt += 1;
         progress(Progress::Dealt { shard: env.shard(), partitions: dealt });
         for (transaction, prepared) in partition.prepared() {
             let mut bytes = Vec::new();

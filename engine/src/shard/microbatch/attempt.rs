@@ -1,0 +1,225 @@
+//! What an attempt does to the partitions: prepare, commit, drop, become visible; who waits for that.
+
+use std::rc::Rc;
+
+use tidemill_replication::two_phase::{
+    AttemptId, Decision, Record, Source, SourceOffset, coordinator, participant,
+};
+
+use super::{Durable, Topology};
+use crate::error::Error;
+use crate::journal::Kind;
+use crate::probe::{State, reached};
+use crate::shard::entry::{Committed, Prepare, Transaction};
+use crate::shard::message::{Effects, Reply, WaitRequest, answer};
+use crate::shard::{Ack, NewEntry, Shard};
+use crate::types::{MicrobatchId, Offset, PartitionId, TopologyId};
+
+impl Shard {
+    pub(super) fn transaction(topology: &Topology, attempt: AttemptId) -> Transaction {
+        Transaction { topology: topology.id, attempt }
+    }
+
+    /// Seals the writes of each partition and makes its prepare entry.
+    pub(super) fn prepare(
+        &self,
+        topology: &Topology,
+        attempt: AttemptId,
+        partitions: &[PartitionId],
+    ) -> Vec<NewEntry> {
+        let transaction = Self::transaction(topology, attempt);
+        let running = topology.running.borrow_mut().remove(&attempt);
+        let running = running.expect("only a running attempt is prepared");
+        let mut entries = Vec::with_capacity(partitions.len());
+        for id in partitions {
+            let work = running.works.borrow_mut().remove(id).expect("it was touched");
+            let partition = &self.partitions[id];
+            if partition.in_doubt().iter().any(|it| {
+                it.topology == topology.id && it.attempt.id == attempt.id && it.attempt != attempt
+            }) {
+                reached(State::TwoAttemptsPrepared);
+            }
+            let run = Rc::new(work.writes.take().seal());
+            let appends = work.appends.take();
+            let mut bytes = Vec::with_capacity(64 + run.encoded_bytes());
+            Prepare::encode_into(transaction, &appends, &mut bytes, |out| run.encode(out));
+            let entry = NewEntry::new(partition, Kind::Prepare, bytes);
+            partition.add_prepared(transaction, entry.index, run, appends);
+            partition.stack(transaction);
+            entries.push(entry);
+        }
+        entries
+    }
+
+    /// Makes the committed entry of each partition; appended records take their offsets.
+    pub(super) fn commit(
+        &self,
+        topology: &Topology,
+        attempt: AttemptId,
+        partitions: &[PartitionId],
+    ) -> (Vec<NewEntry>, Vec<Ack>) {
+        let transaction = Self::transaction(topology, attempt);
+        let committed = Committed { transaction, append_time: self.env.wall() };
+        let mut entries = Vec::with_capacity(partitions.len());
+        let mut depots = Vec::new();
+        for id in partitions {
+            let partition = &self.partitions[id];
+            let entry = NewEntry::new(partition, Kind::Committed, committed.encode());
+            let placed = partition.placing(transaction);
+            if let Err(what) = partition.commit(committed, entry.index) {
+                self.fail(&Error::Corrupt { what });
+            }
+            for depot in placed {
+                if let Some(known) = partition.known_depot(depot) {
+                    let end = known.log.end();
+                    depots.push((known, depot, *id, end));
+                }
+            }
+            entries.push(entry);
+        }
+        let acks = if depots.is_empty() { Vec::new() } else { vec![Ack::Placed { depots }] };
+        (entries, acks)
+    }
+
+    /// Everything lies in this shard's journal: one write for all of it.
+    pub(super) fn commit_locally(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        token: coordinator::Token,
+        decision: Decision,
+    ) {
+        let attempt = decision.attempt;
+        let mut effects = Vec::new();
+        let input = participant::Input::CommitLocally { attempt };
+        topology.participant.borrow_mut().step(self.env.now().0, input, &mut effects);
+        let mut entries = Vec::new();
+        let mut acks = Vec::new();
+        for effect in effects {
+            if let participant::Effect::WriteLocally { attempt, partitions } = effect {
+                self.counters.borrow_mut().prepares += 1;
+                entries.extend(self.prepare(topology, attempt, &partitions));
+                let (committed, placed) = self.commit(topology, attempt, &partitions);
+                entries.extend(committed);
+                acks.extend(placed);
+            } else {
+                self.perform_participant(topology, effect);
+            }
+        }
+        let record = Record::Decision(decision);
+        entries.push(self.record_entry(topology, &record));
+        let step = Durable::Locally { token, attempt, record };
+        acks.push(Ack::TwoPhase { topology: Rc::clone(topology), step });
+        self.log(&entries, acks);
+    }
+
+    /// An attempt is over without effect.
+    pub(super) fn drop_attempt(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        attempt: AttemptId,
+        aborted: &[PartitionId],
+    ) {
+        let transaction = Self::transaction(topology, attempt);
+        self.counters.borrow_mut().aborts += 1;
+        if let Some(running) = topology.running.borrow_mut().remove(&attempt) {
+            running.failed.set(true);
+            for work in running.works.borrow().values() {
+                work.queue.borrow_mut().clear();
+            }
+        }
+        let above = topology.running.borrow().keys().any(|it| it.id > attempt.id);
+        let prepared_above = aborted.iter().any(|id| {
+            let in_doubt = self.partitions[id].in_doubt();
+            in_doubt.iter().any(|it| it.topology == topology.id && it.attempt.id > attempt.id)
+        });
+        if above || prepared_above {
+            reached(State::AbortWithNextPrepared);
+        }
+        let mut entries = Vec::new();
+        for id in aborted {
+            let partition = &self.partitions[id];
+            partition.forget_prepared(transaction);
+            entries.push(NewEntry::new(partition, Kind::Aborted, transaction.encode()));
+        }
+        if !entries.is_empty() {
+            self.log(&entries, Vec::new());
+        }
+        self.offer_held(topology);
+    }
+
+    /// Every id up to this one has been applied everywhere: readers advance, waiters hear of it.
+    pub(super) fn make_visible(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        id: MicrobatchId,
+        offsets: &[SourceOffset],
+    ) {
+        for partition in self.partitions.values() {
+            partition.merge_through(topology.id, id);
+        }
+        topology.visible.set(id);
+        let mut read = topology.read.borrow_mut();
+        for moved in offsets {
+            read.insert(moved.source, moved.offset);
+        }
+        drop(read);
+        for moved in offsets {
+            let mut waiting = topology.waiting.borrow_mut();
+            let from = (moved.source, Offset(0));
+            let ready: Vec<_> =
+                waiting.range(from..(moved.source, moved.offset)).map(|(&key, _)| key).collect();
+            for key in ready {
+                for reply in waiting.remove(&key).unwrap_or_default() {
+                    answer(reply, Ok(topology.effects(key.0, key.1)));
+                }
+            }
+        }
+    }
+
+    /// A client waits for the effects of a record.
+    pub(in crate::shard) fn wait(&self, request: WaitRequest) {
+        let Some(topology) = self.topologies.borrow().get(&request.topology).cloned() else {
+            let what = "no such topology runs here".to_owned();
+            return answer(request.reply, Err(Error::Invalid { what }));
+        };
+        let source = Source { depot: request.depot, partition: request.partition };
+        let read = topology.read.borrow().get(&source).copied().unwrap_or_default();
+        if request.offset < read {
+            return answer(request.reply, Ok(topology.effects(source, request.offset)));
+        }
+        let mut waiting = topology.waiting.borrow_mut();
+        waiting.entry((source, request.offset)).or_default().push(request.reply);
+    }
+
+    /// Answers when every durable record of the topology's sources has been read and applied.
+    pub(in crate::shard) fn wait_caught_up(&self, id: TopologyId, reply: Reply<()>) {
+        let Some(topology) = self.topologies.borrow().get(&id).cloned() else {
+            let what = "no such topology runs here".to_owned();
+            return answer(reply, Err(Error::Invalid { what }));
+        };
+        topology.caught_up.borrow_mut().push(reply);
+        Self::answer_caught_up(&topology);
+    }
+
+    pub(super) fn answer_caught_up(topology: &Topology) {
+        let coordinator = topology.coordinator.borrow();
+        if coordinator.as_ref().is_some_and(coordinator::Coordinator::is_caught_up) {
+            for reply in topology.caught_up.take() {
+                answer(reply, Ok(()));
+            }
+        }
+    }
+}
+
+impl Topology {
+    /// What became of a record below the visible offsets.
+    fn effects(&self, source: Source, offset: Offset) -> Effects {
+        let id = self.visible.get();
+        let excluded = self.excluded.borrow();
+        if excluded.get(&source).is_some_and(|offsets| offsets.contains(&offset)) {
+            Effects::DeadLettered { id }
+        } else {
+            Effects::Applied { id }
+        }
+    }
+}

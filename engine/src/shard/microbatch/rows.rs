@@ -1,0 +1,157 @@
+//! Rows on their way: from sources, from other shards, from event to event on this one.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use tidemill_replication::two_phase::{AttemptId, Exclusion, SourceRange, participant};
+
+use super::{EXCLUDED_MAX, Running, Topology, Work};
+use crate::env::Class;
+use crate::shard::Shard;
+use crate::shard::message::RowBatch;
+use crate::topology::{NodeIndex, Rows};
+use crate::types::{PartitionId, ShardId, WallTime};
+
+impl Shard {
+    /// Rows came from another shard.
+    pub(in crate::shard) fn rows(self: &Rc<Self>, sender: ShardId, batch: RowBatch) {
+        let id = batch.transaction.topology;
+        let Some(topology) = self.topologies.borrow().get(&id).cloned() else { return };
+        let attempt = batch.transaction.attempt;
+        let admission = topology.participant.borrow().admission(attempt);
+        match admission {
+            participant::Admission::Run => self.run_batch(&topology, batch),
+            participant::Admission::Hold => {
+                topology.held.borrow_mut().push_back((sender, batch));
+            }
+            participant::Admission::Stale => {}
+        }
+    }
+
+    /// Rows that came early may be due now.
+    pub(super) fn offer_held(self: &Rc<Self>, topology: &Rc<Topology>) {
+        for (sender, batch) in topology.held.take() {
+            self.rows(sender, batch);
+        }
+    }
+
+    fn run_batch(self: &Rc<Self>, topology: &Rc<Topology>, batch: RowBatch) {
+        let attempt = batch.transaction.attempt;
+        self.participate(topology, participant::Input::BatchReceived { attempt, count: 1 });
+        let running = topology.running.borrow().get(&attempt).cloned();
+        if let Some(running) = running {
+            for (partition, node, rows) in batch.parts {
+                self.queue_rows(topology, &running, partition, node, rows);
+            }
+        }
+        self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
+    }
+
+    /// Queues one batch on a partition of this shard, as one item of work.
+    pub(in crate::shard) fn queue_rows(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        partition: PartitionId,
+        node: NodeIndex,
+        rows: Rows,
+    ) {
+        if running.failed.get() {
+            return;
+        }
+        let attempt = running.attempt;
+        self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
+        let work = running.work(&self.partitions[&partition]);
+        work.queue.borrow_mut().push_back((node, rows));
+        if !work.busy.replace(true) {
+            let (shard, topology, running) =
+                (Rc::clone(self), Rc::clone(topology), Rc::clone(running));
+            self.env.spawn(Class::Topology, "event", async move {
+                shard.run_queue(&topology, &running, &work).await;
+                work.busy.set(false);
+            });
+        }
+    }
+
+    /// Runs a partition's batches one after the other until there is none.
+    async fn run_queue(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        work: &Rc<Work>,
+    ) {
+        loop {
+            let next = work.queue.borrow_mut().pop_front();
+            let Some((node, rows)) = next else { return };
+            self.run_event(topology, running, work, node, rows).await;
+            let attempt = running.attempt;
+            if !work.touched.get()
+                && (!work.writes.borrow().is_empty() || !work.appends.borrow().depots.is_empty())
+            {
+                work.touched.set(true);
+                let partition = work.partition.id;
+                self.participate(topology, participant::Input::Touched { attempt, partition });
+            }
+            self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
+            if self.env.should_yield() {
+                self.env.yield_now().await;
+            }
+        }
+    }
+
+    /// Begins an attempt: reads the records of its ranges and feeds them to the source nodes.
+    pub(super) fn start_sources(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        attempt: AttemptId,
+        began: WallTime,
+        ranges: &[SourceRange],
+        exclusions: &[Exclusion],
+    ) {
+        let running = Rc::new(Running {
+            attempt,
+            began,
+            failed: Cell::new(false),
+            works: RefCell::default(),
+        });
+        topology.running.borrow_mut().insert(attempt, Rc::clone(&running));
+        for exclusion in exclusions {
+            let mut excluded = topology.excluded.borrow_mut();
+            let known = excluded.entry(exclusion.origin.source).or_default();
+            if !known.contains(&exclusion.origin.offset) {
+                known.push_back(exclusion.origin.offset);
+            }
+            if known.len() > EXCLUDED_MAX {
+                known.pop_front();
+            }
+        }
+        for range in ranges {
+            self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
+            let left_out: Vec<Exclusion> =
+                exclusions.iter().filter(|it| it.origin.source == range.source).cloned().collect();
+            let (shard, topology, running, range) =
+                (Rc::clone(self), Rc::clone(topology), Rc::clone(&running), *range);
+            self.env.spawn(Class::Topology, "source", async move {
+                shard.read_source(&topology, &running, range, &left_out).await;
+                let attempt = running.attempt;
+                shard
+                    .participate(&topology, participant::Input::WorkFinished { attempt, count: 1 });
+            });
+        }
+        self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
+        self.offer_held(topology);
+    }
+
+    /// Tells the participant that an attempt wrote to a partition outside of an event.
+    pub(in crate::shard) fn touch(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Running,
+        work: &Work,
+    ) {
+        if !work.touched.replace(true) {
+            let (attempt, partition) = (running.attempt, work.partition.id);
+            self.participate(topology, participant::Input::Touched { attempt, partition });
+        }
+    }
+}
