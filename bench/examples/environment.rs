@@ -1,6 +1,6 @@
 //! What the environment costs: durable writes against the raw ring, the mesh, clients, and sleep.
 //!
-//! `cargo run --release -p tidemill-bench --example environment [DIR] [SPIN_US]`
+//! `cargo run --release -p tidemill-bench --example environment [DIR] [SPIN_US] [ROUNDS]`
 
 #![allow(
     clippy::disallowed_methods,
@@ -23,9 +23,10 @@ fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let dir = PathBuf::from(arguments.next().unwrap_or_else(|| "environment-data".to_owned()));
     let spin = arguments.next().map_or(Ok(50), |spin| spin.parse())?;
+    let rounds: u32 = arguments.next().map_or(Ok(3), |rounds| rounds.parse())?;
     let options = Options { shards: 2, spin: Duration::from_micros(spin), ..Options::default() };
     let production = Production::open(&dir, options)?;
-    for _ in 0..3 {
+    for _ in 0..rounds {
         for depth in [1, 16] {
             raw_writes(&dir, depth)?;
             env_writes(&production, depth as u64);

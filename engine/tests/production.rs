@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use tidemill::env::production::{Error, Options, Production};
-use tidemill::env::{Class, Env, LocalFuture, Platform, Sender, suite};
+use tidemill::env::{Buf, Class, Env, LocalFuture, Open, Platform, Sender, Sync, suite};
 use tidemill::types::ShardId;
 
 /// A directory of its own for each test, on the disk that holds the build.
@@ -326,6 +326,92 @@ fn a_slow_poll_is_named() {
     let slow = polls.recent.iter().find(|poll| poll.task == "sleeps on the job").unwrap();
     assert!(slow.duration >= Duration::from_millis(5));
     assert_eq!(slow.shard, ShardId(0));
+}
+
+#[test]
+fn errors_keep_what_the_system_said() {
+    let dir = Dir::new("errors");
+    let Some(production) = open(&dir, 1) else { return };
+    let done = start(&production, ShardId(0), |env| {
+        Box::pin(async move {
+            env.disk().create_dir("d").await.unwrap();
+            let error = env.disk().open("d", Open::Any).await.err().unwrap();
+            assert_eq!(error.raw_os_error(), Some(libc::EISDIR));
+            let error = env.disk().open("absent/f", Open::Any).await.err().unwrap();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+            let error = env.disk().remove("d").await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EISDIR));
+            let file = env.disk().open("f", Open::New).await.unwrap();
+            let error = file.allocate(1 << 60).await.unwrap_err();
+            assert!(matches!(error.raw_os_error(), Some(libc::EFBIG | libc::ENOSPC)), "{error:?}");
+            let (result, buf) = file.write(1 << 62, Buf::copy_of(b"far"), Sync::Data).await;
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EFBIG));
+            assert_eq!(&buf[..3], b"far", "the buffer comes back with the error");
+        })
+    });
+    wait(done).unwrap();
+}
+
+#[test]
+fn nothing_is_forgotten_while_others_want_the_cores() {
+    let dir = Dir::new("contention");
+    let Some(production) = open(&dir, 2) else { return };
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let work = |shard: u16| {
+            start(&production, ShardId(shard), move |env| {
+                Box::pin(async move {
+                    let name = format!("f{shard}");
+                    let file = env.disk().open(&name, Open::New).await.unwrap();
+                    for n in 0..100 {
+                        let buf = Buf::zeroed(4096);
+                        file.write(n * 4096, buf, Sync::Data).await.0.unwrap();
+                        // Now the shard parks first, now it does not.
+                        env.sleep(Duration::from_micros(env.random() % 200)).await;
+                        env.mesh().send(env.shard(), Box::new(n));
+                        assert_eq!(env.mesh().receive().await.len(), 1);
+                        env.yield_now().await;
+                    }
+                })
+            })
+        };
+        let both = [work(0), work(1)];
+        let results = both.map(wait);
+        stop.store(true, Ordering::Relaxed);
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    });
+}
+
+#[test]
+fn what_is_in_flight_when_a_shard_ends_is_finished() {
+    let dir = Dir::new("flight");
+    let Some(production) = open(&dir, 1) else { return };
+    let blocks = 200_u64;
+    for end in ["returns", "panics"] {
+        let done = start(&production, ShardId(0), move |env| {
+            Box::pin(async move {
+                let file = env.disk().open(end, Open::New).await.unwrap();
+                for n in 0..blocks {
+                    drop(file.write(n * 4096, Buf::copy_of(&n.to_le_bytes()), Sync::No));
+                }
+                assert_eq!(end, "returns", "on purpose");
+            })
+        });
+        assert_eq!(wait(done).is_ok(), end == "returns");
+        wait(production.ended(ShardId(0)));
+        let bytes = std::fs::read(dir.0.join(end)).unwrap();
+        for (n, block) in (0..blocks).zip(bytes.chunks(4096)) {
+            assert_eq!(block[..8], n.to_le_bytes(), "block {n} of the shard that {end}");
+        }
+        assert_eq!(bytes.len() as u64, blocks * 4096);
+    }
 }
 
 #[test]
