@@ -151,16 +151,20 @@ impl Journal {
     /// # Errors
     /// `GroupTooLarge`, `Stopped`, `Closed`; then nothing was queued.
     pub fn append(&self, group: &[EntryRef<'_>]) -> Result<Ticket, Error> {
+        let bytes = encoded_bytes(group);
+        let bytes_max = u64::from(self.handle.shared.options.group_bytes_max);
+        if bytes > bytes_max {
+            return Err(Error::GroupTooLarge { bytes, bytes_max });
+        }
+        self.append_any(group)
+    }
+
+    fn append_any(&self, group: &[EntryRef<'_>]) -> Result<Ticket, Error> {
         let shared = &self.handle.shared;
         let mut state = shared.state.borrow_mut();
         state.check()?;
         if group.is_empty() {
             return Ok(state.appended);
-        }
-        let bytes = encoded_bytes(group);
-        let bytes_max = u64::from(shared.options.group_bytes_max);
-        if bytes > bytes_max {
-            return Err(Error::GroupTooLarge { bytes, bytes_max });
         }
         let state = &mut *state;
         let ticket = Ticket(state.appended.0 + 1);
@@ -356,7 +360,8 @@ impl Journal {
             }
             if batch_bytes >= COPY_BYTES || !more && !batch.is_empty() {
                 let group: Vec<EntryRef<'_>> = batch.iter().map(Entry::borrowed).collect();
-                ticket = self.append(&group)?;
+                // It was admitted once; what a group may hold can have become less since.
+                ticket = self.append_any(&group)?;
                 copied_bytes += encoded_bytes(&group);
                 batch.clear();
                 batch_bytes = 0;
