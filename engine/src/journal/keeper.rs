@@ -38,7 +38,7 @@ pub(super) async fn run(shared: Rc<Shared>) {
             Chore::Allocate(number) => match allocate(&shared, number).await {
                 Err(Error::DiskFull { .. }) => {
                     shared.state.borrow_mut().disk_full = true;
-                    shared.room.ring();
+                    shared.room.wake_all();
                     not_before = Some(shared.env.now().after(backoff));
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                     Ok(())
@@ -145,7 +145,7 @@ async fn advance(shared: &Shared, first: JournalFile) -> Result<(), Error> {
     state.retention.drop_before(first.number);
     drop(state);
     shared.ended.ring();
-    shared.room.ring();
+    shared.room.wake_all();
     shared.writer.ring();
     Ok(())
 }
@@ -158,7 +158,7 @@ async fn prewrite(shared: &Shared, slot: &Slot) -> Result<(), Error> {
         known.prepared |= known.number == slot.number;
     }
     drop(state);
-    shared.room.ring();
+    shared.room.wake_all();
     shared.writer.ring();
     Ok(())
 }
@@ -169,7 +169,7 @@ async fn allocate(shared: &Shared, number: u32) -> Result<(), Error> {
     let mut state = shared.state.borrow_mut();
     state.spares.push_back(slot);
     drop(state);
-    shared.room.ring();
+    shared.room.wake_all();
     shared.writer.ring();
     Ok(())
 }
