@@ -1,6 +1,7 @@
 //! The task that keeps space ahead of the writer: gives up files that nothing needs, allocates and
 //! pre-writes new ones.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -37,7 +38,7 @@ pub(super) async fn run(shared: Rc<Shared>) {
             Chore::Allocate(number) => match allocate(&shared, number).await {
                 Err(Error::DiskFull { .. }) => {
                     shared.state.borrow_mut().disk_full = true;
-                    shared.room.ring();
+                    shared.room.wake_all();
                     not_before = Some(shared.env.now().after(backoff));
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                     Ok(())
@@ -123,10 +124,11 @@ impl State {
         if !may_allocate || !(queued || retained < options.bytes_max + file_bytes) {
             return None;
         }
-        let number = (0..).find(|number| {
-            !self.files.values().chain(&self.spares).any(|slot| slot.number == *number)
-        });
-        number.map(Chore::Allocate)
+        let used: BTreeSet<u32> =
+            self.files.values().chain(&self.spares).map(|slot| slot.number).collect();
+        let free = used.iter().zip(0..).find(|(used, number)| *used != number);
+        let count = u32::try_from(used.len()).expect("slots are numbered by 32 bits");
+        Some(Chore::Allocate(free.map_or(count, |(_, number)| number)))
     }
 }
 
@@ -143,7 +145,7 @@ async fn advance(shared: &Shared, first: JournalFile) -> Result<(), Error> {
     state.retention.drop_before(first.number);
     drop(state);
     shared.ended.ring();
-    shared.room.ring();
+    shared.room.wake_all();
     shared.writer.ring();
     Ok(())
 }
@@ -156,7 +158,7 @@ async fn prewrite(shared: &Shared, slot: &Slot) -> Result<(), Error> {
         known.prepared |= known.number == slot.number;
     }
     drop(state);
-    shared.room.ring();
+    shared.room.wake_all();
     shared.writer.ring();
     Ok(())
 }
@@ -167,7 +169,7 @@ async fn allocate(shared: &Shared, number: u32) -> Result<(), Error> {
     let mut state = shared.state.borrow_mut();
     state.spares.push_back(slot);
     drop(state);
-    shared.room.ring();
+    shared.room.wake_all();
     shared.writer.ring();
     Ok(())
 }

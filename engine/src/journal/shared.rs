@@ -20,7 +20,7 @@ pub(super) struct Shared {
     /// Who waits for a ticket to become durable.
     pub(super) durable: Waits,
     /// Who waits for room.
-    pub(super) room: Bell,
+    pub(super) room: Waits,
     /// Something for the writer to do.
     pub(super) writer: Bell,
     /// Something for the keeper to do.
@@ -31,6 +31,7 @@ pub(super) struct Shared {
     pub(super) pins: Cell<usize>,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub(super) struct State {
     pub(super) failed: Option<Error>,
     /// Nothing more is appended; the tasks end when everything is durable.
@@ -171,7 +172,7 @@ impl Shared {
 
     pub(super) fn wake_everyone(&self) {
         self.durable.wake_all();
-        self.room.ring();
+        self.room.wake_all();
         self.writer.ring();
         self.keeper.ring();
         self.ended.ring();

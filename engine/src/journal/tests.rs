@@ -12,6 +12,8 @@ mod basic;
 mod chaos;
 mod chaos_disk;
 mod damage;
+mod format;
+mod space;
 
 const ID: JournalId = JournalId(7);
 

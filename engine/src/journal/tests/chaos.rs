@@ -112,7 +112,7 @@ async fn live(env: Env, disk: ChaosDisk, memo: Rc<Memo>, model: Rc<Model>, run: 
         let pending: Vec<Index> = of.pending.iter().map(|index| Index(*index)).collect();
         journal.covered(PartitionId(*partition), Index(of.covered), &pending);
     }
-    if run % 4 == 0 {
+    if run.is_multiple_of(4) {
         disk.fail_one_write_in(60);
     }
     let steps = disk.random(80);

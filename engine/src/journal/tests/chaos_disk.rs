@@ -98,6 +98,15 @@ impl ChaosDisk {
         self.inner.used()
     }
 
+    /// Changes one durable byte.
+    pub(super) fn overwrite(&self, path: &str, at: u64, byte: u8) {
+        let names = self.inner.names.borrow();
+        let mut blocks = names[path].blocks.borrow_mut();
+        let block = blocks.get_mut(&(at / BLOCK_BYTES as u64)).unwrap();
+        let at = usize::try_from(at).unwrap() % BLOCK_BYTES;
+        block.durable.as_mut().unwrap()[at] = byte;
+    }
+
     /// This disk, with the clock and tasks of `env`.
     pub(super) fn attach(&self, env: &Env) -> Env {
         let via = Rc::new(Via(env.clone()));

@@ -21,8 +21,9 @@ fn closed() -> (BTreeMap<u32, Vec<u8>>, JournalFile, CleanEnd, usize) {
         for partition in 0..2 {
             journal.covered(PartitionId(partition), Index(4), &[]);
         }
-        for index in 5..=9 {
-            let ticket = journal.append(&[entry(0, index, &[index as u8; 7000])]).unwrap();
+        for index in 5..=9_u8 {
+            let bytes = [index; 7000];
+            let ticket = journal.append(&[entry(0, u64::from(index), &bytes)]).unwrap();
             journal.wait(ticket).await.unwrap();
         }
         journal.append(&[entry(1, 5, &[0xee; 14_000]), entry(0, 10, b"last")]).unwrap();
