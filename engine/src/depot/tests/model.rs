@@ -314,3 +314,24 @@ fn bulk_appends_survive_crashes() {
     let torn: u32 = (0..40).map(|seed| lives(seed, Kind::WithBulk, 8)).sum();
     assert!(torn > 5, "torn extents must occur: {torn}");
 }
+/// Compiled where the whole workspace is tested: the simulation crate turns the switches on.
+#[cfg(feature = "simulation")]
+#[test]
+fn planted_bugs_are_caught_and_the_named_states_occur() {
+    use crate::probe::{Plant, State, switch_on, take_reached};
+
+    for plant in [Plant::TailBlockRewritten, Plant::SkippedDirectorySync] {
+        switch_on(Some(plant));
+        let caught = (0..20)
+            .any(|seed| std::panic::catch_unwind(|| lives(seed, Kind::WithBulk, 8)).is_err());
+        switch_on(None);
+        assert!(caught, "{plant:?}");
+    }
+    drop(take_reached());
+    for seed in 0..20 {
+        lives(seed, Kind::WithBulk, 8);
+    }
+    let reached = take_reached();
+    assert!(reached.contains_key(&State::TornBulkExtent));
+    assert!(reached.contains_key(&State::TornSegmentTail));
+}
