@@ -19,17 +19,20 @@
 //! - An id commits once, with one attempt, on every partition that attempt touched, or not at all.
 //! - Ids commit in order, and the offsets a decision carries advance exactly with the state.
 //! - A prepare is released by *aborted* alone. No timeout decides: time only asks again.
-//! - An attempt of another run or number than the one decided can never commit: a coordinator raises
-//!   its run durably before it starts, and within a run it never uses an attempt's number twice.
+//! - An attempt of another run or number than the one decided can never commit: a coordinator
+//!   raises its run durably before it starts, and within a run it never uses an attempt's number
+//!   twice.
 //! - Nothing is visible before every participant has applied it durably.
 //!
 //! What the drivers (the engine) owe:
 //!
 //! - Messages of one ordered pair of shards arrive in order or not at all, perhaps more than once;
-//!   rows arrive exactly once. A lost message means that `ShardDown` is reported for one of the two.
+//!   rows arrive exactly once. A lost message means that `ShardDown` is reported for one of the
+//!   two.
 //! - What was under way to or from a shard when it went down is dropped, or delivered before
-//!   `ShardDown` is reported. `ShardDown` comes before `ShardUp`, and `ShardUp` before any message of the
-//!   shard's next life. What the coordinator sent before it took `ShardUp` never reaches that life.
+//!   `ShardDown` is reported. `ShardDown` comes before `ShardUp`, and `ShardUp` before any message
+//!   of the shard's next life. What the coordinator sent before it took `ShardUp` never reaches
+//!   that life.
 //! - Effects are performed in order: what is persisted stands before what is sent because of it.
 
 pub mod coordinator;

@@ -2,13 +2,14 @@
 //! sees generated code.
 //!
 //! Three kinds of buffers, told apart by the identifier at bytes 4..8: `TMMS` a message, `TMRC` a
-//! record of a coordinator (payload of a journal entry), `TMRW` its row. Each has a version; one that is
-//! newer than this build is refused. Schemas lie in `schema/`; `schema/generate.sh` makes the
-//! generated code from them.
+//! record of a coordinator (payload of a journal entry), `TMRW` its row. Each has a version; one
+//! that is newer than this build is refused. Schemas lie in `schema/`; `schema/generate.sh` makes
+//! the generated code from them.
 //!
-//! What is read is a guest: structure is verified with bounds on depth, tables and sizes, then every
-//! list is checked for its length and order, so that what comes out can be used without second
-//! thoughts. No bytes make this module panic or allocate more than a small multiple of their length.
+//! What is read is a guest: structure is verified with bounds on depth, tables and sizes, then
+//! every list is checked for its length and order, so that what comes out can be used without
+//! second thoughts. No bytes make this module panic or allocate more than a small multiple of their
+//! length.
 
 #[rustfmt::skip]
 #[allow(
@@ -66,7 +67,8 @@ pub enum Error {
     /// The structure is broken.
     #[error("malformed flatbuffer")]
     Malformed(#[source] flatbuffers::InvalidFlatbuffer),
-    /// A list that is too long or out of order, a text that is too long, or a value that must not occur.
+    /// A list that is too long or out of order, a text that is too long, or a value that must not
+    /// occur.
     #[error("field {field} is out of bounds")]
     Field {
         /// Which.

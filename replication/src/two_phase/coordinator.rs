@@ -1,5 +1,5 @@
-//! The coordinator of one topology: plans microbatches, watches each until it is quiescent, collects the
-//! votes, decides, and tells readers when everybody has applied.
+//! The coordinator of one topology: plans microbatches, watches each until it is quiescent,
+//! collects the votes, decides, and tells readers when everybody has applied.
 //!
 //! ```text
 //! flight:   Waiting -> Running -> Preparing -> Voted -> Deciding  -> (decided) unapplied -> visible
@@ -7,7 +7,8 @@
 //!              '----------'-----------'----------'  abort: failure, shard down, lower id aborted
 //! ```
 //!
-//! At most two flights are past `Waiting`; the second starts when the first is quiescent (`Preparing` or later).
+//! At most two flights are past `Waiting`; the second starts when the first is quiescent
+//! (`Preparing` or later).
 
 mod flight;
 mod plan;
@@ -33,7 +34,8 @@ use crate::wire;
 pub struct Config {
     /// The shard it lives on; its messages to itself go the same way as all others.
     pub own: ShardId,
-    /// The shard of each partition: `owners[partition]`. Every shard that occurs takes part, and so does `own`.
+    /// The shard of each partition: `owners[partition]`. Every shard that occurs takes part, and so
+    /// does `own`.
     pub owners: Vec<ShardId>,
     /// A microbatch takes at most this many records of one source partition; at least 1.
     pub records_max: u64,
@@ -61,8 +63,8 @@ pub enum Input {
     },
     /// What this token named is durable.
     Persisted(Token),
-    /// What [`Effect::CommitLocally`] asked for was not written at all, and will not be (no space). The participant was not
-    /// told yet.
+    /// What [`Effect::CommitLocally`] asked for was not written at all, and will not be (no space).
+    /// The participant was not told yet.
     Refused {
         /// What was asked for.
         token: Token,
@@ -106,22 +108,25 @@ pub enum Effect {
     /// Everything that this attempt read and touched lies in the coordinator's own journal: hand
     /// [`CommitLocally`](super::participant::Input::CommitLocally) to the own shard's participant,
     /// and write what it answers (prepares and commits) and then `decision` as one group that is
-    /// durable as a whole or not at all. Its `Begin` was given to `Persist` earlier, so it lies before
-    /// them. Once durable, report `Persisted(token)` here and `CommittedDurable` to the participant.
+    /// durable as a whole or not at all. Its `Begin` was given to `Persist` earlier, so it lies
+    /// before them. Once durable, report `Persisted(token)` here and `CommittedDurable` to the
+    /// participant.
     CommitLocally {
         /// To be reported.
         token: Token,
         /// What is decided by this write.
         decision: Decision,
     },
-    /// All ids up to this one are applied everywhere. Participants are told by messages of their own.
+    /// All ids up to this one are applied everywhere. Participants are told by messages of their
+    /// own.
     Visible {
         /// The id.
         id: MicrobatchId,
         /// Offsets that changed.
         offsets: Vec<SourceOffset>,
     },
-    /// Give [`Input::Wake`] at this time (nanoseconds of the clock that `step` is told). A later one replaces it.
+    /// Give [`Input::Wake`] at this time (nanoseconds of the clock that `step` is told). A later
+    /// one replaces it.
     WakeAt(u64),
     /// No further microbatch begins, for this reason; the last one given counts.
     Paused {
@@ -130,8 +135,8 @@ pub enum Effect {
     },
     /// The reason for the pause is gone.
     Resumed,
-    /// A record was rejected for good: it is on the exclusion list of this microbatch from now on. For logs and counters; the
-    /// dead letter itself is written by the microbatch.
+    /// A record was rejected for good: it is on the exclusion list of this microbatch from now on.
+    /// For logs and counters; the dead letter itself is written by the microbatch.
     Excluded {
         /// The microbatch.
         id: MicrobatchId,
@@ -147,7 +152,8 @@ pub enum PauseReason {
     Asked,
     /// This shard is down.
     ShardDown(ShardId),
-    /// A microbatch is rejected even without any record; only a change of code, and `Resume`, can help.
+    /// A microbatch is rejected even without any record; only a change of code, and `Resume`, can
+    /// help.
     Rejected {
         /// The microbatch.
         id: MicrobatchId,
@@ -175,8 +181,8 @@ pub struct Coordinator {
     /// Not decided; ids from `decided + 1`, dense.
     flights: VecDeque<Flight>,
     down: BTreeSet<ShardId>,
-    /// A shard or the coordinator itself has recovered: nothing begins before all that is decided is applied, so that no
-    /// attempt runs on a shard that does not hold the state below it.
+    /// A shard or the coordinator itself has recovered: nothing begins before all that is decided
+    /// is applied, so that no attempt runs on a shard that does not hold the state below it.
     settling: bool,
     pause_asked: bool,
     /// The pause reason given last.
@@ -191,7 +197,8 @@ pub struct Coordinator {
 struct Unapplied {
     attempt: AttemptId,
     touched: Vec<PartitionId>,
-    /// What becomes visible with it; `None` for one that was recovered, whose part of the row's offsets is not known.
+    /// What becomes visible with it; `None` for one that was recovered, whose part of the row's
+    /// offsets is not known.
     offsets: Option<Vec<SourceOffset>>,
     waiting: BTreeSet<ShardId>,
 }
@@ -200,8 +207,8 @@ impl Coordinator {
     /// A coordinator that goes on where the last one stopped; give it [`Input::Start`] next.
     ///
     /// `row` is what the decisions up to now add up to, `None` before the first. `begins` are the
-    /// `Begin` records found, in the order written; those of decided ids are ignored. `run` was raised durably
-    /// above that of every earlier coordinator of this topology.
+    /// `Begin` records found, in the order written; those of decided ids are ignored. `run` was
+    /// raised durably above that of every earlier coordinator of this topology.
     ///
     /// # Panics
     /// When `run` is not above every run found.
@@ -256,7 +263,8 @@ impl Coordinator {
         let mut next = self.decided.next();
         while let Some(begin) = last_of_id.remove(&next) {
             let planned = self.planned();
-            // One journal holds them in order, so what does not continue was never more than an idea.
+            // One journal holds them in order, so what does not continue was never more than an
+            // idea.
             if begin.ranges.iter().any(|range| range.from != offset_in(&planned, range.source)) {
                 break;
             }
@@ -382,7 +390,7 @@ impl Coordinator {
     ) {
         let rejections = std::mem::take(&mut self.flights[place].rejections);
         if !rejections.is_empty() {
-            self.give_up(now_ns, place, rejections, effects);
+            self.give_up(now_ns, place, rejections.into_values().collect(), effects);
         } else if self.flights[place].is_trial() {
             self.abort_from(place, now_ns, effects);
             self.flights[place].trial_passed(now_ns);
@@ -400,8 +408,9 @@ impl Coordinator {
         }
     }
 
-    /// What the quiescent flight touched, if one write to the own journal can commit it: all sources and all writes
-    /// lie on the own shard, and no lower id is undecided, nor still to be applied there (it would be overtaken).
+    /// What the quiescent flight touched, if one write to the own journal can commit it: all
+    /// sources and all writes lie on the own shard, and no lower id is undecided, nor still to be
+    /// applied there (it would be overtaken).
     fn touched_if_local(&self, place: usize) -> Option<Vec<PartitionId>> {
         let own = self.config.own;
         let flight = &self.flights[place];
@@ -460,14 +469,15 @@ impl Coordinator {
             // Who has voted cannot fail any more.
             Stage::Waiting { .. } | Stage::Voted { .. } | Stage::Deciding { .. } => return,
         }
-        let named = matches!(flight.stage, Stage::Running { .. })
-            && failure.kind == FailureKind::Reject
-            && failure.origin.is_some_and(|origin| flight.plan.reads(origin));
-        if named {
-            // The rest goes on, so that one attempt finds all bad records instead of one.
-            flight.rejections.push(failure);
-        } else {
-            self.give_up(now_ns, place, vec![failure], effects);
+        let running = matches!(flight.stage, Stage::Running { .. });
+        match failure.origin {
+            Some(origin)
+                if running && failure.kind == FailureKind::Reject && flight.plan.reads(origin) =>
+            {
+                // The rest goes on, so that one attempt finds all bad records instead of one.
+                flight.rejections.entry(origin).or_insert(failure);
+            }
+            Some(_) | None => self.give_up(now_ns, place, vec![failure], effects),
         }
     }
 
@@ -481,7 +491,7 @@ impl Coordinator {
     ) {
         self.abort_from(place, now_ns, effects);
         let flight = &mut self.flights[place];
-        for failure in failures {
+        for failure in &failures {
             if let Some(exclusion) = flight.failed(now_ns, failure) {
                 effects.push(Effect::Excluded { id: flight.id, exclusion });
             }
@@ -635,8 +645,8 @@ impl Coordinator {
         self.send_all(|_| Message::Visible { id, offsets: offsets.to_vec() }, effects);
     }
 
-    /// Persists the decision of the lowest flight when every vote is in and its `Begin` is durable. Only the lowest, so that
-    /// a decision is never written before all lower ones are durable.
+    /// Persists the decision of the lowest flight when every vote is in and its `Begin` is durable.
+    /// Only the lowest, so that a decision is never written before all lower ones are durable.
     fn decide(&mut self, effects: &mut Vec<Effect>) {
         let Some(flight) = self.flights.front_mut() else { return };
         if flight.begin != BeginRecord::Durable {
@@ -737,7 +747,8 @@ impl Coordinator {
         }
     }
 
-    /// Ends the attempts of this flight and of those that stand on it, highest first. What is being decided stays.
+    /// Ends the attempts of this flight and of those that stand on it, highest first. What is being
+    /// decided stays.
     fn abort_from(&mut self, place: usize, now_ns: u64, effects: &mut Vec<Effect>) {
         for place in (place..self.flights.len()).rev() {
             let flight = &mut self.flights[place];
@@ -809,7 +820,8 @@ impl Coordinator {
             .collect()
     }
 
-    /// Whether nothing is under way or waiting to be applied, and no source has records left to read.
+    /// Whether nothing is under way or waiting to be applied, and no source has records left to
+    /// read.
     pub fn is_caught_up(&self) -> bool {
         self.flights.is_empty() && self.unapplied.is_empty() && self.unread().is_empty()
     }
@@ -842,8 +854,8 @@ impl Coordinator {
 
     /// Where the sources stand after the visible id.
     fn visible_offsets(&self) -> Vec<SourceOffset> {
-        // Offsets that were decided and are not visible yet are left out: what is visible of those sources was told before,
-        // or comes with the next id.
+        // Offsets that were decided and are not visible yet are left out: what is visible of those
+        // sources was told before, or comes with the next id.
         let mut offsets = self.offsets.clone();
         for unapplied in &self.unapplied {
             for moved in unapplied.offsets.iter().flatten() {
@@ -920,6 +932,6 @@ fn listed(offsets: &BTreeMap<Source, Offset>) -> Vec<SourceOffset> {
 /// One is processed while the other is prepared and decided.
 const UNDECIDED_MAX: usize = 2;
 
-/// Bounds what a slow participant makes everybody remember. It is beyond what the order of messages and
-/// journal entries allows on shards that were touched, so it delays nothing in practice.
+/// Bounds what a slow participant makes everybody remember. It is beyond what the order of messages
+/// and journal entries allows on shards that were touched, so it delays nothing in practice.
 const UNAPPLIED_MAX: usize = 4;

@@ -7,8 +7,8 @@ use crate::types::{MicrobatchId, PartitionId, Run};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     // From the coordinator.
-    /// A coordinator with this run has started: attempts of older runs that were not prepared are over,
-    /// and the outcome of those that were can be asked for.
+    /// A coordinator with this run has started: attempts of older runs that were not prepared are
+    /// over, and the outcome of those that were can be asked for.
     Hello {
         /// Its run.
         run: Run,

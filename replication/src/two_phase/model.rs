@@ -1,12 +1,17 @@
-//! A model of the drivers, for tests: three shards with journals that lose what is not durable, channels that
-//! repeat messages, crashes of one shard or of all, and records that are rejected. A seed chooses one schedule.
+//! A model of the drivers, for tests: three shards with journals that lose what is not durable,
+//! channels that repeat messages, crashes of one shard or of all, and records that are rejected. A
+//! seed chooses one schedule.
 //!
 //! The oracle looks at what is durable and at what readers are told, never at the state machines:
-//! - decisions are dense, and each rests on durable prepares of exactly its attempt, whose writes are exactly those of
-//!   the records between the offsets before and after (bad records: exactly a dead letter);
-//! - a commit is written only for a decision that is durable, and a dropped attempt is never decided;
-//! - an attempt starts only on top of all lower ids; nothing is visible before it is durable everywhere;
-//! - once faults stop, everything appended is decided, applied and visible, and nothing is in doubt.
+//! - decisions are dense, and each rests on durable prepares of exactly its attempt, whose writes
+//!   are exactly those of the records between the offsets before and after (bad records: exactly a
+//!   dead letter);
+//! - a commit is written only for a decision that is durable, and a dropped attempt is never
+//!   decided;
+//! - an attempt starts only on top of all lower ids; nothing is visible before it is durable
+//!   everywhere;
+//! - once faults stop, everything appended is decided, applied and visible, and nothing is in
+//!   doubt.
 
 mod oracle;
 mod world;

@@ -35,8 +35,8 @@ pub struct Config {
 pub struct Recovered {
     /// Prepares without an outcome, in any order.
     pub prepares: Vec<(AttemptId, PartitionId)>,
-    /// The last id committed on each partition. A partition may be missing when that is not known; then a lost prepare
-    /// there goes unnoticed.
+    /// The last id committed on each partition. A partition may be missing when that is not known;
+    /// then a lost prepare there goes unnoticed.
     pub committed: Vec<(PartitionId, MicrobatchId)>,
 }
 
@@ -47,8 +47,8 @@ pub enum Input {
     Start,
     /// The coordinator says something.
     Message(Message),
-    /// This shard's sources are durable up to these offsets: all of them at first, then those that grew, as often as is
-    /// convenient. The coordinator hears of what grew.
+    /// This shard's sources are durable up to these offsets: all of them at first, then those that
+    /// grew, as often as is convenient. The coordinator hears of what grew.
     SourceEnds(Vec<SourceOffset>),
     /// More work for the attempt is queued or running.
     WorkStarted {
@@ -57,8 +57,9 @@ pub enum Input {
         /// How many items.
         count: u64,
     },
-    /// Work is done: an item named by `WorkStarted`, a batch named by `BatchReceived`, or the sources handed out by
-    /// [`Effect::StartSources`], which are one item. What an item caused is reported before it.
+    /// Work is done: an item named by `WorkStarted`, a batch named by `BatchReceived`, or the
+    /// sources handed out by [`Effect::StartSources`], which are one item. What an item caused is
+    /// reported before it.
     WorkFinished {
         /// Which.
         attempt: AttemptId,
@@ -72,8 +73,8 @@ pub enum Input {
         /// How many.
         count: u64,
     },
-    /// A row batch came from another shard and was admitted ([`Participant::admission`] said `Run`). It counts as work until
-    /// finished.
+    /// A row batch came from another shard and was admitted ([`Participant::admission`] said
+    /// `Run`). It counts as work until finished.
     BatchReceived {
         /// Which.
         attempt: AttemptId,
@@ -87,9 +88,10 @@ pub enum Input {
         /// Where.
         partition: PartitionId,
     },
-    /// The attempt cannot be completed here; reported before the work that failed is finished, or instead of `PrepareDurable`. After a
-    /// `Reject` that names a record, the driver drops that record's rows and goes on, so that one attempt finds all bad
-    /// records; after any other, it may stop.
+    /// The attempt cannot be completed here; reported before the work that failed is finished, or
+    /// instead of `PrepareDurable`. After a `Reject` that names a record, the driver drops that
+    /// record's rows and goes on, so that one attempt finds all bad records; after any other, it
+    /// may stop.
     Failed {
         /// Which.
         attempt: AttemptId,
@@ -119,8 +121,9 @@ pub enum Input {
 /// What a driver does for a participant, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Run the graph over these records. Ask again about the row batches that are held back. Report `WorkFinished` once for the
-    /// sources as such, after `WorkStarted` for everything they started.
+    /// Run the graph over these records. Ask again about the row batches that are held back. Report
+    /// `WorkFinished` once for the sources as such, after `WorkStarted` for everything they
+    /// started.
     StartSources {
         /// Which try at which microbatch.
         attempt: AttemptId,
@@ -155,9 +158,10 @@ pub enum Effect {
         /// Where; sorted, perhaps empty.
         partitions: Vec<PartitionId>,
     },
-    /// Stop what runs for this attempt, drop its overlay and its rows. With `aborted`, a prepare was written or may have been:
-    /// write an aborted entry to each of these partitions. It need not be waited for, and may be written any time
-    /// later: until then a recovered shard asks again, and hears the same.
+    /// Stop what runs for this attempt, drop its overlay and its rows. With `aborted`, a prepare
+    /// was written or may have been: write an aborted entry to each of these partitions. It need
+    /// not be waited for, and may be written any time later: until then a recovered shard asks
+    /// again, and hears the same.
     Drop {
         /// Which.
         attempt: AttemptId,
@@ -178,10 +182,11 @@ pub enum Effect {
         /// What.
         message: Message,
     },
-    /// Give [`Input::Wake`] at this time (nanoseconds of the clock that `step` is told). A later one replaces it.
+    /// Give [`Input::Wake`] at this time (nanoseconds of the clock that `step` is told). A later
+    /// one replaces it.
     WakeAt(u64),
-    /// The coordinator committed an attempt that these partitions should hold, and do not: stored data is lost. The shard
-    /// stops with an error.
+    /// The coordinator committed an attempt that these partitions should hold, and do not: stored
+    /// data is lost. The shard stops with an error.
     Lost {
         /// Which.
         attempt: AttemptId,
@@ -195,7 +200,8 @@ pub enum Effect {
 pub enum Admission {
     /// Report `BatchReceived` and process it.
     Run,
-    /// Its attempt has not begun here: keep it, and ask again after the next `StartSources` or `Drop`.
+    /// Its attempt has not begun here: keep it, and ask again after the next `StartSources` or
+    /// `Drop`.
     Hold,
     /// Its attempt is over: drop it.
     Stale,
@@ -363,8 +369,8 @@ impl Participant {
         }
     }
 
-    /// A coordinator of a higher run has started: what older runs had not prepared can never commit,
-    /// and of the rest this one knows the outcome.
+    /// A coordinator of a higher run has started: what older runs had not prepared can never
+    /// commit, and of the rest this one knows the outcome.
     fn raise_run(&mut self, now_ns: u64, run: Run, effects: &mut Vec<Effect>) {
         if run <= self.run {
             return;
@@ -509,7 +515,8 @@ impl Participant {
         }
     }
 
-    /// The attempt can no longer commit. What is committed already stays: then this is an old message.
+    /// The attempt can no longer commit. What is committed already stays: then this is an old
+    /// message.
     fn drop_attempt(&mut self, attempt: AttemptId, effects: &mut Vec<Effect>) {
         self.raise_fence(attempt);
         let aborted = match self.attempts.get(&attempt) {
@@ -548,7 +555,7 @@ impl Participant {
         }
     }
 
-    fn on_failed(&mut self, attempt: AttemptId, failure: Failure, effects: &mut Vec<Effect>) {
+    fn on_failed(&mut self, attempt: AttemptId, mut failure: Failure, effects: &mut Vec<Effect>) {
         match self.attempts.get_mut(&attempt) {
             Some(State::Running(running)) => {
                 assert!(running.work > 0, "work fails before it is finished");
@@ -572,7 +579,7 @@ impl Participant {
             Some(State::Prepared { .. } | State::InDoubt { .. } | State::Committing { .. })
             | None => return,
         }
-        let failure = Failure { message: cut_reason(&failure.message), ..failure };
+        failure.message = cut_reason(&failure.message);
         self.send(Message::Failed { attempt, failure }, effects);
     }
 
@@ -638,7 +645,8 @@ impl Participant {
 
     // ---- doubts
 
-    /// Asks for the outcome of everything that no coordinator of the present run will tell by itself.
+    /// Asks for the outcome of everything that no coordinator of the present run will tell by
+    /// itself.
     fn ask(&mut self, now_ns: u64, effects: &mut Vec<Effect>) {
         let keys = self.attempts.keys().copied();
         let attempts: Vec<_> = keys.filter(|&attempt| self.is_in_doubt(attempt)).collect();

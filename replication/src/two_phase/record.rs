@@ -28,7 +28,8 @@ pub struct Decision {
     pub offsets: Vec<SourceOffset>,
     /// Partitions that hold its prepare. Sorted.
     pub touched: Vec<PartitionId>,
-    /// All participants had applied the ids up to this one by then: their decisions can be forgotten.
+    /// All participants had applied the ids up to this one by then: their decisions can be
+    /// forgotten.
     pub visible: MicrobatchId,
 }
 

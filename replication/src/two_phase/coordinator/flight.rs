@@ -1,4 +1,5 @@
-//! One undecided microbatch: what it reads, how far its present attempt is, and what earlier attempts taught.
+//! One undecided microbatch: what it reads, how far its present attempt is, and what earlier
+//! attempts taught.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,10 +20,13 @@ pub(super) struct Flight {
     /// The number of the last attempt; 0 before the first.
     pub(super) attempt: Attempt,
     pub(super) stage: Stage,
-    /// Rejected without any record left to blame, or more than can be left out: it waits for `Resume`.
+    /// Rejected without any record left to blame, or more than can be left out: it waits for
+    /// `Resume`.
     pub(super) rejected: Option<String>,
-    /// Records that the present attempt has rejected: it goes on to find them all, and is then given up.
-    pub(super) rejections: Vec<Failure>,
+    /// Records that the present attempt has rejected: it goes on to find them all, and is then
+    /// given up.
+    /// By origin: a repeated message, or a second row of a record, is the same failure.
+    pub(super) rejections: BTreeMap<Origin, Failure>,
     retries: u32,
     /// How often each record was rejected.
     rejects: BTreeMap<Origin, u32>,
@@ -69,7 +73,7 @@ impl Flight {
             attempt: Attempt(0),
             stage: Stage::Waiting { not_before_ns: 0 },
             rejected: None,
-            rejections: Vec::new(),
+            rejections: BTreeMap::new(),
             retries: 0,
             rejects: BTreeMap::new(),
             nameless_rejects: 0,
@@ -77,9 +81,9 @@ impl Flight {
         }
     }
 
-    /// The present attempt, which is aborted already, failed: decides when and over what the next one
-    /// runs. Returns a record that is left out from now on.
-    pub(super) fn failed(&mut self, now_ns: u64, failure: Failure) -> Option<Exclusion> {
+    /// The present attempt, which is aborted already, failed: decides when and over what the next
+    /// one runs. Returns a record that is left out from now on.
+    pub(super) fn failed(&mut self, now_ns: u64, failure: &Failure) -> Option<Exclusion> {
         let message = cut_reason(&failure.message);
         match (failure.kind, failure.origin.filter(|&origin| self.plan.reads(origin))) {
             (FailureKind::Retry, _) => {
@@ -191,7 +195,8 @@ impl Flight {
 /// A record that is rejected this often becomes a dead letter: once may be a coincidence.
 const REJECTS_MAX: u32 = 2;
 
-/// So many exclusions of an id carry a reason; more of them have one cause, and the list stays small.
+/// So many exclusions of an id carry a reason; more of them have one cause, and the list stays
+/// small.
 const REASONS_MAX: usize = 1024;
 
 /// The first wait is about as long as a microbatch, the longest is a second, as for every retry.

@@ -1,9 +1,11 @@
-//! When is an attempt's processing over? Nobody sees all shards at once, and rows are under way between them.
+//! When is an attempt's processing over? Nobody sees all shards at once, and rows are under way
+//! between them.
 //!
-//! Mattern's four counters (Algorithms for distributed termination detection, 1987): all shards report that
-//! they are idle and what they have sent and received; once the sums agree, every shard is asked again. If all are still
-//! idle with the same counters, then nothing was under way between the first round's last report and the
-//! second round's first, and nothing can start again, since only an arriving batch starts work.
+//! Mattern's four counters (Algorithms for distributed termination detection, 1987): all shards
+//! report that they are idle and what they have sent and received; once the sums agree, every shard
+//! is asked again. If all are still idle with the same counters, then nothing was under way between
+//! the first round's last report and the second round's first, and nothing can start again, since
+//! only an arriving batch starts work.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,7 +56,8 @@ impl Quiescence {
         }
     }
 
-    /// Takes a report; `round` is 0 for one that was not asked for. Repeated and late ones do no harm.
+    /// Takes a report; `round` is 0 for one that was not asked for. Repeated and late ones do no
+    /// harm.
     pub(super) fn report(&mut self, from: ShardId, round: u32, counters: Counters) -> Step {
         if round != 0 && round != self.round {
             return Step::Wait;
@@ -141,8 +144,8 @@ mod tests {
 
     #[test]
     fn sums_that_agree_by_accident_are_found_out() {
-        // A sent one batch to B, which is under way; B, asked later, had received one from A that A had
-        // not counted in its earlier report, and sent one.
+        // A sent one batch to B, which is under way; B, asked later, had received one from A that A
+        // had not counted in its earlier report, and sent one.
         let mut q = two();
         assert_eq!(q.report(A, 0, counters(1, 0, true)), Step::Wait);
         assert_eq!(q.report(B, 0, counters(0, 1, true)), Step::Probe(1));

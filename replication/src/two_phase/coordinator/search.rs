@@ -1,9 +1,10 @@
 //! The search for a record that is rejected without a name: trials over growing and shrinking
 //! prefixes of a microbatch's records, none of which is ever prepared.
 //!
-//! Holds throughout: the first `passes` records pass, the first `fails` records fail. So it ends at a record
-//! whose addition makes the difference, whether or not failures are monotone in the prefix. That record is
-//! tried once more before it is called the culprit, since a failure may have been chance.
+//! Holds throughout: the first `passes` records pass, the first `fails` records fail. So it ends at
+//! a record whose addition makes the difference, whether or not failures are monotone in the
+//! prefix. That record is tried once more before it is called the culprit, since a failure may have
+//! been chance.
 
 /// A search among `fails` records at first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use super::oracle::Oracle;
 use crate::two_phase::coordinator::{self, Coordinator, Token};
 use crate::two_phase::participant::{self, Admission, Participant, Recovered};
 use crate::two_phase::{
-    AttemptId, Begin, Decision, Failure, FailureKind, Faults, Message, Origin, Record, Row, Source,
+    AttemptId, Begin, Decision, Failure, FailureKind, Faults, Origin, Record, Row, Source,
     SourceOffset,
 };
 use crate::types::{DepotId, MicrobatchId, Offset, PartitionId, Run, ShardId, TopologyId};
@@ -345,7 +345,8 @@ impl World {
     }
 
     pub(super) fn trace(&self) -> String {
-        self.trace.iter().map(|line| format!("{line}\n")).collect()
+        let lines: Vec<_> = self.trace.iter().map(String::as_str).collect();
+        lines.join("\n")
     }
 
     fn note(&mut self, line: String) {
@@ -447,7 +448,7 @@ impl World {
             }
         }
         for (source, items) in &self.oracle.items {
-            if (self.appended[source].0 as usize) < items.len() {
+            if self.appended[source].0 < items.len() as u64 {
                 actions.push(Action::Append(*source));
             }
         }
@@ -542,7 +543,8 @@ impl World {
         let place = self.rng.index(self.shards[shard].work.len());
         let (attempt, flow) = self.shards[shard].work.swap_remove(place);
         let Flow { origin, hop } = flow;
-        let item = self.oracle.items[&origin.source][origin.offset.0 as usize].clone();
+        let item =
+            self.oracle.items[&origin.source][usize::try_from(origin.offset.0).unwrap()].clone();
         if let Some(failure) = self.failure(&item, origin, hop) {
             let goes_on = failure.kind == FailureKind::Reject && failure.origin.is_some();
             self.step_shard(shard, participant::Input::Failed { attempt, failure });
