@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::chain::Sink;
 use super::read::{fetch, index};
-use super::run::{caught, failed};
+use super::run::{caught, failed, pause};
 use super::token::Tokens;
 use super::{
     At, Context, Event, EventFailure, Local, NodeIndex, Outgoing, Result, Rows, StateError,
@@ -283,11 +283,12 @@ async fn apply_all<P: 'static>(context: &Context<'_>, changes: Vec<Pending<P>>) 
     let local = context.local();
     prefetch(local, &changes).await?;
     let (mut old, mut scratch) = (Vec::new(), Vec::new());
-    for Pending { pstate, key, partial, ops } in changes {
+    for (nth, Pending { pstate, key, partial, ops }) in changes.into_iter().enumerate() {
+        pause(local, nth).await;
         let mut is_there = false;
         if ops.reads_old {
             // Copied, so that nothing of the partition is borrowed while it is written.
-            is_there = fetch(local, pstate, &key, |value| {
+            is_there = fetch(context, pstate, &key, |value| {
                 old.clear();
                 old.extend_from_slice(value.unwrap_or_default());
                 value.is_some()

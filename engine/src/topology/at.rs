@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::{Local, NodeIndex, Origin};
+use super::{FailureKind, Local, NodeIndex, Origin, StateError};
 use crate::types::{PartitionId, WallTime};
 
 /// One run of an event: which row it is at.
@@ -17,6 +17,8 @@ pub struct Context<'a> {
     drawn: Cell<u32>,
     /// Rows sent on that were made of this row.
     sent: Cell<u32>,
+    /// Whether the surroundings have failed this run, whatever user code made of it.
+    failed: Cell<bool>,
     /// Where values are encoded.
     scratch: RefCell<Vec<u8>>,
 }
@@ -30,7 +32,8 @@ impl std::fmt::Debug for Context<'_> {
 impl<'a> Context<'a> {
     pub(crate) fn new(local: &'a dyn Local, node: NodeIndex) -> Self {
         let (origin, drawn, sent) = (Cell::new(None), Cell::new(0), Cell::new(0));
-        Self { local, node, origin, drawn, sent, scratch: RefCell::new(Vec::new()) }
+        let (failed, scratch) = (Cell::new(false), RefCell::new(Vec::new()));
+        Self { local, node, origin, drawn, sent, failed, scratch }
     }
 
     pub(crate) fn local(&self) -> &'a dyn Local {
@@ -39,6 +42,27 @@ impl<'a> Context<'a> {
 
     pub(crate) fn scratch(&self) -> &RefCell<Vec<u8>> {
         &self.scratch
+    }
+
+    /// Remembers if the surroundings failed: then the run counts for nothing, even if user code turns
+    /// the error into another one, or goes on without what it asked for.
+    #[inline]
+    pub(crate) fn noted<X>(&self, result: Result<X, StateError>) -> Result<X, StateError> {
+        if let Err(error) = &result {
+            self.note(error);
+        }
+        result
+    }
+
+    #[cold]
+    pub(crate) fn note(&self, error: &StateError) {
+        self.failed.set(self.failed.get() || error.kind() == FailureKind::Retry);
+    }
+
+    /// Whether the surroundings have failed this run.
+    #[inline]
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.get()
     }
 
     /// The next row comes from `origin`.

@@ -6,24 +6,24 @@
 //! can be tested not to. A failed microbatch leaves nothing behind and is run again by the next call.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::task::{Context as Task, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::{
-    Access, Definition, EventFailure, Local, NodeIndex, Origin, Outgoing, Record, Row, Rows, Scan,
-    StateError, Visit,
-};
+use super::{Definition, EventFailure, NodeIndex, Origin, Outgoing, Record, Row, Rows, Scan};
 use crate::codec::{self, FieldTable};
-use crate::env::LocalFuture;
 use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy};
 use crate::schema::{Answer, ReadOp, Rows as FoundRows, Select};
 use crate::types::{Offset, PartitionId, WallTime};
+
+mod attempt;
+
+use attempt::{Attempt, visit_range};
 
 type State = BTreeMap<(PStateIndex, Vec<u8>), Vec<u8>>;
 
@@ -42,6 +42,8 @@ pub struct Harness {
     order: u64,
     batch_rows: usize,
     cold: bool,
+    /// How many more accesses succeed before one fails.
+    failing: Cell<Option<usize>>,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +85,7 @@ impl Harness {
             order: 0,
             batch_rows: usize::MAX,
             cold: false,
+            failing: Cell::new(None),
         })
     }
 
@@ -105,6 +108,16 @@ impl Harness {
     pub fn cold(mut self) -> Self {
         self.cold = true;
         self
+    }
+
+    /// Lets one access to state fail, after `accesses` that succeed, as if its shard had stopped.
+    pub fn fail_after(&self, accesses: usize) {
+        self.failing.set(Some(accesses));
+    }
+
+    /// Whether an access that [`Harness::fail_after`] asked for has yet to fail.
+    pub fn is_failing(&self) -> bool {
+        self.failing.get().is_some()
     }
 
     /// Appends a record where the depot's placement puts it; of a random depot, to the partitions in turn.
@@ -308,167 +321,6 @@ impl Inbox {
         }
         Some((key.0, outgoing))
     }
-}
-
-/// A partition during one attempt.
-struct Attempt<'h> {
-    harness: &'h Harness,
-    topology: usize,
-    partition: PartitionId,
-    state: RefCell<State>,
-    appended: RefCell<Vec<(DepotIndex, Bytes)>>,
-    /// What needs no waiting any more, if the harness is cold.
-    warm: RefCell<BTreeSet<(PStateIndex, Vec<u8>)>>,
-    misses: Cell<usize>,
-    prefetched: Cell<usize>,
-}
-
-impl<'h> Attempt<'h> {
-    fn new(harness: &'h Harness, topology: usize, partition: PartitionId) -> Self {
-        let state = harness.partitions[partition.0 as usize].state.clone();
-        Self {
-            harness,
-            topology,
-            partition,
-            state: RefCell::new(state),
-            appended: RefCell::new(Vec::new()),
-            warm: RefCell::new(BTreeSet::new()),
-            misses: Cell::new(0),
-            prefetched: Cell::new(0),
-        }
-    }
-
-    fn check_owner(&self, pstate: PStateIndex) {
-        let owner = self.harness.module.pstates[pstate.0 as usize].owner;
-        assert_eq!(owner, self.topology, "only the owner writes a PState");
-    }
-}
-
-impl Local for Attempt<'_> {
-    fn partition(&self) -> PartitionId {
-        self.partition
-    }
-
-    fn partitions(&self) -> u32 {
-        self.harness.count()
-    }
-
-    fn now(&self) -> WallTime {
-        WallTime(1_700_000_000_000_000 + self.harness.microbatches)
-    }
-
-    fn seed(&self) -> u64 {
-        (self.topology as u64) << 32 | self.harness.microbatches
-    }
-
-    fn fields(&self) -> &FieldTable {
-        &self.harness.fields
-    }
-
-    fn get<'a>(
-        &'a self,
-        pstate: PStateIndex,
-        key: &[u8],
-        visit: &mut dyn FnMut(Option<&[u8]>),
-    ) -> Result<Access<'a>, StateError> {
-        let row = (pstate, key.to_vec());
-        if self.harness.cold && !self.warm.borrow().contains(&row) {
-            self.misses.set(self.misses.get() + 1);
-            return Ok(Access::Miss(Box::pin(async move {
-                yield_once().await;
-                self.warm.borrow_mut().insert(row);
-                Ok(())
-            })));
-        }
-        visit(self.state.borrow().get(&row).map(Vec::as_slice));
-        Ok(Access::Ready)
-    }
-
-    fn scan<'a>(
-        &'a self,
-        pstate: PStateIndex,
-        range: Scan<'a>,
-        visit: &'a mut Visit<'a>,
-    ) -> LocalFuture<'a, Result<(), StateError>> {
-        Box::pin(async move {
-            if self.harness.cold {
-                yield_once().await;
-            }
-            visit_range(&self.state.borrow(), pstate, range, visit);
-            Ok(())
-        })
-    }
-
-    fn put(&self, pstate: PStateIndex, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        self.check_owner(pstate);
-        self.state.borrow_mut().insert((pstate, key.to_vec()), value.to_vec());
-        Ok(())
-    }
-
-    fn delete(&self, pstate: PStateIndex, key: &[u8]) -> Result<(), StateError> {
-        self.check_owner(pstate);
-        self.state.borrow_mut().remove(&(pstate, key.to_vec()));
-        Ok(())
-    }
-
-    fn delete_range(
-        &self,
-        pstate: PStateIndex,
-        from: &[u8],
-        to: Option<&[u8]>,
-    ) -> Result<(), StateError> {
-        self.check_owner(pstate);
-        let dead = |key: &[u8]| from <= key && to.is_none_or(|to| key < to);
-        self.state.borrow_mut().retain(|(other, key), _| *other != pstate || !dead(key));
-        Ok(())
-    }
-
-    fn prefetch<'a>(
-        &'a self,
-        pstate: PStateIndex,
-        keys: &'a [&'a [u8]],
-    ) -> LocalFuture<'a, Result<(), StateError>> {
-        Box::pin(async move {
-            yield_once().await;
-            self.prefetched.set(self.prefetched.get() + keys.len());
-            self.warm.borrow_mut().extend(keys.iter().map(|key| (pstate, key.to_vec())));
-            Ok(())
-        })
-    }
-
-    fn append(&self, depot: DepotIndex, record: &[u8]) -> Result<(), StateError> {
-        self.appended.borrow_mut().push((depot, Bytes::copy_from_slice(record)));
-        Ok(())
-    }
-}
-
-fn visit_range(state: &State, pstate: PStateIndex, range: Scan<'_>, visit: &mut Visit<'_>) {
-    let from = Bound::Included((pstate, range.from.to_vec()));
-    let to = match range.to {
-        Some(to) if to <= range.from => return,
-        Some(to) => Bound::Excluded((pstate, to.to_vec())),
-        None => Bound::Excluded((PStateIndex(pstate.0 + 1), Vec::new())),
-    };
-    let mut rows = state.range((from, to));
-    let next = || if range.reverse { rows.next_back() } else { rows.next() };
-    for ((_, key), value) in std::iter::from_fn(next).take(range.limit) {
-        let value = if range.keys_only { &[] } else { value.as_slice() };
-        if visit(key, value).is_break() {
-            return;
-        }
-    }
-}
-
-async fn yield_once() {
-    let mut yielded = false;
-    std::future::poll_fn(|task| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        task.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Everything here is ready after a few polls; nothing else would wake it.

@@ -92,6 +92,11 @@ pub trait Local {
         keys: &'a [&'a [u8]],
     ) -> LocalFuture<'a, Result<(), StateError>>;
 
+    /// Asked between the rows of a batch: a future to wait for if others should run first.
+    fn pause(&self) -> Option<LocalFuture<'_, ()>> {
+        None
+    }
+
     /// Appends a record to this partition of a depot, as part of the microbatch.
     ///
     /// # Errors

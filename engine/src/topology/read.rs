@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
 
-use super::{Access, At, Context, Local, Row, Scan, StateError};
+use super::{Access, At, Context, Row, Scan, StateError};
 use crate::codec::{self, FieldTable};
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
@@ -145,7 +145,7 @@ fn read_row<'a, Out>(
     let mut visit = |value: Option<&[u8]>| {
         out = Some(decode(local.fields(), std::slice::from_ref(plan), &[Answer::One(value)]));
     };
-    match local.get(index(plan.pstate), key, &mut visit)? {
+    match context.noted(local.get(index(plan.pstate), key, &mut visit))? {
         Access::Miss(fetched) => Ok(Err(fetched)),
         Access::Ready => {
             let out = out.expect("a ready access has called the visitor");
@@ -166,7 +166,7 @@ async fn read_after<'a, Out>(
         unreachable!("only a read of one row waits here");
     };
     loop {
-        fetched.await?;
+        context.noted(fetched.await)?;
         match read_row(context, plan, key, decode)? {
             Ok(out) => return Ok(out),
             Err(again) => fetched = again,
@@ -191,9 +191,9 @@ async fn read_parts<'a, Out>(
         parts.push(match &plan.op {
             ReadOp::Get { key } | ReadOp::Has { key } => {
                 let copy = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
-                Part::One(fetch(local, plan.pstate, key, copy).await?)
+                Part::One(fetch(context, plan.pstate, key, copy).await?)
             }
-            ReadOp::Range(range) => Part::Rows(scan(local, plan.pstate, range).await?),
+            ReadOp::Range(range) => Part::Rows(scan(context, plan.pstate, range).await?),
         });
     }
     let answers = parts.iter().map(|part| match part {
@@ -207,21 +207,26 @@ async fn read_parts<'a, Out>(
 
 /// Calls `visit` with the value of one row, once it is in memory.
 pub(crate) async fn fetch<X>(
-    local: &dyn Local,
+    context: &Context<'_>,
     pstate: PStateId,
     key: &[u8],
     mut visit: impl FnMut(Option<&[u8]>) -> X,
 ) -> Result<X, StateError> {
     loop {
         let mut out = None;
-        match local.get(index(pstate), key, &mut |value| out = Some(visit(value)))? {
+        let asked = context.local().get(index(pstate), key, &mut |value| out = Some(visit(value)));
+        match context.noted(asked)? {
             Access::Ready => return Ok(out.expect("a ready access has called the visitor")),
-            Access::Miss(fetched) => fetched.await?,
+            Access::Miss(fetched) => context.noted(fetched.await)?,
         }
     }
 }
 
-async fn scan(local: &dyn Local, pstate: PStateId, range: &RangeOp) -> Result<Rows, StateError> {
+async fn scan(
+    context: &Context<'_>,
+    pstate: PStateId,
+    range: &RangeOp,
+) -> Result<Rows, StateError> {
     let mut rows = Rows::new();
     let (from, to) = (range.from.as_slice(), range.to.as_deref());
     if to.is_some_and(|to| to <= from) {
@@ -234,7 +239,7 @@ async fn scan(local: &dyn Local, pstate: PStateId, range: &RangeOp) -> Result<Ro
         rows.push(key, value);
         ControlFlow::Continue(())
     };
-    local.scan(index(pstate), asked, &mut visit).await?;
+    context.noted(context.local().scan(index(pstate), asked, &mut visit).await)?;
     Ok(rows)
 }
 
@@ -248,10 +253,10 @@ pub(crate) async fn update<V: Data>(
     let target = context.target("update", target)?;
     let decode =
         |value: Option<&[u8]>| value.map(|bytes| codec::decode(local.fields(), bytes)).transpose();
-    let old = fetch(local, target.pstate, &target.key, decode).await?;
+    let old = fetch(context, target.pstate, &target.key, decode).await?;
     let old = old.map_err(|error| context.undecodable(target.pstate, error))?;
     match change(old) {
-        None => local.delete(index(target.pstate), &target.key),
+        None => context.noted(local.delete(index(target.pstate), &target.key)),
         Some(new) => context.put_with(&target, |fields, out| {
             codec::encode(fields, &new, out).map(|()| Written::Value)
         }),
@@ -303,8 +308,8 @@ impl Context<'_> {
         let mut value = self.scratch().borrow_mut();
         value.clear();
         match write(local.fields(), &mut value).map_err(|error| self.refused("write", error))? {
-            Written::Value => local.put(index(target.pstate), &target.key, &value),
-            Written::Nothing => local.delete(index(target.pstate), &target.key),
+            Written::Value => self.noted(local.put(index(target.pstate), &target.key, &value)),
+            Written::Nothing => self.noted(local.delete(index(target.pstate), &target.key)),
         }
     }
 
@@ -315,7 +320,7 @@ impl Context<'_> {
         record.clear();
         codec::encode(local.fields(), row, &mut record)
             .map_err(|error| self.refused("append", error))?;
-        local.append(depot, &record)
+        self.noted(local.append(depot, &record))
     }
 
     fn delete(&self, removal: codec::Result<Removal>) -> Result<(), StateError> {
@@ -323,12 +328,12 @@ impl Context<'_> {
         match removal {
             Removal::Row(target) => {
                 let target = self.target("delete from", Ok(target))?;
-                self.local().delete(index(target.pstate), &target.key)
+                self.noted(self.local().delete(index(target.pstate), &target.key))
             }
             Removal::Range { from, to } => {
                 let from = self.target("delete from", Ok(from))?;
                 let to = to.as_deref();
-                self.local().delete_range(index(from.pstate), &from.key, to)
+                self.noted(self.local().delete_range(index(from.pstate), &from.key, to))
             }
         }
     }
@@ -363,6 +368,8 @@ impl Context<'_> {
     #[cold]
     fn undecodable(&self, pstate: PStateId, source: codec::Error) -> StateError {
         let partition = self.local().partition();
-        StateError::Undecodable { pstate: index(pstate), partition, source }
+        let error = StateError::Undecodable { pstate: index(pstate), partition, source };
+        self.note(&error);
+        error
     }
 }

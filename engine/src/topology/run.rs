@@ -11,8 +11,8 @@ use super::chain::Sink;
 use super::read::index;
 use super::token::Tokens;
 use super::{
-    At, Context, Event, EventFailure, Failure, Local, NodeIndex, Origin, Outgoing, Record, Result,
-    Row, Rows, StateError,
+    At, Context, Event, EventFailure, Failure, FailureKind, Local, NodeIndex, Origin, Outgoing,
+    Record, Result, Row, Rows, StateError,
 };
 use crate::codec::{KeyBuf, decode};
 use crate::env::LocalFuture;
@@ -67,9 +67,13 @@ impl<O: 'static, T: Send + 'static, S: Sink<O, T>> Fused<O, T, S> {
         }
         let state = S::State::default();
         let at = At::new(context);
-        for traced in rows {
+        for (nth, traced) in rows.into_iter().enumerate() {
+            pause(context.local(), nth).await;
             context.begin(traced.origin);
             self.sink.push(&state, at, traced.row).await?;
+            if context.has_failed() {
+                return Err(Failure::retry(WentOn));
+            }
         }
         context.end();
         let mut out = Vec::new();
@@ -165,9 +169,28 @@ pub(crate) async fn caught<X>(event: impl Future<Output = Result<X>>) -> Result<
 
 /// Adds where it happened.
 pub(crate) fn failed(name: &str, context: &Context<'_>, failure: Failure) -> EventFailure {
-    let (kind, partition) = (failure.kind(), context.local().partition());
+    let partition = context.local().partition();
+    let kind = if context.has_failed() { FailureKind::Retry } else { failure.kind() };
     EventFailure { kind, origin: context.origin(), node: name.to_owned(), partition, failure }
 }
+
+/// Lets other work of the shard run now and then, between rows.
+#[inline]
+pub(crate) async fn pause(local: &dyn Local, nth: usize) {
+    if nth % PAUSE_ROWS == PAUSE_ROWS - 1
+        && let Some(others) = local.pause()
+    {
+        others.await;
+    }
+}
+
+/// How many rows run before others are asked after: some microseconds' worth.
+const PAUSE_ROWS: usize = 32;
+
+/// User code went on although a read or write had failed.
+#[derive(Debug, thiserror::Error)]
+#[error("a read or write failed, and the code went on")]
+struct WentOn;
 
 /// User code panicked.
 #[derive(Debug, thiserror::Error)]

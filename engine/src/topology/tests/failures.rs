@@ -5,8 +5,8 @@ use std::error::Error as StdError;
 use bytes::Bytes;
 
 use super::{Item, append, items, launch};
-use crate::schema::Map;
 use crate::schema::aggregate::{Count, Sum};
+use crate::schema::{Map, Sub};
 use crate::topology::{EventFailure, Failure, FailureKind, Panicked, StateError};
 
 #[derive(Debug, thiserror::Error)]
@@ -181,4 +181,53 @@ fn keys_that_are_too_long_condemn_the_row() {
     let cause: &dyn StdError = failure.failure.source();
     assert!(cause.is::<StateError>());
     assert!(failure.to_string().contains("too long"), "{failure}");
+}
+
+#[test]
+fn surroundings_that_fail_are_never_the_record_s_fault() {
+    let run = |fail_after: usize| {
+        let ((depot, sums, rows), engine) = launch(|m| {
+            let depot = items(m);
+            let t = m.microbatch(|| "t");
+            let sums = t.pstate::<Map<u32, i64>>("sums");
+            let rows = t.pstate::<Map<u32, Sub<Map<i64, i64>>>>("rows");
+            let loose = m.depot::<Item>("loose").random();
+            t.source(depot)
+                .using((sums, rows))
+                .filter_map(async |at, (sums, rows), item| {
+                    // All the ways of not passing an error on as it is.
+                    let swallowed = at.get(sums.key(item.key)).await.unwrap_or_default();
+                    at.put(rows.key(item.key).key(item.value), swallowed.unwrap_or(0)).ok();
+                    let renamed = at.get(rows.key(item.key).all()).await.map_err(|_| Closed)?;
+                    let both = at.get((sums.key(item.key), sums.key(item.key))).await;
+                    assert!(both.is_ok(), "in vain");
+                    at.delete(rows.key(item.key + 8_000_000)).ok();
+                    at.update(sums.key(item.key), |sum| Some(sum.unwrap_or(0) + 1)).await?;
+                    Ok(Some(Item { value: renamed.len().try_into()?, ..item }))
+                })
+                .also(|items| items.append_to(loose))
+                .hash_by(|item| &item.value)
+                .aggregate(sums, |sums, item| sums.key(item.key).add(Sum(item.value)));
+            (depot, sums.reader(), rows.reader())
+        });
+        let mut engine = engine.cold();
+        append(&mut engine, depot, (0..6).map(|n| (n % 3, i64::from(n))));
+        engine.fail_after(fail_after);
+        let failed = engine.run().err();
+        if let Some(failure) = &failed {
+            assert_eq!(failure.kind, FailureKind::Retry, "after {fail_after}: {failure}");
+            assert_eq!(engine.dump(), [], "after {fail_after}");
+            engine.run().unwrap();
+        }
+        let _ = rows;
+        assert_eq!(engine.select(sums.all()).unwrap().len(), 3);
+        (failed.is_some(), engine.dump())
+    };
+    let (failed, expected) = run(usize::MAX);
+    assert!(!failed);
+    let failures = (0..).map(run).take_while(|(failed, dump)| {
+        assert_eq!(*dump, expected);
+        *failed
+    });
+    assert!(failures.count() > 50, "every access failed once");
 }
