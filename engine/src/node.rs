@@ -10,10 +10,10 @@ use crate::error::{Error, Result};
 use crate::journal::JournalId;
 use crate::manifest::JournalRecord;
 use crate::module::Definition;
-use crate::shard::Setup;
 use crate::shard::keeper::KEEPER;
 use crate::shard::message::{Closed, KeeperRequest, Message, Reply};
 use crate::shard::recover::{self, Boot, Plan, Ready, Start};
+use crate::shard::{Setup, microbatch::Topology};
 use crate::types::ShardId;
 
 pub mod catalogue;
@@ -221,7 +221,23 @@ impl Node {
         if let Ok(mut modules) = self.modules.write() {
             modules.push(Arc::clone(&module));
         }
+        for shard in self.shards() {
+            self.settle(shard, &module).await?;
+        }
         Ok(module)
+    }
+
+    /// Waits until readers of a shard see what was decided before.
+    async fn settle(&self, shard: ShardId, module: &Installed) -> Result<()> {
+        for (definition, &topology) in module.definition.topologies.iter().zip(&module.topologies) {
+            let name = &definition.name;
+            let partition = Topology::coordinator_partition(name, self.setup.partitions);
+            let coordinator = self.setup.owner(partition);
+            let decided = self.ask(coordinator, |reply| Message::Decided { topology, reply });
+            let id = decided.await?;
+            self.ask(shard, |reply| Message::VisibleAt { topology, id, reply }).await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
@@ -259,6 +275,9 @@ impl Node {
         for module in &modules {
             let topologies = module.topologies.clone();
             self.ask(shard, |reply| Message::StartTopologies { topologies, reply }).await?;
+        }
+        for module in &modules {
+            self.settle(shard, module).await?;
         }
         Ok(())
     }

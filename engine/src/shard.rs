@@ -31,7 +31,7 @@ mod event;
 pub(crate) mod keeper;
 mod local;
 pub(crate) mod message;
-mod microbatch;
+pub(crate) mod microbatch;
 pub(crate) mod partition;
 mod read;
 pub(crate) mod recover;
@@ -257,6 +257,8 @@ impl Shard {
                 Sender::Client => unreachable!("clients send no rows"),
             },
             Message::CaughtUp { topology, reply } => self.wait_caught_up(topology, reply),
+            Message::Decided { topology, reply } => answer(reply, self.decided(topology)),
+            Message::VisibleAt { topology, id, reply } => self.wait_visible(topology, id, reply),
             Message::Peer { shard, up } => self.peer(shard, up),
             Message::Install { module, reply } => {
                 let shard = Rc::clone(self);
