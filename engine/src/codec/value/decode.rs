@@ -101,6 +101,11 @@ impl<'de, 't> Decoder<'de, 't> {
     /// A field's or a variant's number.
     #[inline]
     fn number(&mut self) -> Result<u64, Fault> {
+        // Nearly all are below 128, which is one byte.
+        if let [byte @ 0..=127, rest @ ..] = self.input {
+            self.input = rest;
+            return Ok(u64::from(*byte));
+        }
         let marker = self.marker()?;
         match self.integer(marker)? {
             Some(Integer::Positive(number)) => Ok(number),
@@ -142,10 +147,13 @@ impl<'de, 't> Decoder<'de, 't> {
         self.take_slice(len)
     }
 
-    fn wide(&mut self) -> Result<[u8; 16], Fault> {
-        self.bytes()?
-            .try_into()
-            .map_err(|_| Fault::new("a 128-bit integer has other than 16 bytes"))
+    /// A 128-bit integer; `None` if it was a narrower one when it was written.
+    fn wide(&mut self) -> Result<Option<[u8; 16]>, Fault> {
+        if !matches!(self.peek()?, Marker::Bin8 | Marker::Bin16 | Marker::Bin32) {
+            return Ok(None);
+        }
+        let bytes = self.bytes()?.try_into();
+        bytes.map(Some).map_err(|_| Fault::new("a 128-bit integer has other than 16 bytes"))
     }
 
     /// The length of an array; every element takes a byte or more.
@@ -287,11 +295,17 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
     );
 
     fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_i128(i128::from_be_bytes(self.wide()?))
+        match self.wide()? {
+            Some(bytes) => visitor.visit_i128(i128::from_be_bytes(bytes)),
+            None => self.visit_integer(visitor),
+        }
     }
 
     fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_u128(u128::from_be_bytes(self.wide()?))
+        match self.wide()? {
+            Some(bytes) => visitor.visit_u128(u128::from_be_bytes(bytes)),
+            None => self.visit_integer(visitor),
+        }
     }
 
     fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {

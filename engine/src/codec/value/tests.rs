@@ -177,12 +177,17 @@ fn everything() -> impl Strategy<Value = Everything> {
 }
 
 proptest! {
+    // Each case decodes every prefix of its bytes.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn values_come_back(order in order(), everything in everything()) {
         check(&order);
         check(&everything);
     }
+}
 
+proptest! {
     #[test]
     fn numbers_come_back(signed: i64, unsigned: u64, shift in 0..64_u32, wide: f64) {
         check(&(signed >> shift));
@@ -328,6 +333,20 @@ fn types_evolve() {
     let lost = evolved::Order { state: evolved::State::Lost, ..later };
     let error = decode::<Order>(&new, &encoded(&new, &lost)).unwrap_err().to_string();
     assert!(error.contains("at Order.state, State.Lost: unknown variant `Lost`"), "{error}");
+}
+
+#[test]
+fn numbers_can_become_wider() {
+    let table = FieldTable::new();
+    for number in [0, 1, -1, 127, -128, i32::MAX, i32::MIN] {
+        let bytes = encoded(&table, &number);
+        assert_eq!(decode::<i64>(&table, &bytes).unwrap(), i64::from(number));
+        assert_eq!(decode::<i128>(&table, &bytes).unwrap(), i128::from(number));
+        assert_eq!(decode::<u128>(&table, &bytes).ok(), u128::try_from(number).ok());
+        assert_eq!(decode::<u8>(&table, &bytes).ok(), u8::try_from(number).ok());
+    }
+    let bytes = encoded(&table, &0.5_f32);
+    assert_eq!(decode::<f64>(&table, &bytes).unwrap().to_bits(), 0.5_f64.to_bits());
 }
 
 #[test]
