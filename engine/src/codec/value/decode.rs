@@ -32,7 +32,7 @@ impl<'de, 't> Decoder<'de, 't> {
     }
 
     #[inline]
-    fn enter(&mut self) -> Result<(), Fault> {
+    pub(super) fn enter(&mut self) -> Result<(), Fault> {
         if self.depth == VALUE_DEPTH_MAX {
             return Err(Fault::new(format_args!("it nests deeper than {VALUE_DEPTH_MAX}")));
         }
@@ -40,19 +40,33 @@ impl<'de, 't> Decoder<'de, 't> {
         Ok(())
     }
 
+    pub(super) fn leave(&mut self) {
+        self.depth -= 1;
+    }
+
+    pub(super) fn table(&self) -> &'t FieldTable {
+        self.table
+    }
+
+    /// An integer, of either sign.
+    pub(super) fn any_integer(&mut self) -> Result<Integer, Fault> {
+        let marker = self.marker()?;
+        self.integer(marker)?.ok_or_else(|| unexpected(marker, "a value"))
+    }
+
     #[inline]
-    fn peek(&self) -> Result<Marker, Fault> {
+    pub(super) fn peek(&self) -> Result<Marker, Fault> {
         self.input.first().map(|&byte| Marker::from_u8(byte)).ok_or_else(cut_off)
     }
 
     #[inline]
-    fn marker(&mut self) -> Result<Marker, Fault> {
+    pub(super) fn marker(&mut self) -> Result<Marker, Fault> {
         let [byte] = self.take()?;
         Ok(Marker::from_u8(byte))
     }
 
     #[inline]
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let (head, rest) = self.input.split_first_chunk().ok_or_else(cut_off)?;
         self.input = rest;
         Ok(*head)
@@ -124,7 +138,7 @@ impl<'de, 't> Decoder<'de, 't> {
     }
 
     #[inline]
-    fn text(&mut self) -> Result<&'de str, Fault> {
+    pub(super) fn text(&mut self) -> Result<&'de str, Fault> {
         let marker = self.marker()?;
         let len = match marker {
             Marker::FixStr(len) => usize::from(len),
@@ -136,7 +150,7 @@ impl<'de, 't> Decoder<'de, 't> {
         str::from_utf8(self.take_slice(len)?).map_err(|_| Fault::new("a text is not UTF-8"))
     }
 
-    fn bytes(&mut self) -> Result<&'de [u8], Fault> {
+    pub(super) fn bytes(&mut self) -> Result<&'de [u8], Fault> {
         let marker = self.marker()?;
         let len = match marker {
             Marker::Bin8 => self.len8()?,
@@ -158,7 +172,7 @@ impl<'de, 't> Decoder<'de, 't> {
 
     /// The length of an array; every element takes a byte or more.
     #[inline]
-    fn array(&mut self) -> Result<usize, Fault> {
+    pub(super) fn array(&mut self) -> Result<usize, Fault> {
         let marker = self.marker()?;
         let len = match marker {
             Marker::FixArray(len) => usize::from(len),
@@ -171,7 +185,7 @@ impl<'de, 't> Decoder<'de, 't> {
 
     /// The length of a map; every entry takes two bytes or more.
     #[inline]
-    fn map(&mut self) -> Result<usize, Fault> {
+    pub(super) fn map(&mut self) -> Result<usize, Fault> {
         let marker = self.marker()?;
         let len = match marker {
             Marker::FixMap(len) => usize::from(len),
@@ -255,7 +269,7 @@ impl<'de, 't> Decoder<'de, 't> {
     }
 }
 
-enum Integer {
+pub(super) enum Integer {
     Positive(u64),
     Negative(i64),
 }

@@ -207,6 +207,7 @@ proptest! {
         drop(decode::<Everything>(&rest, &bytes));
         drop(decode::<Vec<Option<Option<()>>>>(&rest, &bytes));
         drop(decode::<serde::de::IgnoredAny>(&rest, &bytes));
+        drop(to_json(&orders, Some("State"), &bytes));
     }
 
     #[test]
@@ -347,6 +348,28 @@ fn numbers_can_become_wider() {
     }
     let bytes = encoded(&table, &0.5_f32);
     assert_eq!(decode::<f64>(&table, &bytes).unwrap().to_bits(), 0.5_f64.to_bits());
+}
+
+#[test]
+fn values_are_shown_as_json() {
+    let table = table_of::<Order>();
+    let bytes = encoded(&table, &sample());
+    assert_eq!(
+        to_json(&table, Some("Order"), &bytes).unwrap(),
+        r#"{"id":300,"buyer":"ann","lines":[{"0":7,"1":1,"2":1.5}],"note":null,"#.to_owned()
+            + r#""state":{"2":{"0":"bob","1":[1,-2]}},"tags":{"x":[-1,2]}}"#
+    );
+    let state = encoded(&table, &sample().state);
+    let shown = to_json(&table, Some("State"), &state).unwrap();
+    assert_eq!(shown, r#"{"Sent":{"to":"bob","at":[1,-2]}}"#);
+    assert_eq!(to_json(&table, Some("State"), &encoded(&table, &State::New)).unwrap(), r#""New""#);
+    let odd = (Blob(vec![1, 255]), "\"\\\n", f64::NAN, Some(()), BTreeMap::from([(1, true)]));
+    let shown = to_json(&table, None, &encoded(&table, &odd)).unwrap();
+    assert_eq!(shown, r#"["01ff","\"\\\u000a",null,null,{"1":true}]"#);
+    for cut in 0..bytes.len() {
+        to_json(&table, Some("Order"), &bytes[..cut]).unwrap_err();
+    }
+    to_json(&table, None, &[0x91].repeat(1_000_000)).unwrap_err();
 }
 
 #[test]
