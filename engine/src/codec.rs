@@ -26,3 +26,14 @@ pub const VALUE_BYTES_MAX: usize = 16 << 20;
 
 /// Values nest at most this deep; bounds the stack that decoding hostile bytes can take.
 pub const VALUE_DEPTH_MAX: usize = 96;
+
+/// Bytes as golden files show them.
+#[cfg(test)]
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("a String takes everything");
+        hex
+    })
+}

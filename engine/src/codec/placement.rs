@@ -81,6 +81,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "is_power_of_two")]
     fn partitions_are_a_power_of_two() {
-        let _ = Placement::of(b"").partition(3);
+        assert_eq!(Placement::of(b"").partition(3), PartitionId(0));
     }
 }

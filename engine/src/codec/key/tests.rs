@@ -195,7 +195,7 @@ fn golden_keys_stay_as_they_are() {
     let stored = include_str!("../../../testdata/codec-keys.txt");
     let mut stored = stored.lines().filter(|line| !line.starts_with('#'));
     let mut golden = |name: &str, bytes: KeyBuf| {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = crate::codec::hex(&bytes);
         let hash = Placement::of(&bytes).hash();
         assert_eq!(format!("{name}\t{hex}\t{hash:016x}"), stored.next().unwrap_or_default());
     };
