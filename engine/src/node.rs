@@ -5,7 +5,7 @@ use std::sync::{Arc, RwLock};
 use futures_channel::oneshot;
 
 use crate::depot;
-use crate::env::Platform;
+use crate::env::{Platform, production};
 use crate::error::{Error, Result};
 use crate::journal::JournalId;
 use crate::manifest::JournalRecord;
@@ -48,7 +48,7 @@ impl Default for Options {
         Self {
             shards: u16::try_from(cores.saturating_sub(1).max(1)).unwrap_or(u16::MAX),
             partitions: None,
-            memory_bytes: 1 << 30,
+            memory_bytes: (production::memory_bytes() / 4).min(4 << 30),
             journal_bytes_max: 512 << 20,
             journal_file_bytes: 16 << 20,
             microbatch_records_max: 1_024,

@@ -33,6 +33,7 @@ mod local;
 pub(crate) mod message;
 pub(crate) mod microbatch;
 pub(crate) mod partition;
+mod pressure;
 mod read;
 pub(crate) mod recover;
 
@@ -54,6 +55,7 @@ pub(crate) struct Shard {
     pub(crate) partitions: BTreeMap<PartitionId, Rc<Partition>>,
     topologies: RefCell<BTreeMap<TopologyId, Rc<Topology>>>,
     appends: append::Queue,
+    pressure: pressure::Pressure,
     acks: RefCell<VecDeque<(Ticket, Ack)>>,
     counters: RefCell<Counters>,
     keeper: Option<Rc<keeper::Keeper>>,
@@ -160,6 +162,7 @@ impl Shard {
             partitions,
             topologies: RefCell::default(),
             appends: append::Queue::default(),
+            pressure: pressure::Pressure::default(),
             acks: RefCell::default(),
             counters: RefCell::default(),
             keeper,
