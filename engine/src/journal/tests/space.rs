@@ -252,3 +252,38 @@ fn a_dropped_journal_ends_its_tasks_and_can_be_recovered_in_place() {
         assert_eq!(list(&env).await.unwrap(), []);
     });
 }
+
+#[test]
+fn the_tail_of_a_group_that_was_not_complete_is_reported_and_written_over() {
+    let disk = MemoryDisk::new();
+    let memo = Memo::new();
+    let kept = Rc::clone(&memo);
+    run(&disk, |env| async move {
+        let journal = Journal::create(&env, options(1), kept).await.unwrap();
+        journal.append(&[entry(0, 1, b"whole")]).unwrap();
+        let ticket = journal.append(&[entry(0, 2, &vec![1; 50_000])]).unwrap();
+        journal.wait(ticket).await.unwrap();
+    });
+    // The third frame of four is lost: the first two stay in the chain, their group does not count.
+    disk.damage(&slot_path(ID, 0), |bytes| bytes[32 << 10..48 << 10].fill(0));
+    for (opening, torn) in [(2, true), (3, true), (4, false)] {
+        let memo = Rc::clone(&memo);
+        run(&disk, move |env| async move {
+            let (groups, recovered) = recover(&env, &memo, opening, None).await.unwrap();
+            assert_eq!(flat(&groups)[0], (0, 1, b"whole".to_vec()));
+            assert_eq!(groups.len(), if torn { 1 } else { 2 });
+            let expected = TornTail {
+                file: JournalFile::FIRST,
+                byte: 32 << 10,
+                frames_discarded: 1,
+                group_discarded: true,
+            };
+            assert_eq!(recovered.torn, torn.then_some(expected));
+            if opening == 3 {
+                let journal = Journal::resume(&env, options(3), recovered, memo).await.unwrap();
+                let ticket = journal.append(&[entry(0, 2, &vec![2; 9000])]).unwrap();
+                journal.wait(ticket).await.unwrap();
+            }
+        });
+    }
+}
