@@ -87,6 +87,8 @@ struct State {
     slot: usize,
     /// None before the first fold.
     file: Option<Rc<dyn File>>,
+    /// Whether this opening has made the file's name durable.
+    named: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -140,31 +140,45 @@ impl Store {
         state.frozen.clone()
     }
 
-    /// The file, created with a durable name if it is not there.
+    /// The file, created if it is not there. Its name is durable afterwards: one that was only found
+    /// proves nothing, since whoever created it may have died before it synced the directory.
     async fn file(&self) -> Result<Rc<dyn File>, Error> {
-        if let Some(file) = self.inner.state.borrow().file.clone() {
+        let (found, named) = {
+            let state = self.inner.state.borrow();
+            (state.file.clone(), state.named)
+        };
+        if let Some(file) = found.clone().filter(|_| named) {
             return Ok(file);
         }
         let (disk, path, dir) = (self.inner.env.disk(), &self.inner.path, &self.inner.dir);
-        let failed = |op| move |error| Error::io(op, path, 0, error);
         let created = |op| {
-            move |error: std::io::Error| match no_space(&error) {
-                true => Error::NoSpace { file: path.clone(), bytes: 0 },
-                false => Error::io(op, path, 0, error),
+            move |error: std::io::Error| {
+                if no_space(&error) {
+                    Error::NoSpace { file: path.clone(), bytes: 0 }
+                } else {
+                    Error::io(op, path, 0, error)
+                }
             }
         };
-        disk.create_dir(dir).await.map_err(created("create the directory"))?;
-        let file = disk.open(path, Open::Any).await.map_err(created("create"))?;
+        let file = if let Some(file) = found {
+            file
+        } else {
+            disk.create_dir(dir).await.map_err(created("create the directory"))?;
+            disk.open(path, Open::Any).await.map_err(created("create"))?
+        };
+        let failed = |error| Error::io("sync the directory", path, 0, error);
         if !probe::planted(Plant::SkippedDirectorySync) {
             // Every directory on the way, since the ones above may be as new.
             let mut above = Some(dir.as_str());
             while let Some(dir) = above {
-                disk.sync_dir(dir).await.map_err(failed("sync the directory"))?;
+                disk.sync_dir(dir).await.map_err(failed)?;
                 above = dir.rsplit_once('/').map(|(above, _)| above);
             }
-            disk.sync_dir(".").await.map_err(failed("sync the directory"))?;
+            disk.sync_dir(".").await.map_err(failed)?;
         }
-        self.inner.state.borrow_mut().file = Some(Rc::clone(&file));
+        let mut state = self.inner.state.borrow_mut();
+        state.file = Some(Rc::clone(&file));
+        state.named = true;
         Ok(file)
     }
 
