@@ -215,6 +215,8 @@ async fn step(
                 let released =
                     world.journal.iter().take_while(|entry| entry.end <= state.end).count();
                 let released = released.min(world.journal_durable);
+                // What a fold covers is named conservatively, so some of it is replayed all the same.
+                let released = usize::try_from(chance.below(released as u64 + 1)).unwrap();
                 world.journal.drain(..released);
                 world.journal_durable -= released;
                 world.recorded = state.clone();
@@ -296,7 +298,7 @@ fn lives(seed: u64, kind: Kind, lives: u32) -> u32 {
         let more = world.journal.len() - world.journal_durable;
         let kept = world.journal_durable + usize::try_from(chance.below(more as u64 + 1)).unwrap();
         world.journal.truncate(kept);
-        disk = disk.crash(&mut chance);
+        disk = if chance.one_in(3) { disk.kill() } else { disk.crash(&mut chance) };
     }
     let world = shared.borrow();
     world.torn
