@@ -35,7 +35,8 @@ struct Inode {
     synced: Vec<u8>,
 }
 
-type Names = BTreeMap<String, Rc<RefCell<Inode>>>;
+type Node = Rc<RefCell<Inode>>;
+type Names = BTreeMap<String, Node>;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct CrashDisk {
@@ -80,9 +81,9 @@ impl CrashDisk {
     pub(super) fn kill(&self) -> Self {
         let disk = Self::new();
         // An operation of the old process must not touch the new one's files.
-        let mut copies: Vec<(Rc<RefCell<Inode>>, Rc<RefCell<Inode>>)> = Vec::new();
+        let mut copies: Vec<(Node, Node)> = Vec::new();
         let mut copy = |names: &Names| -> Names {
-            let mut of = |inode: &Rc<RefCell<Inode>>| {
+            let mut of = |inode: &Node| {
                 if let Some((_, copy)) = copies.iter().find(|(old, _)| Rc::ptr_eq(old, inode)) {
                     return Rc::clone(copy);
                 }
