@@ -2,9 +2,9 @@
 //! collects the votes, decides, and tells readers when everybody has applied.
 //!
 //! ```text
-//! flight:   Waiting -> Running -> Preparing -> Voted -> Deciding  -> (decided) unapplied -> visible
-//!              ^          |           |          |         '---- from here on only forward
-//!              '----------'-----------'----------'  abort: failure, shard down, lower id aborted
+//! Waiting -> Running -> Preparing -> Voted -> Deciding -> (decided) unapplied -> visible
+//!    ^          |           |          |         '---- from here on only forward
+//!    '----------'-----------'----------'  abort: failure, shard down, lower id aborted
 //! ```
 //!
 //! At most two flights are past `Waiting`; the second starts when the first is quiescent
@@ -390,7 +390,8 @@ impl Coordinator {
     ) {
         let rejections = std::mem::take(&mut self.flights[place].rejections);
         if !rejections.is_empty() {
-            self.give_up(now_ns, place, rejections.into_values().collect(), effects);
+            let failures: Vec<_> = rejections.into_values().collect();
+            self.give_up(now_ns, place, &failures, effects);
         } else if self.flights[place].is_trial() {
             self.abort_from(place, now_ns, effects);
             self.flights[place].trial_passed(now_ns);
@@ -477,7 +478,7 @@ impl Coordinator {
                 // The rest goes on, so that one attempt finds all bad records instead of one.
                 flight.rejections.entry(origin).or_insert(failure);
             }
-            Some(_) | None => self.give_up(now_ns, place, vec![failure], effects),
+            Some(_) | None => self.give_up(now_ns, place, &[failure], effects),
         }
     }
 
@@ -486,12 +487,12 @@ impl Coordinator {
         &mut self,
         now_ns: u64,
         place: usize,
-        failures: Vec<Failure>,
+        failures: &[Failure],
         effects: &mut Vec<Effect>,
     ) {
         self.abort_from(place, now_ns, effects);
         let flight = &mut self.flights[place];
-        for failure in &failures {
+        for failure in failures {
             if let Some(exclusion) = flight.failed(now_ns, failure) {
                 effects.push(Effect::Excluded { id: flight.id, exclusion });
             }
@@ -555,7 +556,7 @@ impl Coordinator {
         let place = place.expect("only a local commit that was asked for can be refused");
         let touched = Vec::new();
         self.flights[place].stage = Stage::Voted { touched };
-        self.give_up(now_ns, place, vec![failure], effects);
+        self.give_up(now_ns, place, &[failure], effects);
     }
 
     fn on_shard_down(&mut self, now_ns: u64, shard: ShardId, effects: &mut Vec<Effect>) {

@@ -91,7 +91,10 @@ pub enum RowError {
         found: MicrobatchId,
     },
     /// Offsets never go back.
-    #[error("decision of microbatch {id} moves depot {} partition {} back to offset {to}", from.depot, from.partition)]
+    #[error(
+        "decision of microbatch {id} moves depot {} partition {} back to offset {to}",
+        from.depot, from.partition
+    )]
     Backwards {
         /// The decision.
         id: MicrobatchId,
@@ -213,9 +216,13 @@ mod tests {
     fn what_a_row_contains_already_changes_nothing() {
         let mut row = Row::default();
         let records = [decision(1, 0, &[(0, 3)]), decision(2, 1, &[(0, 4)])];
-        records.iter().for_each(|record| row.add(record).unwrap());
+        for record in &records {
+            row.add(record).unwrap();
+        }
         let before = row.clone();
-        records.iter().for_each(|record| row.add(record).unwrap());
+        for record in &records {
+            row.add(record).unwrap();
+        }
         assert_eq!(row, before);
     }
 

@@ -119,7 +119,8 @@ fn spans(ranges: &[SourceRange], exclusions: &[Exclusion]) -> String {
 }
 
 fn stands(offsets: &[SourceOffset]) -> String {
-    offsets.iter().map(|o| format!(" {}:{}", o.source.partition, o.offset)).collect()
+    let stands = offsets.iter().map(|o| format!(" {}:{}", o.source.partition, o.offset));
+    stands.collect::<Vec<_>>().concat()
 }
 
 fn show(effect: &Effect) -> String {

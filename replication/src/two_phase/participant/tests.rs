@@ -1,5 +1,5 @@
-//! Inputs and the effects they must have, written as short texts: `n.a` is attempt `a` at id `n` of the
-//! present run.
+//! Inputs and the effects they must have, written as short texts: `n.a` is attempt `a` at id `n` of
+//! the present run.
 
 use super::*;
 use crate::types::DepotId;
