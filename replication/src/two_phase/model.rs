@@ -14,13 +14,15 @@
 //!   doubt.
 
 mod oracle;
+mod parts;
 mod world;
 
 use super::Faults;
-use world::{Options, World};
+use parts::{Options, Seen};
+use world::World;
 
 /// Runs one schedule; an error says which promise was broken.
-fn run(seed: u64, faults: Faults) -> Result<world::Seen, String> {
+fn run(seed: u64, faults: Faults) -> Result<Seen, String> {
     let mut world = World::new(Options::of(seed), faults);
     world.explore().map_err(|violation| format!("seed {seed}: {violation}\n{}", world.trace()))
 }
@@ -32,7 +34,7 @@ fn schedules(few: u64) -> u64 {
 
 #[test]
 fn every_schedule_keeps_every_promise() {
-    let mut seen = world::Seen::default();
+    let mut seen = Seen::default();
     for seed in 0..schedules(600) {
         match run(seed, Faults::default()) {
             Ok(of_one) => seen.add(&of_one),

@@ -1,6 +1,7 @@
 //! Inputs and the effects they must have, written as short texts: `n.a` is attempt `a` at id `n`.
 
 use super::*;
+use crate::two_phase::{Exclusion, Origin};
 use crate::types::DepotId;
 
 const RUN: Run = Run(7);
@@ -94,10 +95,8 @@ fn ask(shard: u16, attempts: &[AttemptId]) -> Input {
 }
 
 fn failed(shard: u16, of: &str, kind: FailureKind, origin: Option<(u32, u64)>) -> Input {
-    let origin = origin.map(|(partition, offset)| super::super::Origin {
-        source: source(partition),
-        offset: Offset(offset),
-    });
+    let origin = origin
+        .map(|(partition, offset)| Origin { source: source(partition), offset: Offset(offset) });
     let failure = Failure { origin, kind, message: "why".to_owned() };
     from(shard, Message::Failed { attempt: attempt(of), failure })
 }
@@ -506,7 +505,7 @@ fn recovery_tells_decisions_again_then_retries_what_had_begun() {
     };
     let mut with_exclusion = begin(3, 2, 6, 8);
     with_exclusion.exclusions.push(Exclusion {
-        origin: super::super::Origin { source: source(0), offset: Offset(7) },
+        origin: Origin { source: source(0), offset: Offset(7) },
         reason: "bad".to_owned(),
     });
     // A stray one does not continue what is known.

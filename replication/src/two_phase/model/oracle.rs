@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::world::{Bad, Entry, Item, Write, owner};
+use super::parts::{Bad, Entry, Item, Write, owner};
 use crate::two_phase::{AttemptId, Decision, Origin, Source, SourceOffset};
 use crate::types::{MicrobatchId, Offset, PartitionId};
 

@@ -2,7 +2,8 @@
 //! the present run.
 
 use super::*;
-use crate::types::DepotId;
+use crate::two_phase::Faults;
+use crate::types::{DepotId, ShardId};
 
 const RUN: Run = Run(7);
 
