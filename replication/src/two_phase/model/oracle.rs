@@ -90,6 +90,24 @@ impl Oracle {
         }
     }
 
+    /// Commits are about to be written to this journal: on a partition, ids follow each other.
+    pub(super) fn order(
+        &self,
+        attempt: AttemptId,
+        partitions: &[PartitionId],
+        journal: &[Entry],
+    ) -> Result<(), String> {
+        let committed = committed(journal);
+        for lower in self.decisions.iter().filter(|lower| lower.attempt.id < attempt.id) {
+            for partition in partitions.iter().filter(|at| lower.touched.contains(at)) {
+                if !committed.contains(&(lower.attempt, *partition)) {
+                    return Err(format!("{attempt} overtakes {} on {partition}", lower.attempt));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// An attempt starts on a shard with this journal.
     pub(super) fn start(
         &self,

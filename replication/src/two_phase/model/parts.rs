@@ -26,6 +26,16 @@ pub(super) struct Options {
     pub(super) hurry: bool,
     /// Steps between misfortunes.
     pub(super) calm: u64,
+    /// Instead of misfortunes: one crash at this place.
+    pub(super) crash: Option<Crash>,
+}
+
+/// One crash, before a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Crash {
+    pub(super) step: u64,
+    /// All of them, if there is no such shard.
+    pub(super) shard: usize,
 }
 
 impl Options {
@@ -40,6 +50,7 @@ impl Options {
             steps: 100 + rng.below(600),
             hurry: rng.below(2) == 0,
             calm: 20 + rng.below(100),
+            crash: None,
         }
     }
 }

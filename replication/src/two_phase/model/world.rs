@@ -70,6 +70,9 @@ pub(super) struct World {
     rng: Rng,
     now: u64,
     chaos: bool,
+    /// How many steps of chaos were taken, and how many ids were decided by then.
+    steps: u64,
+    decided_in_chaos: u64,
     crashes: u64,
     run: Run,
     coordinator: Option<Coordinator>,
@@ -113,6 +116,8 @@ impl World {
             rng: Rng(options.seed),
             now: 0,
             chaos: true,
+            steps: 0,
+            decided_in_chaos: 0,
             crashes: options.crashes,
             run: Run(0),
             coordinator: None,
@@ -192,10 +197,12 @@ impl World {
 
     /// Chaos, then calm until nothing can happen any more.
     pub(super) fn explore(&mut self) -> Result<Seen, String> {
-        for _ in 0..self.options.steps {
+        for step in 0..self.options.steps {
+            self.steps = step;
             self.act()?;
         }
         self.chaos = false;
+        self.decided_in_chaos = self.oracle.decided().0;
         for shard in (0..SHARDS).rev() {
             if !self.shards[shard].up {
                 self.restart(shard);
@@ -210,6 +217,10 @@ impl World {
         }
         self.check_end()?;
         Ok(std::mem::take(&mut self.seen))
+    }
+
+    pub(super) fn decided_in_chaos(&self) -> u64 {
+        self.decided_in_chaos
     }
 
     pub(super) fn trace(&self) -> String {
@@ -271,10 +282,15 @@ impl World {
 
     /// A crash now and then.
     fn misfortune(&mut self) -> Option<Action> {
-        if !self.chaos || self.crashes == 0 || self.rng.below(self.options.calm) > 0 {
+        if !self.chaos || self.crashes == 0 {
             return None;
         }
-        let shard = self.rng.index(SHARDS + 1);
+        let shard = match self.options.crash {
+            Some(planned) if planned.step == self.steps => planned.shard,
+            Some(_) => return None,
+            None if self.rng.below(self.options.calm) == 0 => self.rng.index(SHARDS + 1),
+            None => return None,
+        };
         match self.shards.get(shard) {
             None => Some(Action::CrashAll),
             Some(it) => it.up.then_some(Action::Crash(shard)),

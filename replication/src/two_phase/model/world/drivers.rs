@@ -54,6 +54,8 @@ impl World {
             let participant::Effect::WriteLocally { attempt, partitions } = effect else {
                 panic!("unexpected {effect:?}");
             };
+            let order = self.oracle.order(attempt, &partitions, &self.shards[HOME].journal);
+            self.accuse(order);
             group.extend(self.prepares(HOME, attempt, &partitions));
             let committed =
                 partitions.into_iter().map(|partition| Entry::Committed { attempt, partition });
@@ -113,6 +115,8 @@ impl World {
             Effect::WriteCommitted { attempt, partitions } => {
                 let commit = self.oracle.commit(attempt, &partitions);
                 self.accuse(commit);
+                let order = self.oracle.order(attempt, &partitions, &self.shards[shard].journal);
+                self.accuse(order);
                 for partition in partitions {
                     self.push(shard, Entry::Committed { attempt, partition }, None);
                 }
