@@ -364,6 +364,7 @@ impl Shard {
                 Some(Input::Coordinator(input)) => {
                     let mut effects = Vec::new();
                     if let Some(coordinator) = &mut *topology.coordinator.borrow_mut() {
+                        coordinator.observe_wall(self.env.wall().0);
                         coordinator.step(now, input, &mut effects);
                     }
                     for effect in effects {
@@ -379,9 +380,8 @@ impl Shard {
     fn perform_participant(self: &Rc<Self>, topology: &Rc<Topology>, effect: participant::Effect) {
         use participant::Effect;
         match effect {
-            Effect::StartSources { attempt, ranges, exclusions, below: _ } => {
-                let began = self.env.wall();
-                self.start_sources(topology, attempt, began, &ranges, &exclusions);
+            Effect::StartSources { attempt, ranges, exclusions, below: _, began_us } => {
+                self.start_sources(topology, attempt, WallTime(began_us), &ranges, &exclusions);
             }
             Effect::WritePrepare { attempt, partitions } => {
                 let entries = self.prepare(topology, attempt, &partitions);
