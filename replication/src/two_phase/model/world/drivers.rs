@@ -130,6 +130,11 @@ impl World {
             Effect::Drop { attempt, aborted } => {
                 let dropped = self.oracle.drop(shard, attempt);
                 self.accuse(dropped);
+                let above = self.shards[shard].overlays.keys().find(|it| it.id > attempt.id);
+                if let Some(above) = above {
+                    let what = format!("{attempt} is dropped from under {above} on {shard}");
+                    self.accuse(Err(what));
+                }
                 let it = &mut self.shards[shard];
                 // Highest first.
                 let next_prepared = it.dropped_prepared == Some(attempt.id.next());
