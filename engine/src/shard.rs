@@ -275,6 +275,8 @@ impl Shard {
                 self.start_topologies(&topologies);
                 answer(reply, Ok(()));
             }
+            Message::Paused { topology, reply } => answer(reply, self.paused(topology)),
+            Message::Describe { reply } => answer(reply, Ok(self.describe())),
             Message::Counters { reply } => answer(reply, Ok(self.counters())),
             Message::FoldAll { reply } => {
                 let shard = Rc::clone(self);

@@ -98,11 +98,26 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Awaits something that must not take longer than a minute: a microbatch that hangs is the failure
 /// looked for here.
-fn soon<T: Send + 'static>(what: &str, future: impl Future<Output = T> + Send + 'static) -> T {
+fn soon<T: Send + 'static>(
+    engine: &Engine,
+    what: &str,
+    future: impl Future<Output = T> + Send + 'static,
+) -> T {
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || drop(sender.send(block_on(future))));
     let received = receiver.recv_timeout(Duration::from_secs(60));
-    received.unwrap_or_else(|error| panic!("not within a minute: {what} ({error})"))
+    received.unwrap_or_else(|error| {
+        for shard in (0..engine.shards()).map(ShardId) {
+            let engine = engine.clone();
+            std::thread::spawn(move || {
+                println!("{shard}: {:?}", engine.stopped(shard));
+                println!("{shard}: {:?}", block_on(engine.counters()));
+                println!("{shard}: {}", block_on(engine.describe_shard(shard)).unwrap());
+            });
+        }
+        std::thread::sleep(Duration::from_secs(3));
+        panic!("not within a minute: {what} ({error})")
+    })
 }
 
 /// Threads that append transfers for as long as it lives, in batches whose outcomes they count.
@@ -217,11 +232,11 @@ fn shards_that_fail_under_load_are_reopened_and_every_transfer_counts_once() {
         }
         until("the end of a shard", || engine.stopped(shard).is_some());
         let reopening = engine.clone();
-        soon("reopening", async move { reopening.reopen_shard(shard).await }).unwrap();
+        soon(&engine, "reopening", async move { reopening.reopen_shard(shard).await }).unwrap();
     }
     let acknowledged = load.end();
     let checked = moves.clone();
-    let total = soon("the effects", async move { check(&checked, acknowledged).await });
+    let total = soon(&engine, "the effects", async move { check(&checked, acknowledged).await });
     assert!(total > 3_000);
     drop(moves);
     block_on(engine.close()).unwrap();

@@ -464,7 +464,7 @@ impl Shard {
                 }
             }
             Effect::Paused { reason } => {
-                *topology.paused.borrow_mut() = Some(format!("{reason:?}"));
+                *topology.paused.borrow_mut() = Some(reason.to_string());
             }
             Effect::Resumed => *topology.paused.borrow_mut() = None,
             Effect::Excluded { .. } => self.counters.borrow_mut().dead_letters += 1,
