@@ -129,7 +129,7 @@ impl Options {
     fn check(&self) {
         assert!((self.file_bytes as usize).is_multiple_of(BLOCK_BYTES));
         assert!((self.frame_bytes_max as usize).is_multiple_of(BLOCK_BYTES));
-        assert!(self.frame_bytes_max >= BLOCK_BYTES as u32);
+        assert!(self.frame_bytes_max as usize >= BLOCK_BYTES);
         assert!(self.frame_bytes_max as usize <= IO_BYTES_MAX);
         assert!(self.file_bytes >= self.frame_bytes_max, "a frame lies in one file");
         assert!(self.file_bytes <= frame::FILE_BYTES_MAX);

@@ -123,6 +123,8 @@ impl Journal {
             let mut slot = slots::open(env, id, number).await?;
             let len = slot.file.len().map_err(|e| Error::io("measure", slot.file.path(), 0, e))?;
             if len == u64::from(file_bytes) {
+                // If only the process died, neither its length nor its name need be durable.
+                slot.file.sync().await.map_err(|e| Error::io("sync", slot.file.path(), 0, e))?;
                 slot.prepared = slots::is_prepared(&slot, file_bytes).await?;
                 spares.push_back(slot);
             } else {
@@ -130,6 +132,7 @@ impl Journal {
                 slots::remove_slot(env, id, number).await?;
             }
         }
+        slots::sync_names(env).await?;
         let start = Start {
             end,
             first: *retained.first().expect("recovery names at least the file of the end"),
@@ -148,16 +151,20 @@ impl Journal {
     /// # Errors
     /// `GroupTooLarge`, `Stopped`, `Closed`; then nothing was queued.
     pub fn append(&self, group: &[EntryRef<'_>]) -> Result<Ticket, Error> {
+        let bytes = encoded_bytes(group);
+        let bytes_max = u64::from(self.handle.shared.options.group_bytes_max);
+        if bytes > bytes_max {
+            return Err(Error::GroupTooLarge { bytes, bytes_max });
+        }
+        self.append_any(group)
+    }
+
+    fn append_any(&self, group: &[EntryRef<'_>]) -> Result<Ticket, Error> {
         let shared = &self.handle.shared;
         let mut state = shared.state.borrow_mut();
         state.check()?;
         if group.is_empty() {
             return Ok(state.appended);
-        }
-        let bytes = encoded_bytes(group);
-        let bytes_max = u64::from(shared.options.group_bytes_max);
-        if bytes > bytes_max {
-            return Err(Error::GroupTooLarge { bytes, bytes_max });
         }
         let state = &mut *state;
         let ticket = Ticket(state.appended.0 + 1);
@@ -353,7 +360,8 @@ impl Journal {
             }
             if batch_bytes >= COPY_BYTES || !more && !batch.is_empty() {
                 let group: Vec<EntryRef<'_>> = batch.iter().map(Entry::borrowed).collect();
-                ticket = self.append(&group)?;
+                // It was admitted once; what a group may hold can have become less since.
+                ticket = self.append_any(&group)?;
                 copied_bytes += encoded_bytes(&group);
                 batch.clear();
                 batch_bytes = 0;

@@ -1,6 +1,7 @@
 //! The task that keeps space ahead of the writer: gives up files that nothing needs, allocates and
 //! pre-writes new ones.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -123,10 +124,11 @@ impl State {
         if !may_allocate || !(queued || retained < options.bytes_max + file_bytes) {
             return None;
         }
-        let number = (0..).find(|number| {
-            !self.files.values().chain(&self.spares).any(|slot| slot.number == *number)
-        });
-        number.map(Chore::Allocate)
+        let used: BTreeSet<u32> =
+            self.files.values().chain(&self.spares).map(|slot| slot.number).collect();
+        let free = used.iter().zip(0..).find(|(used, number)| *used != number);
+        let count = u32::try_from(used.len()).expect("slots are numbered by 32 bits");
+        Some(Chore::Allocate(free.map_or(count, |(_, number)| number)))
     }
 }
 

@@ -6,6 +6,7 @@ use super::chain::{Bounds, Chain};
 use super::frame::Header;
 use super::group::Assembler;
 use super::retention::Retention;
+use super::slots;
 use super::source::DiskSource;
 use super::{
     CleanEnd, Error, FileNumber, Group, JournalFile, JournalId, Ticket, TornTail, slot_path,
@@ -87,6 +88,7 @@ impl Recovery {
         while self.next().await?.is_some() {}
         let last = self.chain.last().copied();
         if self.bounds.clean_end.is_none() {
+            slots::sync_names(&self.env).await?;
             let proved = last.map_or(0, |last| last.durable_below);
             for (file, sequence) in &self.last_frames {
                 if *sequence >= proved {

@@ -31,6 +31,7 @@ pub(super) struct Shared {
     pub(super) pins: Cell<usize>,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub(super) struct State {
     pub(super) failed: Option<Error>,
     /// Nothing more is appended; the tasks end when everything is durable.

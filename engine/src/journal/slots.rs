@@ -68,9 +68,7 @@ pub(super) async fn allocate(
         file.truncate(len).await.map_err(|e| failed("truncate", e))?;
     }
     file.sync().await.map_err(|e| failed("sync", e))?;
-    if !planted(Plant::SkippedDirectorySync) {
-        sync_dir(env, DIR).await?;
-    }
+    sync_names(env).await?;
     Ok(Slot { number, file, prepared: false })
 }
 
@@ -127,6 +125,11 @@ pub async fn remove(env: &Env, id: JournalId) -> Result<(), Error> {
 pub(super) async fn remove_slot(env: &Env, id: JournalId, number: u32) -> Result<(), Error> {
     let path = slot_path(id, number);
     env.disk().remove(&path).await.map_err(|e| Error::io("remove", &path, 0, e))
+}
+
+/// Makes the names of all journal files durable.
+pub(super) async fn sync_names(env: &Env) -> Result<(), Error> {
+    if planted(Plant::SkippedDirectorySync) { Ok(()) } else { sync_dir(env, DIR).await }
 }
 
 async fn sync_dir(env: &Env, dir: &str) -> Result<(), Error> {

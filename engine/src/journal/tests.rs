@@ -9,6 +9,11 @@ use crate::env::{Env, LocalFuture};
 use crate::types::{Index, PartitionId, Term};
 
 mod basic;
+mod chaos;
+mod chaos_disk;
+mod damage;
+mod format;
+mod space;
 
 const ID: JournalId = JournalId(7);
 

@@ -33,12 +33,12 @@ impl Bell {
         &'a self,
         mut ready: impl FnMut() -> Option<T> + 'a,
     ) -> impl Future<Output = T> + 'a {
-        std::future::poll_fn(move |context| match ready() {
-            Some(value) => Poll::Ready(value),
-            None => {
-                self.listen(context);
-                Poll::Pending
+        std::future::poll_fn(move |context| {
+            if let Some(value) = ready() {
+                return Poll::Ready(value);
             }
+            self.listen(context);
+            Poll::Pending
         })
     }
 }
