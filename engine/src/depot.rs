@@ -26,6 +26,7 @@ mod records;
 mod segment;
 mod state;
 mod tail;
+mod walk;
 mod watermark;
 
 pub use batch::{Batch, Key, Payload};
@@ -38,6 +39,7 @@ pub use open::{Recovered, Replayed};
 pub use read::{Limits, TryRead, Upto};
 pub use records::{Record, Records};
 pub use state::{SegmentState, State};
+pub use walk::{Damage, Found, Report, inspect};
 pub use watermark::Watermark;
 
 /// What this module's functions return.

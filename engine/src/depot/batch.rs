@@ -171,7 +171,7 @@ pub struct Payload {
 }
 
 impl Payload {
-    pub(super) fn new(head: &Head, tail: Tail<'_>) -> Self {
+    pub(super) fn new(head: &Head, tail: &Tail<'_>) -> Self {
         let extent = matches!(tail, Tail::Extent(_));
         let flags = u8::from(head.key.is_some()) * FLAG_KEY
             + u8::from(extent) * FLAG_EXTENT
@@ -191,7 +191,7 @@ impl Payload {
             bytes.extend_from_slice(&proof.0.to_le_bytes());
         }
         let body = match tail {
-            Tail::Body(body) => body.clone(),
+            Tail::Body(body) => Bytes::clone(body),
             Tail::Extent(extent) => {
                 extent.encode(&mut bytes);
                 Bytes::new()
@@ -365,7 +365,7 @@ pub(super) struct Reader<'a> {
     pub(super) rest: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl Reader<'_> {
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let (array, rest) =
             self.rest.split_first_chunk().ok_or(Error::BadPayload { what: "it ends too early" })?;

@@ -174,7 +174,7 @@ impl Log {
         let (bulk, rename_from) = inner.place_extent(core, bytes)?;
         let work = encode(&bulk, &head, &blocks, rename_from);
         let write = Rc::clone(&work.write);
-        let payload = Payload::new(&head, PayloadTail::Extent(&write.extent));
+        let payload = Payload::new(&head, &PayloadTail::Extent(&write.extent));
         core.extents_used = true;
         core.extents.push_back(Rc::clone(&write));
         inner.admit(core, &head, batch, Index(0), Place::Extent(Rc::clone(&write)));

@@ -438,7 +438,7 @@ impl Inner {
         let wish = (have + have.clamp(min, max)).max(need);
         let mut len = wish;
         let mut result = file.allocate(wish).await;
-        if result.as_ref().is_err_and(|error| no_space(error)) && need < wish {
+        if result.as_ref().is_err_and(no_space) && need < wish {
             len = need;
             result = file.allocate(need).await;
         }

@@ -124,7 +124,7 @@ impl Log {
             return Ok(Append::Repeated(offsets));
         }
         let head = self.inner.next_head(core, batch, now);
-        let payload = Payload::new(&head, PayloadTail::Body(batch.body()));
+        let payload = Payload::new(&head, &PayloadTail::Body(batch.body()));
         self.inner.admit(core, &head, batch, Index(0), Place::Blocks);
         let Head { offsets, append_time, .. } = head;
         Ok(Append::Done(Appended { offsets, append_time, payload }))

@@ -209,10 +209,11 @@ impl Inner {
             segments.push(Rc::new(segment));
         }
         let last = segments.last().cloned();
-        let core = &mut *self.core.borrow_mut();
-        core.segments = segments;
-        core.dir_made = true;
-        let _ = core;
+        {
+            let mut core = self.core.borrow_mut();
+            core.segments = segments;
+            core.dir_made = true;
+        }
         if let Some(last) = last {
             last.check_last(&self.env, &self.windows).await?;
             if !last.state().sealed {
@@ -329,13 +330,11 @@ impl Inner {
         let active = core.segments.last().filter(|segment| !segment.state().sealed);
         let bulk = core.bulk_file.as_ref().map(|bulk| &bulk.segment);
         let known = active.into_iter().chain(bulk).find(|s| s.identity == identity);
-        match known {
-            Some(segment) => (Rc::clone(segment), true),
-            None => {
-                let path = self.path(extent.base);
-                (Rc::new(Segment::new(identity, path, core.append_time)), false)
-            }
+        if let Some(segment) = known {
+            return (Rc::clone(segment), true);
         }
+        let path = self.path(extent.base);
+        (Rc::new(Segment::new(identity, path, core.append_time)), false)
     }
 
     /// Checks every byte of an extent and collects its records.

@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::ops::Deref;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -100,7 +99,7 @@ struct Owned(Buf);
 
 impl AsRef<[u8]> for Owned {
     fn as_ref(&self) -> &[u8] {
-        self.0.deref()
+        &self.0
     }
 }
 

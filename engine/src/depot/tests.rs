@@ -184,9 +184,7 @@ fn a_gap_a_conflict_and_another_depot_are_errors() {
 fn a_repeated_key_gets_the_first_answer_after_fold_and_replay() {
     let disk = MemoryDisk::new();
     memory::run(&disk, |env| async move {
-        let keyed = |sequence| {
-            Batch::of(["a", "b"]).unwrap().with_key(Key { client: 9, sequence })
-        };
+        let keyed = |sequence| Batch::of(["a", "b"]).unwrap().with_key(Key { client: 9, sequence });
         let again = |log: &Log, sequence| match log.append(&keyed(sequence), WallTime(9)).unwrap() {
             Append::Repeated(offsets) => offsets,
             Append::Done(appended) => panic!("appended again at {:?}", appended.offsets),
@@ -248,7 +246,7 @@ fn who_waits_for_durability_wakes() {
     memory::run(&disk, |env| async move {
         let log = open(&env, &State::default()).await.unwrap();
         log.reserve_bulk(20_000).await.unwrap();
-        let batch = Batch::of([[7; 20_000]]).unwrap();
+        let batch = Batch::of([vec![7; 20_000]]).unwrap();
         let Bulk::Done { write, .. } = log.append_bulk(&batch, WallTime(1)).unwrap() else {
             panic!("no key, so not repeated")
         };
