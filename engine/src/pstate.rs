@@ -21,7 +21,7 @@ use crate::env::{Env, File};
 pub use crate::page::Error;
 use crate::page::root::TreeRoot;
 use crate::page::space::Space;
-use crate::page::{Cache, FileId};
+use crate::page::{Cache, EXTENT_BYTES, FileId, PAGE_BYTES};
 use crate::types::{Index, MicrobatchId, PStateId, PartitionId, TopologyId};
 
 mod catalogue;
@@ -241,6 +241,19 @@ impl Store {
         let state = self.inner.state.borrow();
         let frozen: u64 = state.frozen.iter().map(|layer| layer.bytes()).sum();
         state.memtable.bytes() + frozen
+    }
+
+    /// About how many bytes the file grows by at most if what is visible is folded now: what is to be
+    /// reserved before more is admitted.
+    #[must_use]
+    pub fn fold_bytes_max(&self) -> u64 {
+        let state = self.inner.state.borrow();
+        let pages: u64 = crate::page::space::live_pages(&state.space.durable);
+        let frozen: u64 = state.frozen.iter().map(|layer| layer.bytes()).sum();
+        let bytes = state.memtable.bytes() + frozen;
+        // In the worst case every key lies in a leaf of its own; all branches and the table follow.
+        let leaves = (bytes / layer::POINT_BYTES).min(pages) * PAGE_BYTES as u64;
+        2 * bytes + leaves + leaves / 8 + 2 * EXTENT_BYTES as u64
     }
 
     /// The trees that are not empty or have a description, by `PState`.

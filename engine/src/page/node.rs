@@ -403,3 +403,114 @@ const _: () = assert!(
     HEADER_BYTES + 2 * (ENTRY_BYTES + KEY_BYTES_MAX + Child::BYTES) <= PAGE_BYTES
         && EXTENT_PAGES as usize <= u64::BITS as usize
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const OWNER: PStateId = PStateId(5);
+
+    fn build(entries: &Entries) -> (PageRef, Vec<u8>) {
+        let mut page = vec![0xee; PAGE_BYTES];
+        let at = entries.build(0..entries.len(), &mut page, 70, 9, OWNER, 0);
+        (at, page)
+    }
+
+    /// Keys that share heads, end inside them, contain zeros, and are prefixes of each other.
+    fn awkward_keys(prefix: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let mut keys = BTreeMap::new();
+        for tail in [
+            &b""[..],
+            b"\0",
+            b"\0\0",
+            b"\0\0\0\0\0\0\0",
+            b"\0\0\0\0\0\0\0\0",
+            b"\0\0\0\0\0\0\0\0\0",
+            b"a",
+            b"a\0",
+            b"abcdefg",
+            b"abcdefg\0",
+            b"abcdefgh",
+            b"abcdefgh\0",
+            b"abcdefghi",
+            b"abcdefghj",
+            b"abcdefgi",
+            b"b",
+            b"\xff",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        ] {
+            keys.insert([prefix, tail].concat(), tail.to_vec());
+        }
+        keys
+    }
+
+    #[test]
+    fn finds_awkward_keys_and_the_gaps_between_them() {
+        for prefix in [&b""[..], b"p", b"account/", b"account/history/\0"] {
+            let keys = awkward_keys(prefix);
+            let mut entries = Entries::default();
+            keys.iter().for_each(|(key, value)| entries.push(key, Value::Inline(value)));
+            let (at, page) = build(&entries);
+            assert!(page.len() >= entries.page_bytes(0..entries.len()));
+            let node = Node::check(&page, &at, OWNER, 0).unwrap();
+            assert_eq!(node.count(), keys.len());
+            for (nth, (key, value)) in keys.iter().enumerate() {
+                assert_eq!(node.search(key), Ok(nth), "{key:?}");
+                assert_eq!(node.key(nth), *key);
+                assert_eq!(node.value(nth), Value::Inline(value));
+            }
+            let mut probes: Vec<Vec<u8>> = awkward_keys(b"account").into_keys().collect();
+            probes.extend(awkward_keys(b"accp").into_keys());
+            probes.extend(keys.keys().flat_map(|key| {
+                [[key, &b"\x01"[..]].concat(), key[..key.len().saturating_sub(1)].to_vec()]
+            }));
+            for probe in probes {
+                let expected = keys.range(..probe.clone()).count();
+                let expected = if keys.contains_key(&probe) { Ok(expected) } else { Err(expected) };
+                assert_eq!(node.search(&probe), expected, "{probe:?} below {prefix:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_checked_page_never_panics_whatever_its_bytes() {
+        let mut entries = Entries::default();
+        for (key, value) in awkward_keys(b"account/") {
+            entries.push(&key, Value::Inline(&value));
+        }
+        let (at, page) = build(&entries);
+        let used = page.iter().rposition(|&byte| byte != 0).unwrap();
+        let mut accepted = 0;
+        for byte in 0..=used {
+            for change in [1, 2, 16, 64, 128, 255] {
+                let mut page = page.clone();
+                page[byte] ^= change;
+                // The checksum is what detects damage; here the structure alone must hold together.
+                if let Ok(node) = Node::check(&page, &at, OWNER, 0) {
+                    accepted += 1;
+                    for nth in 0..node.count() {
+                        assert_eq!(node.search(&node.key(nth)), Ok(nth));
+                        assert!(matches!(node.value(nth), Value::Inline(_) | Value::Chunked(_)));
+                    }
+                }
+            }
+        }
+        assert!(accepted > 0, "changes within a value are structurally fine");
+    }
+
+    #[test]
+    fn separators_are_short_and_between() {
+        for (below, key, expected) in [
+            (&b""[..], &b"abc"[..], &b"a"[..]),
+            (b"abc", b"abd", b"abd"),
+            (b"abc", b"abcd", b"abcd"),
+            (b"abc", b"b", b"b"),
+            (b"account/1", b"account/27", b"account/2"),
+        ] {
+            let found = separator(below, key);
+            assert_eq!(found, expected);
+            assert!(below < found && found <= key);
+        }
+    }
+}

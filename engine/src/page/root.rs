@@ -62,6 +62,8 @@ pub(crate) enum Slot {
     Blank,
     /// Written, and not readable now.
     Damaged(&'static str),
+    /// Whole, but of a version that this code does not know.
+    Foreign,
     /// A root.
     Root(Root),
 }
@@ -100,8 +102,11 @@ impl Root {
         if u32_at(bytes, CRC_AT) != crc32fast::hash(&bytes[..CRC_AT]) {
             return Slot::Damaged("a root's checksum does not match");
         }
-        if u64_at(bytes, 0) != MAGIC || u32_at(bytes, 8) != VERSION {
-            return Slot::Damaged("a root is of another format or version");
+        if u64_at(bytes, 0) != MAGIC {
+            return Slot::Damaged("a root's block holds something else");
+        }
+        if u32_at(bytes, 8) != VERSION {
+            return Slot::Foreign;
         }
         if u32_at(bytes, 60) != slot {
             return Slot::Damaged("a root belongs to the other slot");

@@ -22,7 +22,7 @@ use crate::env::{Buf, File, Open, Sync, read_full, write_full};
 use crate::page::blob::{self, ChunkList};
 use crate::page::node::{KIND_BRANCH, KIND_LEAF, Node};
 use crate::page::root::{CATALOGUE, Root, SLOT_AT, TABLE, Table, TreeRoot};
-use crate::page::space::{Draft, live_pages, used_extents};
+use crate::page::space::{Draft, Live, live_pages, used_extents};
 use crate::page::writer::Writer;
 use crate::page::{EXTENT_BYTES, EXTENT_PAGES, PAGE_BYTES, PageRef, u16_at, u32_at, u64_at};
 use crate::probe::{self, Plant};
@@ -31,6 +31,9 @@ use crate::types::{Index, PStateId};
 /// Live pages moved out of sparse extents by one fold at least, if there are such; a larger fold
 /// moves in proportion to the bytes it folds.
 const EVACUATION_PAGES_MIN: u64 = 256;
+
+/// Pages or keys dropped without a pause.
+const FORGET_COUNT: usize = 500;
 
 /// Free extents at the file's end that are kept, so that it does not shrink and grow all the time.
 const TAIL_EXTENTS_KEPT: usize = 4;
@@ -100,8 +103,9 @@ impl Store {
 
         let pages_written = writer.draft.pages_claimed();
         let memtable_bytes = frozen.iter().map(|layer| layer.bytes()).sum();
-        drop(frozen);
-        self.switch(Switch { fold, slot, roots, catalogue, table }, writer.draft);
+        let Draft { live: new_live, freed, .. } = writer.draft;
+        self.switch(Switch { fold, slot, roots, catalogue, table, live: new_live });
+        self.forget(frozen, &freed).await;
         let file_bytes = self.shrink(&file).await?;
         Ok(FoldReport { fold, pages_written, pages_live: live, file_bytes, memtable_bytes })
     }
@@ -182,9 +186,7 @@ impl Store {
                 }
             }
             evacuation.extents.push(extent);
-            if self.inner.env.should_yield() {
-                self.inner.env.yield_now().await;
-            }
+            self.pause().await;
         }
         evacuation.extents.sort_unstable();
         Ok(evacuation)
@@ -282,7 +284,7 @@ impl Store {
     }
 
     /// Makes the new root the one that is read.
-    fn switch(&self, new: Switch, draft: Draft) {
+    fn switch(&self, new: Switch) {
         let mut state = self.inner.state.borrow_mut();
         let state: &mut State = &mut state;
         for (pstate, root) in new.roots {
@@ -294,11 +296,31 @@ impl Store {
         state.frozen.clear();
         (state.catalogue, state.table) = (new.catalogue, new.table);
         (state.fold, state.slot) = (new.fold, new.slot);
-        state.space.previous = std::mem::replace(&mut state.space.durable, draft.live);
-        for (place, pages) in draft.freed {
-            for place in place..place + pages {
+        state.space.previous = std::mem::replace(&mut state.space.durable, new.live);
+    }
+
+    /// Drops what is no longer read, in small portions: a map of a million keys takes long to drop.
+    async fn forget(&self, frozen: Vec<Rc<Layer>>, freed: &[(u32, u32)]) {
+        for (nth, (place, pages)) in freed.iter().enumerate() {
+            for place in *place..*place + *pages {
                 self.inner.cache.forget(self.inner.file_id, place);
             }
+            if nth % FORGET_COUNT == 0 {
+                self.pause().await;
+            }
+        }
+        for layer in frozen {
+            let mut layer =
+                Rc::into_inner(layer).expect("nobody else holds a layer that was folded");
+            while layer.drop_some(FORGET_COUNT) {
+                self.pause().await;
+            }
+        }
+    }
+
+    async fn pause(&self) {
+        if self.inner.env.should_yield() {
+            self.inner.env.yield_now().await;
         }
     }
 
@@ -327,6 +349,7 @@ struct Switch {
     roots: BTreeMap<PStateId, TreeRoot>,
     catalogue: TreeRoot,
     table: ChunkList,
+    live: Live,
 }
 
 /// Whose page or chunk starts with `bytes`, as far as it says so itself: a `PState`, and a key that

@@ -55,6 +55,18 @@ impl Layer {
         }
     }
 
+    /// Drops up to about `count` keys; whether there are more. The layer is no longer good for reads.
+    pub(crate) fn drop_some(&mut self, count: usize) -> bool {
+        let Some(mut table) = self.tables.first_entry() else { return false };
+        for _ in 0..count {
+            if table.get_mut().points.pop_first().is_none() {
+                table.remove();
+                return true;
+            }
+        }
+        true
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -65,7 +77,7 @@ impl Layer {
 }
 
 /// What a map entry costs beside the heap: two `Small`s and its share of a map node.
-const POINT_BYTES: u64 = 64;
+pub(super) const POINT_BYTES: u64 = 64;
 
 /// One `PState`'s writes in a layer.
 #[derive(Debug, Default)]

@@ -124,6 +124,10 @@ impl Reader<'_> {
                     probe::reached(probe::State::TornRoot);
                     damaged = Some((*at, what));
                 }
+                Slot::Foreign => {
+                    let what = "the file is of a version that this program does not know";
+                    return Err(Error::corrupt(self.path, *at, what));
+                }
                 Slot::Root(root) => roots.push((slot, root)),
             }
         }

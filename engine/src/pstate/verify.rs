@@ -56,6 +56,9 @@ pub fn verify(bytes: &[u8], partition: Option<PartitionId>) -> Verified {
         match Root::decode(block, number, partition) {
             Slot::Blank => {}
             Slot::Damaged(what) => walk.find(at, what),
+            Slot::Foreign => {
+                walk.find(at, "the file is of a version that this program does not know")
+            }
             Slot::Root(root) => roots.push(root),
         }
     }
