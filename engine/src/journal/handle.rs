@@ -20,7 +20,8 @@ use crate::env::{Class, Env};
 use crate::types::{Index, PartitionId};
 
 /// An open journal. Clones are handles to the same one; it stays on its shard. When the last one is
-/// dropped without [`Journal::close`], it stops as in a crash.
+/// dropped without [`Journal::close`], it stops as in a crash; but to recover it in the same process,
+/// close it first, so that no write is under way.
 #[derive(Clone, Debug)]
 pub struct Journal {
     handle: Rc<Handle>,
@@ -75,10 +76,11 @@ impl Journal {
         Ok(Self::start(env, options, start, retain))
     }
 
-    /// Goes on where recovery ended; keeps the size of the files that are there.
+    /// Goes on where recovery ended; keeps the size of the files that are there. A full disk is no
+    /// error: what cannot be kept as a spare file is given back.
     ///
     /// # Errors
-    /// `DiskFull`, `Io`.
+    /// `Corrupt`, `Io`.
     pub async fn resume(
         env: &Env,
         mut options: Options,
@@ -106,10 +108,14 @@ impl Journal {
         // Files without frames may never have been pre-written to their end.
         for (file, slot) in &mut files {
             if *file > number || *file == number && end.byte == 0 {
-                if slot.file.len().map_err(|e| Error::io("measure", slot.file.path(), 0, e))?
-                    != u64::from(file_bytes)
-                {
-                    *slot = slots::allocate(env, id, slot.number, file_bytes).await?;
+                if slots::len(slot)? < u64::from(file_bytes) {
+                    let file = JournalFile { number: *file, slot: slot.number };
+                    return Err(Error::corrupt(
+                        id,
+                        file,
+                        slots::len(slot)?,
+                        "the file is cut short",
+                    ));
                 }
                 slot.prepared = slots::is_prepared(slot, file_bytes).await?;
             }
@@ -120,23 +126,21 @@ impl Journal {
             if used.contains(&number) {
                 continue;
             }
-            let mut slot = slots::open(env, id, number).await?;
-            let len = slot.file.len().map_err(|e| Error::io("measure", slot.file.path(), 0, e))?;
-            if len == u64::from(file_bytes) {
-                // If only the process died, neither its length nor its name need be durable.
-                slot.file.sync().await.map_err(|e| Error::io("sync", slot.file.path(), 0, e))?;
-                slot.prepared = slots::is_prepared(&slot, file_bytes).await?;
-                spares.push_back(slot);
-            } else {
-                // A crash came while it was made.
-                slots::remove_slot(env, id, number).await?;
+            // It was only found: neither its blocks nor its length nor its name need be durable.
+            match slots::reserve(env, id, number, file_bytes).await {
+                Ok(mut slot) => {
+                    slot.prepared = slots::is_prepared(&slot, file_bytes).await?;
+                    spares.push_back(slot);
+                }
+                Err(Error::DiskFull { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         slots::sync_names(env).await?;
         let start = Start {
             end,
             first: *retained.first().expect("recovery names at least the file of the end"),
-            content: last.map_or(0, |last| last.sequence),
+            content: last.filter(|last| last.payload_bytes > 0).map_or(0, |last| last.sequence),
             proof: last.map_or(0, |last| last.durable_below),
             retention,
             files,
@@ -200,7 +204,7 @@ impl Journal {
         }
         shared
             .room
-            .until(|| {
+            .until(Ticket(0), || {
                 let mut state = shared.state.borrow_mut();
                 if let Err(error) = state.check() {
                     return Some(Err(error));
@@ -394,8 +398,8 @@ impl Journal {
     }
 
     /// Waits until everything appended is durable, and ends the journal: appends fail from now on. The
-    /// caller puts the end into the manifest. Nothing advances the manifest's first file after this
-    /// returned.
+    /// caller puts the end into the manifest. When this returned, even with an error, no read, write or
+    /// advance of this journal is under way.
     ///
     /// # Errors
     /// `Stopped`.
@@ -460,7 +464,7 @@ impl Journal {
             retain,
             state: RefCell::new(state),
             durable: Waits::default(),
-            room: Bell::default(),
+            room: Waits::default(),
             writer: Bell::default(),
             keeper: Bell::default(),
             ended: Bell::default(),

@@ -38,7 +38,7 @@ pub(super) async fn run(shared: Rc<Shared>) {
             Chore::Allocate(number) => match allocate(&shared, number).await {
                 Err(Error::DiskFull { .. }) => {
                     shared.state.borrow_mut().disk_full = true;
-                    shared.room.ring();
+                    shared.room.wake_all();
                     not_before = Some(shared.env.now().after(backoff));
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                     Ok(())
@@ -59,6 +59,7 @@ pub(super) async fn run(shared: Rc<Shared>) {
 
 /// Waits for something to do; `None` when the task should end. Allocates nothing before `not_before`.
 async fn next_chore(shared: &Shared, not_before: &mut Option<Time>) -> Option<Chore> {
+    let file_bytes = u64::from(shared.options.file_bytes);
     let mut timer = None;
     poll_fn(|context| {
         shared.keeper.listen(context);
@@ -70,7 +71,7 @@ async fn next_chore(shared: &Shared, not_before: &mut Option<Time>) -> Option<Ch
             return Poll::Ready(None);
         }
         let may_advance = shared.pins.get() == 0;
-        let chore = state.chore(&shared.options, may_advance, not_before.is_none());
+        let chore = state.chore(file_bytes, may_advance, not_before.is_none());
         drop(state);
         if chore.is_some() {
             return Poll::Ready(chore);
@@ -92,13 +93,7 @@ impl State {
         self.abandoned || self.failed.is_some() || self.closing && self.writer_ended
     }
 
-    fn chore(
-        &mut self,
-        options: &super::Options,
-        may_advance: bool,
-        may_allocate: bool,
-    ) -> Option<Chore> {
-        let file_bytes = u64::from(options.file_bytes);
+    fn chore(&mut self, file_bytes: u64, may_advance: bool, may_allocate: bool) -> Option<Chore> {
         if may_advance {
             let number = self.needed_from();
             if number > self.first.number {
@@ -117,11 +112,9 @@ impl State {
             self.disk_full = false;
             return None;
         }
-        // What is queued already must find a place; beyond that, the journal keeps to its limit. The
-        // file after the one being written holds nothing yet and does not count.
-        let queued = self.wanted(0, file_bytes) > allocated;
-        let retained = allocated - self.first.number.0 * file_bytes;
-        if !may_allocate || !(queued || retained < options.bytes_max + file_bytes) {
+        // How much clients queue and demand is bounded by what they are admitted to retain, so this
+        // needs no limit of its own.
+        if !may_allocate {
             return None;
         }
         let used: BTreeSet<u32> =
@@ -145,7 +138,7 @@ async fn advance(shared: &Shared, first: JournalFile) -> Result<(), Error> {
     state.retention.drop_before(first.number);
     drop(state);
     shared.ended.ring();
-    shared.room.ring();
+    shared.room.wake_all();
     shared.writer.ring();
     Ok(())
 }
@@ -158,7 +151,7 @@ async fn prewrite(shared: &Shared, slot: &Slot) -> Result<(), Error> {
         known.prepared |= known.number == slot.number;
     }
     drop(state);
-    shared.room.ring();
+    shared.room.wake_all();
     shared.writer.ring();
     Ok(())
 }
@@ -169,7 +162,7 @@ async fn allocate(shared: &Shared, number: u32) -> Result<(), Error> {
     let mut state = shared.state.borrow_mut();
     state.spares.push_back(slot);
     drop(state);
-    shared.room.ring();
+    shared.room.wake_all();
     shared.writer.ring();
     Ok(())
 }

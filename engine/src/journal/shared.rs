@@ -20,7 +20,7 @@ pub(super) struct Shared {
     /// Who waits for a ticket to become durable.
     pub(super) durable: Waits,
     /// Who waits for room.
-    pub(super) room: Bell,
+    pub(super) room: Waits,
     /// Something for the writer to do.
     pub(super) writer: Bell,
     /// Something for the keeper to do.
@@ -172,7 +172,7 @@ impl Shared {
 
     pub(super) fn wake_everyone(&self) {
         self.durable.wake_all();
-        self.room.ring();
+        self.room.wake_all();
         self.writer.ring();
         self.keeper.ring();
         self.ended.ring();

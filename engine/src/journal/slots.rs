@@ -35,11 +35,23 @@ pub(super) async fn make_dir(env: &Env) -> Result<(), Error> {
     sync_dir(env, ".").await
 }
 
-/// Makes or completes a file with all its blocks reserved; durable, with its name, when it returns.
+/// Makes a file with all its blocks reserved; durable, with its name, when it returns.
 ///
 /// # Errors
 /// `DiskFull`, and then nothing is left behind; `Io`.
 pub(super) async fn allocate(
+    env: &Env,
+    id: JournalId,
+    number: u32,
+    bytes: u32,
+) -> Result<Slot, Error> {
+    let slot = reserve(env, id, number, bytes).await?;
+    sync_names(env).await?;
+    Ok(slot)
+}
+
+/// As [`allocate`], for a file that may exist; its name is not made durable.
+pub(super) async fn reserve(
     env: &Env,
     id: JournalId,
     number: u32,
@@ -68,7 +80,6 @@ pub(super) async fn allocate(
         file.truncate(len).await.map_err(|e| failed("truncate", e))?;
     }
     file.sync().await.map_err(|e| failed("sync", e))?;
-    sync_names(env).await?;
     Ok(Slot { number, file, prepared: false })
 }
 
@@ -78,6 +89,11 @@ pub(super) async fn open(env: &Env, id: JournalId, number: u32) -> Result<Slot, 
     let file = env.disk().open(&path, Open::Existing).await;
     let file = file.map_err(|e| Error::io("open", &path, 0, e))?;
     Ok(Slot { number, file, prepared: true })
+}
+
+/// Its length.
+pub(super) fn len(slot: &Slot) -> Result<u64, Error> {
+    slot.file.len().map_err(|e| Error::io("measure", slot.file.path(), 0, e))
 }
 
 /// Whether the file holds anything in its last block, which pre-writing fills last.

@@ -13,6 +13,9 @@ use crate::env::{Buf, Env, File, IO_BYTES_MAX, LocalFuture, read_full};
 /// So many reads of [`IO_BYTES_MAX`] are under way.
 const READS_AHEAD: usize = 3;
 
+/// The first read of a file: often its first frame is all that is wanted.
+const FIRST_READ_BYTES: usize = 64 << 10;
+
 /// Journal files on disk, read once from front to back. Holds a few MiB, whatever their size.
 pub(super) struct DiskSource {
     env: Env,
@@ -51,10 +54,14 @@ impl DiskSource {
         let Some(file) = &self.file else { return };
         while self.ahead.len() < READS_AHEAD && self.read_at < self.len {
             let rest = usize::try_from(self.len - self.read_at).unwrap_or(usize::MAX);
-            let buf = Buf::zeroed(rest.min(IO_BYTES_MAX));
+            let first = self.read_at == 0;
+            let buf = Buf::zeroed(rest.min(if first { FIRST_READ_BYTES } else { IO_BYTES_MAX }));
             let (file, at) = (Rc::clone(file), self.read_at);
             self.read_at += buf.len() as u64;
             self.ahead.push_back(Box::pin(async move { read_full(&*file, at, buf).await }));
+            if first {
+                return;
+            }
         }
     }
 }
@@ -98,7 +105,9 @@ impl Source for DiskSource {
             result.map_err(|e| Error::io("read", path, read_from, e))?;
             self.window.extend_from_slice(&buf);
         }
-        self.read_ahead();
+        if at + len as u64 > FIRST_READ_BYTES as u64 / 2 {
+            self.read_ahead();
+        }
         Ok(&self.window[skip..skip + len])
     }
 

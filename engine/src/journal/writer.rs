@@ -46,7 +46,9 @@ pub(super) async fn run(shared: Rc<Shared>) {
                 continue;
             }
             if shared.state.borrow().writer_should_end() {
-                return Poll::Ready(());
+                // Never before the last write has ended: whoever recovers the journal in place must
+                // not be overtaken by it.
+                return if writes.is_empty() { Poll::Ready(()) } else { Poll::Pending };
             }
             let unproved = {
                 let state = shared.state.borrow();
@@ -195,6 +197,9 @@ impl Shared {
             return self.fail(Error::io("write", &path, byte, error));
         }
         let mut state = self.state.borrow_mut();
+        if state.failed.is_some() {
+            return;
+        }
         state.queue.recycle(buf);
         if let Some(flight) = state.flights.iter_mut().find(|flight| flight.sequence == sequence) {
             flight.done = true;
@@ -221,7 +226,7 @@ impl Shared {
         if let Some(durable) = durable {
             self.durable.wake(durable);
         }
-        self.room.ring();
+        self.room.wake_all();
         if idle {
             self.ended.ring();
         }
