@@ -266,7 +266,7 @@ impl Store {
             depth: tree.root.depth,
             description: tree.description.clone(),
         };
-        state.trees.iter().map(info).collect()
+        state.trees.iter().filter(|(_, tree)| **tree != Tree::default()).map(info).collect()
     }
 
     /// Sets a `PState`'s free-form bytes (at most 512) in the catalogue, with the next fold.
