@@ -26,6 +26,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{Error, Result};
+use crate::env::BLOCK_BYTES;
 use crate::types::{DepotId, Offset, WallTime};
 
 /// Records to append together: all of them become durable, or none. Cheap to clone; may cross threads.
@@ -166,8 +167,26 @@ impl Builder {
 /// buffer.
 #[derive(Clone, Debug)]
 pub struct Payload {
-    head: Vec<u8>,
+    head: HeadBytes,
     body: Bytes,
+}
+
+/// At most [`HEAD_BYTES_MAX`] bytes, without an allocation.
+#[derive(Clone, Debug)]
+struct HeadBytes {
+    bytes: [u8; HEAD_BYTES_MAX],
+    len: usize,
+}
+
+impl HeadBytes {
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    fn filled(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 impl Payload {
@@ -176,19 +195,19 @@ impl Payload {
         let flags = u8::from(head.key.is_some()) * FLAG_KEY
             + u8::from(extent) * FLAG_EXTENT
             + u8::from(head.proof.is_some()) * FLAG_PROOF;
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + KEY_BYTES + EXTENT_BYTES);
-        bytes.extend_from_slice(&[VERSION, flags, 0, 0]);
-        bytes.extend_from_slice(&head.depot.0.to_le_bytes());
-        bytes.extend_from_slice(&head.offsets.start.0.to_le_bytes());
-        bytes.extend_from_slice(&head.append_time.0.to_le_bytes());
-        bytes.extend_from_slice(&head.count().to_le_bytes());
-        bytes.extend_from_slice(&head.body_bytes.to_le_bytes());
+        let mut bytes = HeadBytes { bytes: [0; HEAD_BYTES_MAX], len: 0 };
+        bytes.put(&[VERSION, flags, 0, 0]);
+        bytes.put(&head.depot.0.to_le_bytes());
+        bytes.put(&head.offsets.start.0.to_le_bytes());
+        bytes.put(&head.append_time.0.to_le_bytes());
+        bytes.put(&head.count().to_le_bytes());
+        bytes.put(&head.body_bytes.to_le_bytes());
         if let Some(key) = head.key {
-            bytes.extend_from_slice(&key.client.to_le_bytes());
-            bytes.extend_from_slice(&key.sequence.to_le_bytes());
+            bytes.put(&key.client.to_le_bytes());
+            bytes.put(&key.sequence.to_le_bytes());
         }
         if let Some(proof) = head.proof {
-            bytes.extend_from_slice(&proof.0.to_le_bytes());
+            bytes.put(&proof.0.to_le_bytes());
         }
         let body = match tail {
             Tail::Body(body) => Bytes::clone(body),
@@ -203,17 +222,17 @@ impl Payload {
     /// Bytes in all.
     #[allow(clippy::len_without_is_empty, reason = "a payload is never empty")]
     pub fn len(&self) -> usize {
-        self.head.len() + self.body.len()
+        self.head.len + self.body.len()
     }
 
     /// The parts, in order.
     pub fn parts(&self) -> [&[u8]; 2] {
-        [&self.head, &self.body]
+        [self.head.filled(), &self.body]
     }
 
     /// Appends the bytes to `target`.
     pub fn write_to(&self, target: &mut Vec<u8>) {
-        target.extend_from_slice(&self.head);
+        target.extend_from_slice(self.head.filled());
         target.extend_from_slice(&self.body);
     }
 
@@ -269,12 +288,12 @@ pub struct Extent {
 }
 
 impl Extent {
-    fn encode(&self, bytes: &mut Vec<u8>) {
+    fn encode(&self, bytes: &mut HeadBytes) {
         for word in [self.base.0, self.file_id, self.at, self.bytes] {
-            bytes.extend_from_slice(&word.to_le_bytes());
+            bytes.put(&word.to_le_bytes());
         }
-        bytes.extend_from_slice(&self.chain_before.to_le_bytes());
-        bytes.extend_from_slice(&self.chain_after.to_le_bytes());
+        bytes.put(&self.chain_before.to_le_bytes());
+        bytes.put(&self.chain_after.to_le_bytes());
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self> {
@@ -314,6 +333,10 @@ impl<'a> Decoded<'a> {
         if flags & FLAG_EXTENT != 0 {
             let extent = Extent::decode(&mut reader)?;
             reader.end()?;
+            let block = BLOCK_BYTES as u64;
+            if extent.at % block != 0 || extent.bytes % block != 0 || extent.bytes == 0 {
+                return Err(Error::BadPayload { what: "an extent that is not whole blocks" });
+            }
             return Ok(Self::Bulk(head, extent));
         }
         if reader.rest.len() != head.body_bytes as usize {
@@ -424,6 +447,5 @@ const FLAG_KEY: u8 = 1;
 const FLAG_EXTENT: u8 = 2;
 const FLAG_PROOF: u8 = 4;
 const FLAGS: u8 = FLAG_KEY | FLAG_EXTENT | FLAG_PROOF;
-const HEAD_BYTES: usize = 32;
-const KEY_BYTES: usize = 24;
-const EXTENT_BYTES: usize = 48;
+/// Numbers, key, proof, extent.
+const HEAD_BYTES_MAX: usize = 32 + 24 + 8 + 40;

@@ -91,7 +91,7 @@ pub(super) struct BulkFile {
 /// A file that waits for its first extent, allocated under a provisional name, since the offset that
 /// names it is not known before.
 pub(super) struct Reserve {
-    path: String,
+    pub(super) path: String,
     file: Rc<dyn File>,
     allocated: u64,
 }
@@ -180,8 +180,15 @@ impl Log {
         inner.admit(core, &head, batch, Index(0), Place::Extent(Rc::clone(&write)));
         core.bulk_file = Some(write.followed_by());
         let Head { offsets, append_time, .. } = head;
+        // Made here and not at the first poll: an extent that is never written would hold back all
+        // that comes after it.
+        let guard = StopOnDrop::new(inner);
         let inner = Rc::clone(inner);
-        let write = Box::pin(async move { inner.write_extent(work).await });
+        let write = Box::pin(async move {
+            let result = inner.write_extent(work).await;
+            guard.disarm();
+            result.map_err(|error| inner.stop(error))
+        });
         Ok(Bulk::Done { appended: Appended { offsets, append_time, payload }, write })
     }
 }
@@ -241,18 +248,7 @@ impl Inner {
     }
 
     async fn write_extent(&self, work: Work) -> Result<()> {
-        // From the first poll on: an extent that is never written would hold back all after it.
-        let guard = StopOnDrop(self);
-        let result = async {
-            let _io = self.io.lock().await;
-            self.write_extent_locked(work).await
-        }
-        .await;
-        guard.disarm();
-        result.map_err(|error| self.stop(error))
-    }
-
-    async fn write_extent_locked(&self, work: Work) -> Result<()> {
+        let _io = self.io.lock().await;
         let Work { write, pieces, rename_from } = work;
         let segment = &*write.segment;
         self.check_running()?;

@@ -62,7 +62,7 @@ impl Log {
         let inner = &*self.inner;
         let _io = inner.io.lock().await;
         inner.check_running()?;
-        let guard = StopOnDrop(inner);
+        let guard = StopOnDrop::new(&self.inner);
         let result = inner.flush_steps().await;
         guard.disarm();
         result?;
@@ -181,17 +181,23 @@ impl Core {
 
 /// Stops the log unless disarmed: a write that is dropped half-way may still reach the disk, over
 /// what a later one puts there.
-pub(super) struct StopOnDrop<'a>(pub(super) &'a Inner);
+pub(super) struct StopOnDrop(Option<Rc<Inner>>);
 
-impl StopOnDrop<'_> {
-    pub(super) fn disarm(self) {
-        std::mem::forget(self);
+impl StopOnDrop {
+    pub(super) fn new(inner: &Rc<Inner>) -> Self {
+        Self(Some(Rc::clone(inner)))
+    }
+
+    pub(super) fn disarm(mut self) {
+        self.0 = None;
     }
 }
 
-impl Drop for StopOnDrop<'_> {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.fail();
+        if let Some(inner) = &self.0 {
+            inner.fail();
+        }
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Inner {
     /// A write or sync failed.
     pub(super) failed: Cell<bool>,
     pub(super) windows: Windows,
+    /// The tail cache's share now.
+    pub(super) tail_bytes_max: Cell<usize>,
     /// Damage found behind the recorded end.
     pub(super) torn_tail: RefCell<Option<(String, u64)>>,
 }
@@ -214,9 +216,22 @@ impl Log {
         self.inner.core.borrow().tail.bytes()
     }
 
+    /// Memory all caches of this log take: the tail, and what was read ahead from segments.
+    pub fn cached_bytes(&self) -> usize {
+        self.tail_bytes() + self.inner.windows.bytes()
+    }
+
+    /// Gives the tail cache another share, and lets go of everything above it that is in segments,
+    /// and of what was read ahead.
+    pub fn set_tail_bytes_max(&self, bytes: usize) {
+        self.inner.tail_bytes_max.set(bytes);
+        self.inner.windows.clear();
+        self.inner.evict(&mut self.inner.core.borrow_mut());
+    }
+
     /// Whether the tail cache is above its share.
     pub fn wants_flush(&self) -> bool {
-        self.tail_bytes() > self.inner.options.tail_bytes_max
+        self.tail_bytes() > self.inner.tail_bytes_max.get()
     }
 
     /// The options it was opened with.
@@ -315,7 +330,7 @@ impl Inner {
     pub(super) fn evict(&self, core: &mut Core) {
         // Records of the open block are needed when it is rewritten, and read from memory meanwhile.
         let stable = core.open_block.as_ref().map_or(core.flushed, |open| open.before.end);
-        core.tail.evict(stable, self.options.tail_bytes_max);
+        core.tail.evict(stable, self.tail_bytes_max.get());
     }
 
     pub(super) fn path(&self, base: Offset) -> String {

@@ -88,6 +88,7 @@ impl Log {
             io: Mutex::new(()),
             failed: Cell::new(false),
             windows: Windows::default(),
+            tail_bytes_max: Cell::new(options.tail_bytes_max),
             torn_tail: RefCell::new(None),
         };
         inner.open_segments(from).await?;
@@ -142,8 +143,10 @@ impl Log {
                 Place::Extent(write) => Some(write.segment.path.clone()),
                 Place::Blocks => None,
             });
-            let listed = core.segments.iter().map(|segment| segment.path.clone());
-            let known: BTreeSet<String> = listed.chain(waiting).collect();
+            let listed = core.segments.iter().chain(&core.trimmed);
+            let listed = listed.map(|segment| segment.path.clone());
+            let reserve = core.reserve.iter().map(|reserve| reserve.path.clone());
+            let known: BTreeSet<String> = listed.chain(waiting).chain(reserve).collect();
             (core.cut.take().map(|cut| cut.offset), known)
         };
         let mut files_removed = 0;
@@ -228,13 +231,14 @@ impl Inner {
     async fn look_behind(&self, segment: &Segment) -> Result<Option<(String, u64)>> {
         let state = segment.state();
         let windows = Windows::default();
+        let readable = segment.file_bytes(&self.env).await?;
         let mut walk =
             Walk { at: state.bytes, chain: state.chain, end: state.end, time: state.append_time };
         for _ in 0..LOOK_BLOCKS_MAX {
-            if segment.is_blank(&self.env, walk.at).await? {
+            if segment.is_blank(&self.env, walk.at, readable).await? {
                 break;
             }
-            let found = segment.block_at(&self.env, &windows, walk.at, u64::MAX).await;
+            let found = segment.block_at(&self.env, &windows, walk.at, readable).await;
             let fits = match found {
                 Ok(block) if block.head.kind == Kind::Footer => break,
                 Ok(block) => walk.step(&block.head).is_ok(),

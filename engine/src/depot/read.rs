@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::log::{Inner, Log};
 use super::records::{Budget, Records};
 use super::segment::{Block, Segment};
+use super::tail::Chunk;
 use super::{Error, Result};
 use crate::types::{Offset, WallTime};
 
@@ -107,7 +108,7 @@ impl Log {
         let durable_end = core.durable_end();
         let mut chunks = core.tail.from(core.first);
         let chunk = chunks.find(|chunk| chunk.run.append_time >= time);
-        Ok(chunk.map_or(durable_end, |chunk| chunk.first()).min(durable_end))
+        Ok(chunk.map_or(durable_end, Chunk::first).min(durable_end))
     }
 }
 

@@ -85,6 +85,16 @@ impl Windows {
         Some(window)
     }
 
+    /// Forgets them.
+    pub(super) fn clear(&self) {
+        self.windows.borrow_mut().clear();
+    }
+
+    /// Memory they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.windows.borrow().iter().map(|window| window.bytes.len()).sum()
+    }
+
     fn put(&self, window: &Rc<Window>) {
         let mut windows = self.windows.borrow_mut();
         if windows.len() >= WINDOWS_MAX {
@@ -201,13 +211,19 @@ impl Segment {
         Ok(file)
     }
 
-    /// Whether the block at `at` was never written, or lies beyond the file's end.
-    pub(super) async fn is_blank(&self, env: &Env, at: u64) -> Result<bool> {
+    /// How many bytes the file has, in whole blocks.
+    pub(super) async fn file_bytes(&self, env: &Env) -> Result<u64> {
         let file = self.file(env).await?;
         let len = file.len().map_err(|error| self.io("measure", 0, error))?;
-        if len < at + BLOCK_BYTES as u64 {
+        Ok(len - len % BLOCK_BYTES as u64)
+    }
+
+    /// Whether the block at `at` was never written, or lies beyond the file's end.
+    pub(super) async fn is_blank(&self, env: &Env, at: u64, file_bytes: u64) -> Result<bool> {
+        if file_bytes < at + BLOCK_BYTES as u64 {
             return Ok(true);
         }
+        let file = self.file(env).await?;
         Ok(self.read_raw(&*file, at, BLOCK_BYTES).await?.iter().all(|&byte| byte == 0))
     }
 
@@ -409,8 +425,7 @@ impl Walk {
     /// At a file's first block.
     pub(super) fn start(identity: &Identity) -> Self {
         let (_, chain) = encode_header(identity);
-        let time = WallTime(0);
-        Self { at: FIRST_BLOCK_AT, chain, end: identity.base, time }
+        Self { at: FIRST_BLOCK_AT, chain, end: identity.base, time: WallTime(0) }
     }
 
     /// Goes over a checked block, if it is the next one.
@@ -442,6 +457,6 @@ const INDEX_EVERY: u64 = 32 << 10;
 const WINDOW_BYTES: usize = 256 << 10;
 
 /// Pieces kept per log; as many sequential readers do not disturb each other.
-const WINDOWS_MAX: usize = 4;
+const WINDOWS_MAX: usize = 2;
 
 const _: () = assert!(HEAD_BYTES <= BLOCK_BYTES && WINDOW_BYTES <= IO_BYTES_MAX);

@@ -73,7 +73,7 @@ impl Chunk {
 /// Chunks in order of offset, without gaps.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
-    chunks: VecDeque<Rc<Chunk>>,
+    chunks: VecDeque<Chunk>,
     bytes: usize,
 }
 
@@ -81,7 +81,7 @@ impl Tail {
     pub(super) fn push(&mut self, chunk: Chunk) {
         assert!(self.chunks.back().is_none_or(|last| last.end() == chunk.first()), "no gaps");
         self.bytes += chunk.bytes();
-        self.chunks.push_back(Rc::new(chunk));
+        self.chunks.push_back(chunk);
     }
 
     /// Memory it takes, nearly.
@@ -90,12 +90,12 @@ impl Tail {
     }
 
     /// The first offset it has; `None` if it has nothing.
-    pub(super) fn first(&self) -> Option<&Rc<Chunk>> {
+    pub(super) fn first(&self) -> Option<&Chunk> {
         self.chunks.front()
     }
 
     /// The chunks from the one that holds `from` on.
-    pub(super) fn from(&self, from: Offset) -> impl Iterator<Item = &Rc<Chunk>> {
+    pub(super) fn from(&self, from: Offset) -> impl Iterator<Item = &Chunk> {
         let slot = self.chunks.partition_point(|chunk| chunk.end() <= from);
         self.chunks.range(slot..)
     }
