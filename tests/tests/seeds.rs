@@ -59,7 +59,6 @@ fn a_seed_repeats_itself() {
 fn planted_bugs_are_caught() {
     let plants = [
         ("journal", Plant::AckBeforeSync),
-        ("journal", Plant::ReusedFileTakenForNew),
         ("journal", Plant::FrameBeyondGap),
         ("journal", Plant::SkippedDirectorySync),
         ("pstate", Plant::RootBeforePages),
