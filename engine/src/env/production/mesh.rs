@@ -254,3 +254,60 @@ impl Mesh for ShardMesh {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(inbox: &Inbox) -> Vec<(Sender, u32)> {
+        let mut parcels = Vec::new();
+        inbox.take(&mut parcels);
+        let number = |parcel: Parcel| *parcel.downcast::<u32>().unwrap();
+        parcels.into_iter().map(|(sender, parcel)| (sender, number(parcel))).collect()
+    }
+
+    #[test]
+    fn a_life_gets_its_own_parcels_only() {
+        let inboxes = Inboxes::new(2).unwrap();
+        let inbox = inboxes.of(ShardId(1)).unwrap();
+        inboxes.post(ShardId(1), Box::new(1_u32));
+        inbox.begin();
+        assert_eq!(taken(inbox), [], "sent before it began");
+        inbox.send(0, Box::new(2_u32));
+        inboxes.post(ShardId(1), Box::new(3_u32));
+        inbox.send(0, Box::new(4_u32));
+        let from_0 = Sender::Shard(ShardId(0));
+        assert_eq!(taken(inbox), [(from_0, 2), (from_0, 4), (Sender::Client, 3)]);
+        let old = inbox.life.load(Ordering::SeqCst);
+        let token = Arc::new(());
+        inbox.send(0, Box::new(Arc::clone(&token)));
+        inbox.end();
+        assert_eq!(Arc::strong_count(&token), 1, "the end drops what nobody took");
+        inbox.begin();
+        // What a sender does that was held up between looking at the life and pushing.
+        inbox.queues[0].push((old, Box::new(5_u32)));
+        inbox.send(0, Box::new(6_u32));
+        assert_eq!(taken(inbox), [(from_0, 6)]);
+        assert_eq!(taken(inbox), []);
+    }
+
+    #[test]
+    fn a_parked_shard_hears_the_bell_once() {
+        let inboxes = Inboxes::new(1).unwrap();
+        let inbox = inboxes.of(ShardId(0)).unwrap();
+        let bells = || {
+            let mut poll = libc::pollfd { fd: inbox.eventfd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one writable entry, and no waiting.
+            unsafe { libc::poll(&raw mut poll, 1, 0) }
+        };
+        inbox.begin();
+        inboxes.post(ShardId(0), Box::new(()));
+        assert_eq!(bells(), 0, "a shard that looks needs no bell");
+        inbox.park();
+        assert!(inbox.ready.load(Ordering::SeqCst), "it must look once more before it sleeps");
+        inboxes.post(ShardId(0), Box::new(()));
+        assert_eq!(bells(), 1);
+        inbox.unpark();
+        assert_eq!(bells(), 0);
+    }
+}

@@ -146,6 +146,8 @@ struct Tasks {
     polls: Cell<u64>,
     /// When the poller's turn began.
     turn_at: Cell<Instant>,
+    /// When they were last counted, and how many they were.
+    preemptions: Cell<(Instant, i64)>,
     /// Time of the current poll in which others had the core on purpose.
     given_away: Cell<Duration>,
     /// The poller's, while it is parked.
@@ -180,6 +182,7 @@ impl Tasks {
             futures: RefCell::default(),
             polls: Cell::new(0),
             turn_at: Cell::new(now()),
+            preemptions: Cell::new((now(), preemptions())),
             given_away: Cell::default(),
             parked: RefCell::default(),
             failed: Cell::new(false),
@@ -217,7 +220,7 @@ impl Tasks {
             self.polls.set(self.polls.get() + 1);
             // It may queue operations, or sleep, and the poller must know.
             if let Some(poller) = self.parked.take() {
-                self.turn_at.set(now());
+                self.turn();
                 poller.wake();
             }
         }
@@ -226,12 +229,25 @@ impl Tasks {
         let after = now();
         let duration = (after - before).saturating_sub(self.given_away.take());
         if duration > SLOW_POLL {
-            self.watchdog.bark(SlowPoll { shard: self.shard, task: name, duration }, after);
+            let preempted = preemptions() != self.preemptions.get().1;
+            let poll = SlowPoll { shard: self.shard, task: name, duration, preempted };
+            self.watchdog.bark(poll, after);
+            self.preemptions.set((after, preemptions()));
         }
         if after - self.turn_at.get() > TURN_MAX {
             end_turn_of_queue();
         }
         poll.ok()
+    }
+
+    /// Begins a turn of the poller.
+    fn turn(&self) {
+        let now = now();
+        self.turn_at.set(now);
+        // Not at every turn: it is a system call.
+        if now - self.preemptions.get().0 > Duration::from_millis(1) {
+            self.preemptions.set((now, preemptions()));
+        }
     }
 
     /// Drops every task. Their destructors may still spawn, which does nothing.
@@ -372,7 +388,7 @@ impl Poller {
         // Kept over all parkings: a registration that did not fire serves the next one.
         let mut bell = PollState::new();
         loop {
-            self.tasks.turn_at.set(now());
+            self.tasks.turn();
             let completed = self.ring.turn();
             let received = self.mesh.turn();
             let woke = self.sleepers.turn();
@@ -451,6 +467,15 @@ impl Clock for SystemClock {
             None => Box::pin(std::future::pending()),
         }
     }
+}
+
+/// How often the kernel took the core from this thread to give it to another.
+fn preemptions() -> i64 {
+    // SAFETY: `rusage` is plain numbers, for which zeros are valid.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is writable for the call, which cannot fail for one's own thread.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+    usage.ru_nivcsw
 }
 
 /// Monotonic time.

@@ -15,6 +15,9 @@ pub struct SlowPoll {
     pub task: &'static str,
     /// How long the poll took.
     pub duration: Duration,
+    /// The kernel gave the core to another thread during the poll or in the millisecond before, so
+    /// the task may be innocent.
+    pub preempted: bool,
 }
 
 /// How many polls were too slow, and the latest of them.
@@ -22,6 +25,8 @@ pub struct SlowPoll {
 pub struct SlowPolls {
     /// All of them since the directory was opened.
     pub count: u64,
+    /// Those of them in which the core may have been taken away.
+    pub preempted_count: u64,
     /// The longest.
     pub longest: Option<SlowPoll>,
     /// The latest [`RECENT_MAX`], oldest first.
@@ -48,15 +53,20 @@ struct State {
 }
 
 impl Watchdog {
-    /// Records a poll that ended `now`, and reports on standard error at most once a second.
+    /// Records a poll that ended `now`, and reports on standard error at most once a second. Where the
+    /// core was taken away nothing is reported: a busy machine is no fault of ours.
     #[cold]
     pub(super) fn bark(&self, poll: SlowPoll, now: Instant) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
         state.polls.count += 1;
-        if state.reported_at.is_none_or(|at| now - at >= Duration::from_secs(1)) {
-            let silent = state.polls.count - state.reported_count - 1;
-            let SlowPoll { shard, task, duration } = &poll;
+        let due = state.reported_at.is_none_or(|at| now - at >= Duration::from_secs(1));
+        if poll.preempted {
+            state.polls.preempted_count += 1;
+        } else if due {
+            let guilty = state.polls.count - state.polls.preempted_count;
+            let silent = guilty - state.reported_count - 1;
+            let SlowPoll { shard, task, duration, .. } = &poll;
             let more = match silent {
                 0 => String::new(),
                 silent => format!(" ({silent} more since the last report)"),
@@ -67,7 +77,7 @@ impl Watchdog {
                 duration.as_secs_f64() * 1e3,
             );
             state.reported_at = Some(now);
-            state.reported_count = state.polls.count;
+            state.reported_count = guilty;
         }
         if state.polls.longest.as_ref().is_none_or(|longest| longest.duration < poll.duration) {
             state.polls.longest = Some(poll.clone());
