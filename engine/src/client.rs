@@ -492,20 +492,27 @@ impl<H> Launched<H> {
         }
     }
 
-    /// Resolves when a topology has applied everything that is durable in its depots.
+    /// Resolves when a topology has applied everything that was durable in its depots when this was
+    /// called.
     ///
     /// # Errors
     /// As [`Launched::wait`].
     pub fn caught_up(&self, topology: &str) -> impl Future<Output = Result<()>> + Send + use<H> {
         let found = self.topology(topology, None);
         let engine = self.engine.clone();
-        let name = topology.to_owned();
         async move {
             let topology = found?;
-            let partition = codec::Placement::of(name.as_bytes()).partition(engine.partitions());
             let node = &engine.inner.node;
-            let shard = node.setup.owner(partition);
-            node.ask(shard, |reply| Message::CaughtUp { topology, reply }).await
+            let asked: Vec<_> = node
+                .shards()
+                .map(|shard| {
+                    (shard, node.post(shard, |reply| Message::CaughtUp { topology, reply }))
+                })
+                .collect();
+            for (shard, answer) in asked {
+                node.answered(shard, answer).await?;
+            }
+            Ok(())
         }
     }
 

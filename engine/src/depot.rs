@@ -9,6 +9,25 @@
 //!   |  segments, proved  |  segments  |  journal only  |  in memory |
 //!   |                    |<------------- tail cache --------------->|   (often reaches further back)
 //! ```
+//!
+//! # What the shard does
+//!
+//! * *Append*: [`Log::append`], journal the payload, [`Log::durable`] when that is durable. From 1 MiB on:
+//!   [`Log::reserve_bulk`], [`Log::append_bulk`], and run its `write` beside the journal write. Whatever is
+//!   acknowledged or read lies below [`Log::durable_end`]; [`Watermark`] is the same for a partition.
+//! * *Fold*: [`Log::flush`], then [`Log::state`] goes into the fold, and when that is durable
+//!   [`Log::recorded`]. The journal may forget what the recorded state covers, nothing earlier.
+//! * *Recover*: [`Log::open`] with the recorded state, [`Log::replay`] and [`Log::place`] in the order of the
+//!   sequence, [`Log::recovered`]. Entries that the state covers may be among them.
+//!
+//! # What holds
+//!
+//! * Bytes that a state covers never change, so what it vouches for is there or is damage. What lies
+//!   behind them is written over: the journal has those records.
+//! * Space is taken by `allocate` before it is written, so only that can meet a full disk.
+//! * After a failed write or sync the log writes no more ([`Error::Stopped`]); reads go on.
+//! * An empty log has no file. Files are `d<depot>-<base offset>`; `d<depot>-reserve-<n>` waits for a bulk
+//!   append and belongs to nothing after a crash.
 
 use std::io;
 

@@ -1,9 +1,38 @@
-//! The write-ahead log of one shard.
+//! The write-ahead log of one shard: entries of all its partitions, one write for whatever has queued.
+//!
+//! ```text
+//! append --> queue --> writer ==frames==> files <-- keeper: recycle, allocate, pre-write
+//!   |        encodes   several in flight,   |           |
+//! ticket     in place  acknowledged in      |           v
+//!                      order                v         Retain (the manifest's first file)
+//!                                       Recovery: chain -> groups; Walker: the same, offline
+//! ```
+//!
+//! # What it guarantees
+//!
+//! * A group whose ticket is durable survives every crash, whole. Others survive whole or not at all,
+//!   and none without all before it.
+//! * What recovery dropped once never comes back: see `chain`.
+//! * Damage to what was acknowledged is an error with file and byte if any later frame proves it; an
+//!   idle journal writes a closing frame for that. In a journal that was closed cleanly all damage is
+//!   an error. Else it is a reported torn tail.
+//! * A file is overwritten only after `Retain` made a later first file durable, and a file becomes
+//!   first only when one of its frames is durable.
+//! * Space, length and name of a file are durable before anything acknowledged depends on them: no
+//!   write and no sync meets a full disk.
+//! * After a failed write, sync or `Retain`, nothing more is written, and nothing is tried again.
+//!
+//! # Order of an opening
+//!
+//! Raise the run in the manifest; [`Recovery::open`], [`Recovery::next`] until `None`,
+//! [`Recovery::finish`]; [`Journal::resume`]; [`Journal::covered`] for every partition, since until
+//! then everything counts as needed. To recover a failed journal in the same process, await
+//! [`Journal::close`] first, whatever it returns.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::env::{BLOCK_BYTES, IO_BYTES_MAX, LocalFuture};
+use crate::env::{BLOCK_BYTES, Env, IO_BYTES_MAX, LocalFuture};
 use crate::types::Run;
 
 mod chain;
@@ -209,6 +238,19 @@ impl fmt::Display for JournalId {
 #[must_use]
 pub fn slot_path(id: JournalId, slot: u32) -> String {
     format!("{DIR}/{id}-{slot}")
+}
+
+/// Every journal that has files in the directory, in order of their names; the manifest may not know
+/// all of them, see [`remove`].
+///
+/// # Errors
+/// `Io`.
+pub async fn list(env: &Env) -> Result<Vec<JournalId>, Error> {
+    let names = env.disk().list(DIR).await.map_err(|e| Error::io("list", DIR, 0, e))?;
+    let mut ids: Vec<_> = names.iter().filter_map(|name| parse_slot(name)).map(|s| s.0).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
 }
 
 /// What a name in [`DIR`] stands for.

@@ -5,15 +5,15 @@ use std::sync::{Arc, RwLock};
 use futures_channel::oneshot;
 
 use crate::depot;
-use crate::env::Platform;
+use crate::env::{Platform, production};
 use crate::error::{Error, Result};
 use crate::journal::JournalId;
 use crate::manifest::JournalRecord;
 use crate::module::Definition;
-use crate::shard::Setup;
 use crate::shard::keeper::KEEPER;
 use crate::shard::message::{Closed, KeeperRequest, Message, Reply};
 use crate::shard::recover::{self, Boot, Plan, Ready, Start};
+use crate::shard::{Setup, microbatch::Topology};
 use crate::types::ShardId;
 
 pub mod catalogue;
@@ -48,7 +48,7 @@ impl Default for Options {
         Self {
             shards: u16::try_from(cores.saturating_sub(1).max(1)).unwrap_or(u16::MAX),
             partitions: None,
-            memory_bytes: 1 << 30,
+            memory_bytes: (production::memory_bytes() / 4).min(4 << 30),
             journal_bytes_max: 512 << 20,
             journal_file_bytes: 16 << 20,
             microbatch_records_max: 1_024,
@@ -221,7 +221,23 @@ impl Node {
         if let Ok(mut modules) = self.modules.write() {
             modules.push(Arc::clone(&module));
         }
+        for shard in self.shards() {
+            self.settle(shard, &module).await?;
+        }
         Ok(module)
+    }
+
+    /// Waits until readers of a shard see what was decided before.
+    async fn settle(&self, shard: ShardId, module: &Installed) -> Result<()> {
+        for (definition, &topology) in module.definition.topologies.iter().zip(&module.topologies) {
+            let name = &definition.name;
+            let partition = Topology::coordinator_partition(name, self.setup.partitions);
+            let coordinator = self.setup.owner(partition);
+            let decided = self.ask(coordinator, |reply| Message::Decided { topology, reply });
+            let id = decided.await?;
+            self.ask(shard, |reply| Message::VisibleAt { topology, id, reply }).await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
@@ -259,6 +275,9 @@ impl Node {
         for module in &modules {
             let topologies = module.topologies.clone();
             self.ask(shard, |reply| Message::StartTopologies { topologies, reply }).await?;
+        }
+        for module in &modules {
+            self.settle(shard, module).await?;
         }
         Ok(())
     }

@@ -87,6 +87,8 @@ struct State {
     slot: usize,
     /// None before the first fold.
     file: Option<Rc<dyn File>>,
+    /// Whether this opening has made the file's name durable.
+    named: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -266,7 +268,7 @@ impl Store {
             depth: tree.root.depth,
             description: tree.description.clone(),
         };
-        state.trees.iter().map(info).collect()
+        state.trees.iter().filter(|(_, tree)| **tree != Tree::default()).map(info).collect()
     }
 
     /// Sets a `PState`'s free-form bytes (at most 512) in the catalogue, with the next fold.

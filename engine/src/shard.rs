@@ -31,8 +31,9 @@ mod event;
 pub(crate) mod keeper;
 mod local;
 pub(crate) mod message;
-mod microbatch;
+pub(crate) mod microbatch;
 pub(crate) mod partition;
+mod pressure;
 mod read;
 pub(crate) mod recover;
 
@@ -54,6 +55,7 @@ pub(crate) struct Shard {
     pub(crate) partitions: BTreeMap<PartitionId, Rc<Partition>>,
     topologies: RefCell<BTreeMap<TopologyId, Rc<Topology>>>,
     appends: append::Queue,
+    pressure: pressure::Pressure,
     acks: RefCell<VecDeque<(Ticket, Ack)>>,
     counters: RefCell<Counters>,
     keeper: Option<Rc<keeper::Keeper>>,
@@ -160,6 +162,7 @@ impl Shard {
             partitions,
             topologies: RefCell::default(),
             appends: append::Queue::default(),
+            pressure: pressure::Pressure::default(),
             acks: RefCell::default(),
             counters: RefCell::default(),
             keeper,
@@ -257,6 +260,8 @@ impl Shard {
                 Sender::Client => unreachable!("clients send no rows"),
             },
             Message::CaughtUp { topology, reply } => self.wait_caught_up(topology, reply),
+            Message::Decided { topology, reply } => answer(reply, self.decided(topology)),
+            Message::VisibleAt { topology, id, reply } => self.wait_visible(topology, id, reply),
             Message::Peer { shard, up } => self.peer(shard, up),
             Message::Install { module, reply } => {
                 let shard = Rc::clone(self);

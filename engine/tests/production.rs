@@ -46,12 +46,8 @@ fn open(dir: &Dir, shards: u16) -> Option<Arc<Production>> {
     }
 }
 
-fn wait<T>(future: impl Future<Output = T>) -> T {
-    futures_block_on(future)
-}
-
 /// Enough of an executor for a test's thread.
-fn futures_block_on<T>(future: impl Future<Output = T>) -> T {
+fn wait<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -182,9 +178,9 @@ fn parcels_to_a_shard_that_ends_are_dropped_and_not_kept() {
                 let production = &production;
                 scope.spawn(move || {
                     loop {
-                        let (answer, wait) = oneshot::channel::<u64>();
+                        let (answer, answered) = oneshot::channel::<u64>();
                         production.post(ShardId(0), Box::new((1_u64, answer)));
-                        if futures_block_on(wait).is_err() {
+                        if wait(answered).is_err() {
                             // Without the drop this thread would wait for ever.
                             return;
                         }

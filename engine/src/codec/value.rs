@@ -34,10 +34,12 @@ use super::{Error, FieldTable, Result, VALUE_BYTES_MAX};
 mod decode;
 mod encode;
 mod fault;
+mod show;
 #[cfg(test)]
 mod tests;
 
 pub(in crate::codec) use fault::Fault;
+pub use show::to_json;
 
 /// Appends the encoded value to `out`; after an error, `out` is as before.
 ///

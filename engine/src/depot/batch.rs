@@ -26,6 +26,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{Error, Result};
+use crate::env::BLOCK_BYTES;
 use crate::types::{DepotId, Offset, WallTime};
 
 /// Records to append together: all of them become durable, or none. Cheap to clone; may cross threads.
@@ -332,6 +333,10 @@ impl<'a> Decoded<'a> {
         if flags & FLAG_EXTENT != 0 {
             let extent = Extent::decode(&mut reader)?;
             reader.end()?;
+            let block = BLOCK_BYTES as u64;
+            if extent.at % block != 0 || extent.bytes % block != 0 || extent.bytes == 0 {
+                return Err(Error::BadPayload { what: "an extent that is not whole blocks" });
+            }
             return Ok(Self::Bulk(head, extent));
         }
         if reader.rest.len() != head.body_bytes as usize {

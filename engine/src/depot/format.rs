@@ -344,7 +344,8 @@ pub(super) fn decode_parts(
     Ok(parts)
 }
 
-fn checksum(bytes: &[u8]) -> u32 {
+/// Over a block or footer, except the field that holds it.
+pub(super) fn checksum(bytes: &[u8]) -> u32 {
     let mut hasher = Hasher::new();
     hasher.update(&bytes[..CRC_AT]);
     hasher.update(&bytes[HEAD_BYTES..]);

@@ -81,12 +81,25 @@ pub enum Error {
         #[source]
         cause: Arc<Error>,
     },
+    /// The manifest could not be brought up to date.
+    #[error("cannot record the journal's first file")]
+    Retain {
+        /// Why.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// The journal was closed.
     #[error("the journal is closed")]
     Closed,
 }
 
 impl Error {
+    /// For an implementation of [`super::Retain`] that failed.
+    #[must_use]
+    pub fn retain(source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Retain { source: Arc::new(source) }
+    }
+
     pub(super) fn corrupt(
         journal: JournalId,
         file: JournalFile,

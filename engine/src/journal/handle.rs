@@ -140,7 +140,7 @@ impl Journal {
         let start = Start {
             end,
             first: *retained.first().expect("recovery names at least the file of the end"),
-            content: last.map_or(0, |last| last.sequence),
+            content: last.filter(|last| last.payload_bytes > 0).map_or(0, |last| last.sequence),
             proof: last.map_or(0, |last| last.durable_below),
             retention,
             files,

@@ -59,6 +59,7 @@ pub(super) async fn run(shared: Rc<Shared>) {
 
 /// Waits for something to do; `None` when the task should end. Allocates nothing before `not_before`.
 async fn next_chore(shared: &Shared, not_before: &mut Option<Time>) -> Option<Chore> {
+    let file_bytes = u64::from(shared.options.file_bytes);
     let mut timer = None;
     poll_fn(|context| {
         shared.keeper.listen(context);
@@ -70,7 +71,7 @@ async fn next_chore(shared: &Shared, not_before: &mut Option<Time>) -> Option<Ch
             return Poll::Ready(None);
         }
         let may_advance = shared.pins.get() == 0;
-        let chore = state.chore(&shared.options, may_advance, not_before.is_none());
+        let chore = state.chore(file_bytes, may_advance, not_before.is_none());
         drop(state);
         if chore.is_some() {
             return Poll::Ready(chore);
@@ -92,13 +93,7 @@ impl State {
         self.abandoned || self.failed.is_some() || self.closing && self.writer_ended
     }
 
-    fn chore(
-        &mut self,
-        options: &super::Options,
-        may_advance: bool,
-        may_allocate: bool,
-    ) -> Option<Chore> {
-        let file_bytes = u64::from(options.file_bytes);
+    fn chore(&mut self, file_bytes: u64, may_advance: bool, may_allocate: bool) -> Option<Chore> {
         if may_advance {
             let number = self.needed_from();
             if number > self.first.number {
@@ -117,11 +112,9 @@ impl State {
             self.disk_full = false;
             return None;
         }
-        // What is queued already must find a place; beyond that, the journal keeps to its limit. The
-        // file after the one being written holds nothing yet and does not count.
-        let queued = self.wanted(0, file_bytes) > allocated;
-        let retained = allocated - self.first.number.0 * file_bytes;
-        if !may_allocate || !(queued || retained < options.bytes_max + file_bytes) {
+        // How much clients queue and demand is bounded by what they are admitted to retain, so this
+        // needs no limit of its own.
+        if !may_allocate {
             return None;
         }
         let used: BTreeSet<u32> =

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::*;
+use crate::env::LocalFuture;
 use crate::env::memory::{MemoryDisk, run};
-use crate::env::{Env, LocalFuture};
 use crate::types::{Index, PartitionId, Term};
 
 mod basic;

@@ -255,8 +255,10 @@ struct EntryAt {
     key_bytes: usize,
     value_bytes: usize,
     chunked: bool,
-    /// Page bytes of all entries up to and including this one, without prefix compression.
+    /// Bytes of keys and values up to and including this entry's.
     sum: usize,
+    /// The first of the entries up to this one whose keys are all as long as this one's.
+    same_from: usize,
 }
 
 impl Entries {
@@ -278,12 +280,17 @@ impl Entries {
             assert!(self.key(last) < key, "entries come in ascending order");
         }
         let before = self.entries.last().map_or(0, |last| last.sum);
+        let same_from = match self.entries.last() {
+            Some(last) if last.key_bytes == key.len() => last.same_from,
+            _ => self.entries.len(),
+        };
         self.entries.push(EntryAt {
             at: self.bytes.len(),
             key_bytes: key.len(),
             value_bytes: value.len(),
             chunked,
             sum: before + key.len() + value.len(),
+            same_from,
         });
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
@@ -309,18 +316,21 @@ impl Entries {
         self.entries[range].iter().any(|entry| entry.chunked)
     }
 
-    /// An upper bound of the bytes a page of these entries takes; exact but for short suffixes.
+    /// The bytes a page of these entries takes: exact if their keys are of one length, as they are in
+    /// most collections; else an upper bound.
     pub(crate) fn page_bytes(&self, range: std::ops::Range<usize>) -> usize {
         let Some(last) = range.end.checked_sub(1).filter(|last| *last >= range.start) else {
             return 0;
         };
         let before = range.start.checked_sub(1).map_or(0, |nth| self.entries[nth].sum);
         let prefix = common_prefix(self.key(range.start), self.key(last));
-        let count = range.len();
-        // A suffix of 8 bytes or less lives in the head alone; counting it again only wastes space.
-        HEADER_BYTES + prefix + count * ENTRY_BYTES + self.entries[last].sum
-            - before
-            - count * prefix
+        let (count, last) = (range.len(), &self.entries[last]);
+        let in_head = if last.same_from <= range.start {
+            (last.key_bytes - prefix).min(HEAD_BYTES)
+        } else {
+            0
+        };
+        HEADER_BYTES + prefix + count * ENTRY_BYTES + last.sum - before - count * (prefix + in_head)
     }
 
     /// Writes the entries of `range` as a page and returns its reference.
@@ -380,6 +390,7 @@ impl Entries {
         for entry in &mut self.entries {
             entry.at -= cut;
             entry.sum -= sum;
+            entry.same_from = entry.same_from.saturating_sub(count);
         }
     }
 }
@@ -450,7 +461,9 @@ mod tests {
         for prefix in [&b""[..], b"p", b"account/", b"account/history/\0"] {
             let keys = awkward_keys(prefix);
             let mut entries = Entries::default();
-            keys.iter().for_each(|(key, value)| entries.push(key, Value::Inline(value)));
+            for (key, value) in &keys {
+                entries.push(key, Value::Inline(value));
+            }
             let (at, page) = build(&entries);
             assert!(page.len() >= entries.page_bytes(0..entries.len()));
             let node = Node::check(&page, &at, OWNER, 0).unwrap();

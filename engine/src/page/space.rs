@@ -77,18 +77,19 @@ impl Space {
             }
         }
         let used_pages = used.len() as u64 * u64::from(EXTENT_PAGES);
-        if used_pages > live_pages + live_pages / 3 + SLACK_PAGES {
+        let live_max = if used_pages > live_pages + live_pages / 3 + SLACK_PAGES {
             used.sort_by_key(|&(extent, live)| (live, std::cmp::Reverse(extent)));
+            SPARSE_PAGES_MAX
         } else if end > used.len() as u64 * 5 / 4 + SLACK_EXTENTS {
             // Dense, but with empty extents in between: bring the end down.
             used.reverse();
+            EXTENT_PAGES
         } else {
             return Vec::new();
-        }
+        };
         let mut budget = pages_max;
         let chosen = used.iter().take_while(|&&(_, live)| {
-            let fits = u64::from(live) <= budget && live < EXTENT_PAGES * 3 / 4
-                || u64::from(live) <= budget && u64::from(used[0].0) == end;
+            let fits = live <= live_max && u64::from(live) <= budget;
             budget = budget.saturating_sub(u64::from(live));
             fits
         });
@@ -99,6 +100,9 @@ impl Space {
 /// Slack below which nothing is emptied: small files are not worth the trouble.
 const SLACK_PAGES: u64 = 2 * EXTENT_PAGES as u64;
 const SLACK_EXTENTS: u64 = 4;
+
+/// Emptying a fuller extent costs more writes than it gains space.
+const SPARSE_PAGES_MAX: u32 = EXTENT_PAGES * 3 / 4;
 
 impl Draft {
     /// Gives out `pages` neighbouring pages of one extent; none if the file must grow first.
@@ -161,14 +165,26 @@ impl Draft {
             })
         };
         let gap = || {
-            let gaps = self.candidates().map(|extent| longest_gap(extent, self.busy[extent]));
-            gaps.filter(|gap| gap.end - gap.start >= pages.max(GAP_PAGES_MIN))
-                .max_by_key(|gap| (gap.end - gap.start, std::cmp::Reverse(gap.start)))
+            let mut best = 0..0;
+            for extent in self.candidates() {
+                let best_pages: u32 = best.end - best.start;
+                if self.busy[extent].count_zeros() > best_pages && self.busy[extent] != 0 {
+                    let found = longest_gap(extent, self.busy[extent]);
+                    if found.end - found.start > best_pages {
+                        best = found;
+                    }
+                }
+                // Good enough: looking on would cost more than a slightly longer gap gains.
+                if best.end - best.start >= EXTENT_PAGES / 2 {
+                    break;
+                }
+            }
+            (best.end - best.start >= pages.max(GAP_PAGES_MIN)).then_some(best)
         };
         if self.pages_claimed >= LARGE_FOLD_PAGES {
             whole().or_else(gap)
         } else {
-            gap().filter(|gap| gap.end - gap.start < EXTENT_PAGES).or_else(whole)
+            gap().or_else(whole)
         }
     }
 

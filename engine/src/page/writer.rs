@@ -90,6 +90,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Waits for what is in flight, whatever becomes of it: it lands in pages that nobody reads, but must
+    /// not land on top of a later fold.
+    pub(crate) async fn settle(&mut self) {
+        while self.in_flight.next().await.is_some() {}
+    }
+
     /// Lets other tasks run if it is time.
     pub(crate) async fn pause(&self) {
         if self.env.should_yield() {
@@ -146,9 +152,6 @@ impl Writer {
                 }
                 Err(error) if no_space(&error) && step > 1 => {}
                 Err(error) if no_space(&error) => {
-                    // What was submitted lands in pages that nobody reads; wait, so that it cannot
-                    // land on top of a later fold.
-                    self.finish().await?;
                     return Err(Error::NoSpace { file: self.file.path().to_owned(), bytes });
                 }
                 Err(error) => {
@@ -160,6 +163,7 @@ impl Writer {
     }
 }
 
-fn no_space(error: &io::Error) -> bool {
+/// Whether an error says that the device is full.
+pub(crate) fn no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -23,7 +23,7 @@ use crate::page::blob::{self, ChunkList};
 use crate::page::node::{KIND_BRANCH, KIND_LEAF, Node};
 use crate::page::root::{CATALOGUE, Root, SLOT_AT, TABLE, Table, TreeRoot};
 use crate::page::space::{Draft, Live, live_pages, used_extents};
-use crate::page::writer::Writer;
+use crate::page::writer::{Writer, no_space};
 use crate::page::{EXTENT_BYTES, EXTENT_PAGES, PAGE_BYTES, PageRef, u16_at, u32_at, u64_at};
 use crate::probe::{self, Plant};
 use crate::types::{Index, PStateId};
@@ -79,10 +79,14 @@ impl Store {
         let files = (self.inner.file_id, Rc::clone(&file));
         let mut writer = Writer::new(self.inner.env.clone(), files, fold, draft);
 
-        let roots = self.rebuild_trees(&mut writer, &frozen, &evacuation).await?;
-        let catalogue = self.rebuild_catalogue(&mut writer, &roots, described, &evacuation).await?;
-        let table = self.write_table(&mut writer, pending).await?;
-        writer.finish().await?;
+        let written = self.write(&mut writer, &frozen, &evacuation, described, pending).await;
+        let (roots, catalogue, table) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                writer.settle().await;
+                return Err(error);
+            }
+        };
         if !probe::planted(Plant::RootBeforePages) {
             let synced = file.sync().await;
             synced.map_err(|error| Error::io("sync", file.path(), 0, error))?;
@@ -110,6 +114,22 @@ impl Store {
         Ok(FoldReport { fold, pages_written, pages_live: live, file_bytes, memtable_bytes })
     }
 
+    /// Writes everything but the root.
+    async fn write(
+        &self,
+        writer: &mut Writer,
+        frozen: &[Rc<Layer>],
+        evacuation: &Evacuation,
+        described: &BTreeSet<PStateId>,
+        pending: &[Index],
+    ) -> Result<(BTreeMap<PStateId, TreeRoot>, TreeRoot, ChunkList), Error> {
+        let roots = self.rebuild_trees(writer, frozen, evacuation).await?;
+        let catalogue = self.rebuild_catalogue(writer, &roots, described, evacuation).await?;
+        let table = self.write_table(writer, pending).await?;
+        writer.finish().await?;
+        Ok((roots, catalogue, table))
+    }
+
     /// Moves the memtable to the frozen layers, newest last.
     fn freeze(&self) -> Vec<Rc<Layer>> {
         let mut state = self.inner.state.borrow_mut();
@@ -120,25 +140,45 @@ impl Store {
         state.frozen.clone()
     }
 
-    /// The file, created with a durable name if it is not there.
+    /// The file, created if it is not there. Its name is durable afterwards: one that was only found
+    /// proves nothing, since whoever created it may have died before it synced the directory.
     async fn file(&self) -> Result<Rc<dyn File>, Error> {
-        if let Some(file) = self.inner.state.borrow().file.clone() {
+        let (found, named) = {
+            let state = self.inner.state.borrow();
+            (state.file.clone(), state.named)
+        };
+        if let Some(file) = found.clone().filter(|_| named) {
             return Ok(file);
         }
         let (disk, path, dir) = (self.inner.env.disk(), &self.inner.path, &self.inner.dir);
-        let failed = |op| move |error| Error::io(op, path, 0, error);
-        disk.create_dir(dir).await.map_err(failed("create the directory"))?;
-        let file = disk.open(path, Open::Any).await.map_err(failed("create"))?;
+        let created = |op| {
+            move |error: std::io::Error| {
+                if no_space(&error) {
+                    Error::NoSpace { file: path.clone(), bytes: 0 }
+                } else {
+                    Error::io(op, path, 0, error)
+                }
+            }
+        };
+        let file = if let Some(file) = found {
+            file
+        } else {
+            disk.create_dir(dir).await.map_err(created("create the directory"))?;
+            disk.open(path, Open::Any).await.map_err(created("create"))?
+        };
+        let failed = |error| Error::io("sync the directory", path, 0, error);
         if !probe::planted(Plant::SkippedDirectorySync) {
             // Every directory on the way, since the ones above may be as new.
             let mut above = Some(dir.as_str());
             while let Some(dir) = above {
-                disk.sync_dir(dir).await.map_err(failed("sync the directory"))?;
+                disk.sync_dir(dir).await.map_err(failed)?;
                 above = dir.rsplit_once('/').map(|(above, _)| above);
             }
-            disk.sync_dir(".").await.map_err(failed("sync the directory"))?;
+            disk.sync_dir(".").await.map_err(failed)?;
         }
-        self.inner.state.borrow_mut().file = Some(Rc::clone(&file));
+        let mut state = self.inner.state.borrow_mut();
+        state.file = Some(Rc::clone(&file));
+        state.named = true;
         Ok(file)
     }
 

@@ -36,6 +36,11 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(Error::io("open", &path, 0, error)),
         };
+        if let Some(file) = &file {
+            // What is read may so far lie in the device's cache only, if the last process was killed; the
+            // journal will soon forget what the root covers.
+            file.sync().await.map_err(|error| Error::io("sync", &path, 0, error))?;
+        }
         let reader = Reader { env, cache, path: &path, file_id: cache.register() };
         let chosen = match &file {
             Some(file) => reader.choose_root(file, partition, journal_from).await?,
@@ -56,6 +61,7 @@ impl Store {
             fold_tried: chosen.fold_seen,
             slot: 1,
             file: file.clone(),
+            named: false,
         };
         let mut opened = Opened { covers: Index(0), pending: Vec::new(), fold: 0 };
         if let (Some(file), Some((slot, root))) = (&file, chosen.root) {

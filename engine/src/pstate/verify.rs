@@ -57,7 +57,7 @@ pub fn verify(bytes: &[u8], partition: Option<PartitionId>) -> Verified {
             Slot::Blank => {}
             Slot::Damaged(what) => walk.find(at, what),
             Slot::Foreign => {
-                walk.find(at, "the file is of a version that this program does not know")
+                walk.find(at, "the file is of a version that this program does not know");
             }
             Slot::Root(root) => roots.push(root),
         }

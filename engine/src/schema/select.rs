@@ -104,7 +104,15 @@ impl<S: RowOf, O> Select for Path<S, Many, O> {
 
     fn decode(table: &FieldTable, plans: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
         let (prefix_bytes, rows) = rows(plans, answers);
-        rows.iter().map(|(key, value)| S::row(table, &key[prefix_bytes..], value)).collect()
+        rows.iter()
+            .map(|(key, value)| {
+                let key = key.get(prefix_bytes..).ok_or(Error::BadKey {
+                    key_type: std::any::type_name::<S::Row>(),
+                    problem: "a row's key is shorter than the path to it",
+                })?;
+                S::row(table, key, value)
+            })
+            .collect()
     }
 }
 

@@ -24,6 +24,12 @@ impl Shape {
         S::describe(&mut Describe { shape: &mut shape, trace })?;
         Ok(shape)
     }
+
+    /// A number that tells shapes apart: XXH3-64 of the shape as it is displayed.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(self.to_string().as_bytes())
+    }
 }
 
 impl std::fmt::Display for Shape {

@@ -261,6 +261,27 @@ fn a_range_over_first_keys_is_everywhere() {
 }
 
 #[test]
+fn damaged_rows_are_errors() {
+    fn decoded<P: Select>(_: &P, table: &FieldTable, reads: &Reads, row: (&[u8], &[u8])) -> Error {
+        let mut rows = Rows::new();
+        rows.push(row.0, row.1);
+        P::decode(table, reads.as_slice(), &[Answer::Rows(&rows)]).map(drop).unwrap_err()
+    }
+
+    let (tree, token) = Tree::of::<Posts>();
+    let path = || token.key("ann").key(Reverse(1)).all();
+    let reads = path().reads().unwrap();
+    let key = path().keys();
+    for bad in [&b""[..], b"ann", b"ann\0\xff\xff\xff\xfe", b"ann\0\xff\xff\xff\xfe\x07\x07"] {
+        let error = decoded(&key, &tree.table, &reads, (bad, &[]));
+        assert!(matches!(error, Error::BadKey { .. }), "{error}");
+    }
+    let good = b"ann\0\xff\xff\xff\xfe\x07";
+    let error = decoded(&path(), &tree.table, &reads, (good, &[0x80]));
+    assert!(matches!(error, Error::Decode { .. }), "{error}");
+}
+
+#[test]
 fn several_paths_are_one_read() {
     let (mut tree, token) = Tree::of::<Posts>();
     let post = Post { text: "hi".into(), likes: 0 };
@@ -407,7 +428,12 @@ fn shapes_are_written_as_in_rust() {
     fn shown<S: Schema>() -> String {
         Shape::of::<S>(&mut Trace::default()).unwrap().to_string()
     }
+    fn fingerprint<S: Schema>() -> u64 {
+        Shape::of::<S>(&mut Trace::default()).unwrap().fingerprint()
+    }
     assert_eq!(shown::<Posts>(), "Map<String, Sub<Map<Reverse<u32>, Sub<Map<u8, Post>>>>>");
+    assert_eq!(fingerprint::<Tags>(), fingerprint::<Tags>());
+    assert_ne!(fingerprint::<Tags>(), fingerprint::<Posts>());
     assert_eq!(shown::<Tags>(), "Map<String, Sub<Set<(u8, String)>>>");
     assert_eq!(shown::<Set<u8>>(), "Set<u8>");
     assert_eq!(shown::<Map<(), BTreeMap<u8, Vec<Post>>>>(), "Map<(), BTreeMap<u8, Vec<Post>>>");

@@ -133,6 +133,10 @@ impl Shard {
                 bytes += more;
                 taken.extend(rest.next());
             }
+            if let Err(error) = self.room_for_appends().await {
+                refuse(taken, &error);
+                continue;
+            }
             if let Err(error) = self.journal.admit(bytes + ENTRY_BYTES, Admission::Client).await {
                 self.refuse_journal(taken, &error);
                 continue;
@@ -205,6 +209,9 @@ impl Shard {
         request: AppendRequest,
     ) {
         let bytes = request.batch.body().len();
+        if let Err(error) = self.room_for_appends().await {
+            return refuse(vec![request], &error);
+        }
         if let Err(error) = depot.log.reserve_bulk(bytes).await {
             return self.refuse_depot(vec![request], &error);
         }

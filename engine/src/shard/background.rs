@@ -24,12 +24,16 @@ impl Shard {
         let mut pause = LOOK_EVERY;
         loop {
             self.env.sleep(pause).await;
-            pause = LOOK_EVERY;
+            self.relieve();
             while let Some(id) = self.fold_due() {
                 match self.fold(id).await {
-                    Ok(()) => {}
+                    Ok(()) => {
+                        pause = LOOK_EVERY;
+                        self.fold_ended(true);
+                    }
                     Err(Error::DiskFull { .. }) => {
                         pause = (pause * 2).min(BACK_OFF_MAX);
+                        self.fold_ended(false);
                         break;
                     }
                     Err(_) => return,
@@ -58,11 +62,6 @@ impl Shard {
         }
         let heaviest = dirty().max_by_key(|it| self.journal.share(it.id))?;
         (self.journal.share(heaviest.id) > share_max).then_some(heaviest.id)
-    }
-
-    /// What the overlays of this shard may take of the memory budget.
-    pub(super) fn overlay_bytes_max(&self) -> u64 {
-        self.setup.options.memory_bytes / 4 / u64::from(self.setup.shards)
     }
 
     /// Folds one partition; afterwards the journal can forget what it covers.

@@ -36,8 +36,12 @@ pub(crate) enum Message {
     ReadDepot(ReadDepotRequest),
     /// The effects of everything below an offset.
     Wait(WaitRequest),
-    /// The moment at which a topology has applied all that is durable; for its coordinator's shard.
+    /// The moment at which a topology has applied all that is durable now in its sources here.
     CaughtUp { topology: TopologyId, reply: Reply<()> },
+    /// The last id decided; for the shard of the topology's coordinator.
+    Decided { topology: TopologyId, reply: Reply<MicrobatchId> },
+    /// The moment at which readers here see an id.
+    VisibleAt { topology: TopologyId, id: MicrobatchId, reply: Reply<()> },
     /// Runs a module here; its topologies start with [`Message::StartTopologies`].
     Install { module: Arc<Installed>, reply: Reply<()> },
     /// Every shard has the module: coordinators may speak.

@@ -59,7 +59,7 @@ pub(crate) struct Topology {
     waiting: RefCell<Waiting>,
     /// Records given up, per source, for those who wait; the newest only.
     excluded: RefCell<BTreeMap<Source, VecDeque<Offset>>>,
-    caught_up: RefCell<Vec<Reply<()>>>,
+    visible_waiting: RefCell<Vec<(MicrobatchId, Reply<()>)>>,
     wake_participant: Cell<Option<u64>>,
     wake_coordinator: Cell<Option<u64>>,
     pub(super) paused: RefCell<Option<String>>,
@@ -123,6 +123,11 @@ impl Running {
 }
 
 impl Topology {
+    /// The partition in whose sequence the coordinator of the topology called `name` writes.
+    pub(crate) fn coordinator_partition(name: &str, partitions: u32) -> PartitionId {
+        Placement::of(name.as_bytes()).partition(partitions)
+    }
+
     pub(super) fn definition(&self) -> &topology::Definition {
         &self.module.definition.topologies[self.place]
     }
@@ -155,7 +160,7 @@ impl Shard {
 
     fn make_topology(&self, module: &Arc<Installed>, place: usize, id: TopologyId) -> Topology {
         let name = &module.definition.topologies[place].name;
-        let coordinator_partition = Placement::of(name.as_bytes()).partition(self.setup.partitions);
+        let coordinator_partition = Topology::coordinator_partition(name, self.setup.partitions);
         let coordinator_shard = self.setup.owner(coordinator_partition);
         let faults = Faults {
             decision_before_durable: planted(Plant::DecisionBeforeDurable),
@@ -193,7 +198,7 @@ impl Shard {
             read: RefCell::default(),
             waiting: RefCell::default(),
             excluded: RefCell::default(),
-            caught_up: RefCell::default(),
+            visible_waiting: RefCell::default(),
             wake_participant: Cell::default(),
             wake_coordinator: Cell::default(),
             paused: RefCell::default(),
@@ -432,7 +437,8 @@ impl Shard {
             Effect::CommitLocally { token, decision } => {
                 self.commit_locally(topology, token, decision);
             }
-            Effect::Visible { .. } => Self::answer_caught_up(topology),
+            // This shard's participant is told like every other.
+            Effect::Visible { .. } => {}
             Effect::WakeAt(at) => {
                 let earlier = topology.wake_coordinator.replace(Some(at));
                 if earlier != Some(at) {

@@ -317,6 +317,7 @@ impl Replay<'_> {
                     self.entry(entry).await?;
                 }
             }
+            self.bound_memory().await?;
             if self.env.should_yield() {
                 (self.progress)(Progress::Replayed {
                     shard: self.env.shard(),
@@ -343,6 +344,22 @@ impl Replay<'_> {
             }
         };
         replaying.take(entry).await
+    }
+
+    /// Folds while replaying, when what was replayed outgrows the overlays' share of the memory.
+    async fn bound_memory(&mut self) -> Result<()> {
+        let options = &self.setup.options;
+        let bytes_max = options.memory_bytes / 4 / u64::from(self.setup.shards);
+        let overlays = || self.partitions.values().map(|it| it.partition.overlay_bytes());
+        if overlays().sum::<u64>() <= bytes_max {
+            return Ok(());
+        }
+        let largest = self.partitions.values().max_by_key(|it| it.partition.overlay_bytes());
+        let Some(largest) = largest else { return Ok(()) };
+        // What was read back from the device survives the next crash once the fold has synced it.
+        largest.partition.replayed_is_durable();
+        largest.partition.fold().await.map_err(|error| partition_error(&error))?;
+        Ok(())
     }
 
     /// Opens the partitions without entries, and checks that nothing is missing.

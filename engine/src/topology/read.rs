@@ -46,8 +46,10 @@ impl<'a, O> At<'a, O> {
         path: Path<S, M, O2>,
         value: S::Value,
     ) -> Result<(), StateError> {
-        let target = self.context().target("put into", path.target())?;
-        self.context().put_with(&target, |fields, out| S::write(fields, &value, out))
+        let context = self.context();
+        let target = path.target().map_err(|error| context.refused("put into", error))?;
+        context.check_target("put into", &target)?;
+        context.put_with(&target, |fields, out| S::write(fields, &value, out))
     }
 
     /// Deletes what a path leads to; of a `Sub` collection, all that is in it. It need not exist.
@@ -113,10 +115,13 @@ fn read<'a, Out: 'a>(
     reads: codec::Result<Reads>,
     decode: Decode<Out>,
 ) -> Read<'a, Out> {
-    let reads = match context.local_reads(reads) {
+    let reads = match reads {
         Ok(reads) => reads,
-        Err(error) => return Read(State::Now(Some(Err(error)))),
+        Err(error) => return Read(State::Now(Some(Err(context.refused("read", error))))),
     };
+    if let Err(error) = context.check_reads(&reads) {
+        return Read(State::Now(Some(Err(error))));
+    }
     let Reads::One(plan @ ReadPlan { op: ReadOp::Get { key } | ReadOp::Has { key }, .. }) = &reads
     else {
         return Read(State::Later(Box::pin(read_parts(context, reads, decode))));
@@ -250,7 +255,8 @@ pub(crate) async fn update<V: Data>(
     change: impl FnOnce(Option<V>) -> Option<V>,
 ) -> Result<(), StateError> {
     let local = context.local();
-    let target = context.target("update", target)?;
+    let target = target.map_err(|error| context.refused("update", error))?;
+    context.check_target("update", &target)?;
     let decode =
         |value: Option<&[u8]>| value.map(|bytes| codec::decode(local.fields(), bytes)).transpose();
     let old = fetch(context, target.pstate, &target.key, decode).await?;
@@ -269,31 +275,25 @@ pub(crate) fn index(pstate: PStateId) -> PStateIndex {
 }
 
 impl Context<'_> {
-    /// What may be read here, of what was asked for.
-    fn local_reads(&self, reads: codec::Result<Reads>) -> Result<Reads, StateError> {
-        let partitions = self.local().partitions();
-        let checked = reads.and_then(|reads| Ok((reads.partition(partitions)?, reads)));
-        let (lives, reads) = checked.map_err(|error| self.refused("read", error))?;
-        let pstate = reads.as_slice().first().map_or(PStateId(0), |plan| plan.pstate);
-        match lives {
+    /// Whether it may be read here.
+    #[inline]
+    fn check_reads(&self, reads: &Reads) -> Result<(), StateError> {
+        let lives = reads.partition(self.local().partitions());
+        match lives.map_err(|error| self.refused("read", error))? {
             Some(lives) if lives != self.local().partition() => {
+                let pstate = reads.as_slice().first().map_or(PStateId(0), |plan| plan.pstate);
                 Err(self.misplaced("read", pstate, lives))
             }
-            _ => Ok(reads),
+            _ => Ok(()),
         }
     }
 
-    /// A row that may be written here.
+    /// Whether it may be written here.
     #[inline]
-    fn target(
-        &self,
-        op: &'static str,
-        target: codec::Result<Target>,
-    ) -> Result<Target, StateError> {
-        let target = target.map_err(|error| self.refused(op, error))?;
+    fn check_target(&self, op: &'static str, target: &Target) -> Result<(), StateError> {
         let lives = target.place.partition(self.local().partitions());
         if lives == self.local().partition() {
-            Ok(target)
+            Ok(())
         } else {
             Err(self.misplaced(op, target.pstate, lives))
         }
@@ -327,11 +327,11 @@ impl Context<'_> {
         let removal = removal.map_err(|error| self.refused("delete from", error))?;
         match removal {
             Removal::Row(target) => {
-                let target = self.target("delete from", Ok(target))?;
+                self.check_target("delete from", &target)?;
                 self.noted(self.local().delete(index(target.pstate), &target.key))
             }
             Removal::Range { from, to } => {
-                let from = self.target("delete from", Ok(from))?;
+                self.check_target("delete from", &from)?;
                 let to = to.as_deref();
                 self.noted(self.local().delete_range(index(from.pstate), &from.key, to))
             }

@@ -2,15 +2,16 @@
 //! collects the votes, decides, and tells readers when everybody has applied.
 //!
 //! ```text
-//! flight:   Waiting -> Running -> Preparing -> Voted -> Deciding  -> (decided) unapplied -> visible
-//!              ^          |           |          |         '---- from here on only forward
-//!              '----------'-----------'----------'  abort: failure, shard down, lower id aborted
+//! Waiting -> Running -> Preparing -> Voted -> Deciding -> (decided) unapplied -> visible
+//!    ^          |           |          |         '---- from here on only forward
+//!    '----------'-----------'----------'  abort: failure, shard down, lower id aborted
 //! ```
 //!
 //! At most two flights are past `Waiting`; the second starts when the first is quiescent
 //! (`Preparing` or later).
 
 mod flight;
+mod io;
 mod plan;
 mod quiescence;
 mod search;
@@ -19,148 +20,17 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+pub use self::io::{Config, Effect, Input, PauseReason, Token};
+
 use self::flight::{BeginRecord, Flight, Stage};
 use self::plan::Plan;
 use self::quiescence::{Counters, Step};
 use super::{
-    AllApplied, AttemptId, Begin, Decision, Exclusion, Failure, FailureKind, Faults, Message,
-    Record, Row, Source, SourceOffset, SourceRange,
+    AllApplied, AttemptId, Begin, Decision, Failure, FailureKind, Faults, Message, Record, Row,
+    Source, SourceOffset, SourceRange,
 };
 use crate::types::{Attempt, MicrobatchId, Offset, PartitionId, Run, ShardId};
 use crate::wire;
-
-/// What does not change while a coordinator lives.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The shard it lives on; its messages to itself go the same way as all others.
-    pub own: ShardId,
-    /// The shard of each partition: `owners[partition]`. Every shard that occurs takes part, and so
-    /// does `own`.
-    pub owners: Vec<ShardId>,
-    /// A microbatch takes at most this many records of one source partition; at least 1.
-    pub records_max: u64,
-    /// Planted bugs; [`Faults::default`] outside simulation.
-    pub faults: Faults,
-}
-
-/// Names one [`Effect::Persist`] or [`Effect::CommitLocally`] until it is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Token(pub u64);
-
-/// What happens to a coordinator.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// The first input of all: nothing is sent before.
-    Start,
-    /// How far sources are durable; the same as [`Message::SourceEnds`] from a shard.
-    SourceEnds(Vec<SourceOffset>),
-    /// A participant says something.
-    Message {
-        /// The shard it lives on.
-        from: ShardId,
-        /// What it says.
-        message: Message,
-    },
-    /// What this token named is durable.
-    Persisted(Token),
-    /// What [`Effect::CommitLocally`] asked for was not written at all, and will not be (no space).
-    /// The participant was not told yet.
-    Refused {
-        /// What was asked for.
-        token: Token,
-        /// Why; of kind `Retry`.
-        failure: Failure,
-    },
-    /// A shard stopped, and everything volatile on it is gone.
-    ShardDown(ShardId),
-    /// A shard has recovered, and its participant with it. All shards count as up at first.
-    ShardUp(ShardId),
-    /// The time asked for by [`Effect::WakeAt`] has come. A spurious one is harmless.
-    Wake,
-    /// Begin no further microbatch; what is under way completes.
-    Pause,
-    /// The opposite of `Pause`; it also ends a pause that a failure caused.
-    Resume,
-}
-
-/// What a driver does for a coordinator, in the order given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Write the record to the coordinator's partition, and report `Persisted(token)` when durable.
-    Persist {
-        /// To be reported.
-        token: Token,
-        /// What to write.
-        record: Record,
-    },
-    /// Write the record some time; it only saves work at recovery.
-    PersistLazily {
-        /// What to write.
-        record: Record,
-    },
-    /// Hand the message to the participant on `to`; drop it if that shard is down.
-    Send {
-        /// Where to.
-        to: ShardId,
-        /// What.
-        message: Message,
-    },
-    /// Everything that this attempt read and touched lies in the coordinator's own journal: hand
-    /// [`CommitLocally`](super::participant::Input::CommitLocally) to the own shard's participant,
-    /// and write what it answers (prepares and commits) and then `decision` as one group that is
-    /// durable as a whole or not at all. Its `Begin` was given to `Persist` earlier, so it lies
-    /// before them. Once durable, report `Persisted(token)` here and `CommittedDurable` to the
-    /// participant.
-    CommitLocally {
-        /// To be reported.
-        token: Token,
-        /// What is decided by this write.
-        decision: Decision,
-    },
-    /// All ids up to this one are applied everywhere. Participants are told by messages of their
-    /// own.
-    Visible {
-        /// The id.
-        id: MicrobatchId,
-        /// Offsets that changed.
-        offsets: Vec<SourceOffset>,
-    },
-    /// Give [`Input::Wake`] at this time (nanoseconds of the clock that `step` is told). A later
-    /// one replaces it.
-    WakeAt(u64),
-    /// No further microbatch begins, for this reason; the last one given counts.
-    Paused {
-        /// Why.
-        reason: PauseReason,
-    },
-    /// The reason for the pause is gone.
-    Resumed,
-    /// A record was rejected for good: it is on the exclusion list of this microbatch from now on.
-    /// For logs and counters; the dead letter itself is written by the microbatch.
-    Excluded {
-        /// The microbatch.
-        id: MicrobatchId,
-        /// The record, and why.
-        exclusion: Exclusion,
-    },
-}
-
-/// Why a topology begins no further microbatch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PauseReason {
-    /// It was asked to.
-    Asked,
-    /// This shard is down.
-    ShardDown(ShardId),
-    /// A microbatch is rejected even without any record; only a change of code, and `Resume`, can
-    /// help.
-    Rejected {
-        /// The microbatch.
-        id: MicrobatchId,
-        /// What the failing shard said.
-        message: String,
-    },
-}
 
 /// Decides the microbatches of one topology. See the [module](super) for what it guarantees.
 #[derive(Clone, Debug)]
@@ -390,7 +260,8 @@ impl Coordinator {
     ) {
         let rejections = std::mem::take(&mut self.flights[place].rejections);
         if !rejections.is_empty() {
-            self.give_up(now_ns, place, rejections.into_values().collect(), effects);
+            let failures: Vec<_> = rejections.into_values().collect();
+            self.give_up(now_ns, place, &failures, effects);
         } else if self.flights[place].is_trial() {
             self.abort_from(place, now_ns, effects);
             self.flights[place].trial_passed(now_ns);
@@ -477,7 +348,7 @@ impl Coordinator {
                 // The rest goes on, so that one attempt finds all bad records instead of one.
                 flight.rejections.entry(origin).or_insert(failure);
             }
-            Some(_) | None => self.give_up(now_ns, place, vec![failure], effects),
+            Some(_) | None => self.give_up(now_ns, place, &[failure], effects),
         }
     }
 
@@ -486,12 +357,12 @@ impl Coordinator {
         &mut self,
         now_ns: u64,
         place: usize,
-        failures: Vec<Failure>,
+        failures: &[Failure],
         effects: &mut Vec<Effect>,
     ) {
         self.abort_from(place, now_ns, effects);
         let flight = &mut self.flights[place];
-        for failure in &failures {
+        for failure in failures {
             if let Some(exclusion) = flight.failed(now_ns, failure) {
                 effects.push(Effect::Excluded { id: flight.id, exclusion });
             }
@@ -555,7 +426,7 @@ impl Coordinator {
         let place = place.expect("only a local commit that was asked for can be refused");
         let touched = Vec::new();
         self.flights[place].stage = Stage::Voted { touched };
-        self.give_up(now_ns, place, vec![failure], effects);
+        self.give_up(now_ns, place, &[failure], effects);
     }
 
     fn on_shard_down(&mut self, now_ns: u64, shard: ShardId, effects: &mut Vec<Effect>) {

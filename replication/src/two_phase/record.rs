@@ -91,7 +91,10 @@ pub enum RowError {
         found: MicrobatchId,
     },
     /// Offsets never go back.
-    #[error("decision of microbatch {id} moves depot {} partition {} back to offset {to}", from.depot, from.partition)]
+    #[error(
+        "decision of microbatch {id} moves depot {} partition {} back to offset {to}",
+        from.depot, from.partition
+    )]
     Backwards {
         /// The decision.
         id: MicrobatchId,
@@ -165,5 +168,78 @@ impl Row {
     /// When the bytes are damaged, too large, or of a version that this build does not know.
     pub fn decode(bytes: &[u8]) -> Result<Self, wire::Error> {
         wire::decode_row(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Attempt, DepotId, Run};
+
+    fn source(partition: u32) -> Source {
+        Source { depot: DepotId(1), partition: PartitionId(partition) }
+    }
+
+    fn decision(id: u64, visible: u64, offsets: &[(u32, u64)]) -> Record {
+        let offsets = offsets.iter().map(|&(partition, offset)| SourceOffset {
+            source: source(partition),
+            offset: Offset(offset),
+        });
+        Record::Decision(Decision {
+            attempt: AttemptId { id: MicrobatchId(id), run: Run(1), attempt: Attempt(1) },
+            offsets: offsets.collect(),
+            touched: vec![],
+            visible: MicrobatchId(visible),
+        })
+    }
+
+    fn unapplied(row: &Row) -> Vec<u64> {
+        row.unapplied.iter().map(|decision| decision.attempt.id.0).collect()
+    }
+
+    #[test]
+    fn a_row_is_the_sum_of_its_records() {
+        let mut row = Row::default();
+        row.add(&decision(1, 0, &[(0, 3), (1, 2)])).unwrap();
+        row.add(&decision(2, 0, &[(1, 5)])).unwrap();
+        assert_eq!(unapplied(&row), [1, 2]);
+        row.add(&decision(3, 1, &[(0, 3)])).unwrap();
+        assert_eq!(unapplied(&row), [2, 3], "the decision says that 1 is applied");
+        row.add(&Record::AllApplied(AllApplied { id: MicrobatchId(2) })).unwrap();
+        assert_eq!(unapplied(&row), [3]);
+        assert_eq!(row.decided, MicrobatchId(3));
+        let offsets: Vec<_> = row.offsets.iter().map(|(s, o)| (s.partition.0, o.0)).collect();
+        assert_eq!(offsets, [(0, 3), (1, 5)]);
+    }
+
+    #[test]
+    fn what_a_row_contains_already_changes_nothing() {
+        let mut row = Row::default();
+        let records = [decision(1, 0, &[(0, 3)]), decision(2, 1, &[(0, 4)])];
+        for record in &records {
+            row.add(record).unwrap();
+        }
+        let before = row.clone();
+        for record in &records {
+            row.add(record).unwrap();
+        }
+        assert_eq!(row, before);
+    }
+
+    #[test]
+    fn what_does_not_follow_is_refused_and_leaves_the_row_alone() {
+        let mut row = Row::default();
+        row.add(&decision(1, 0, &[(0, 3)])).unwrap();
+        let before = row.clone();
+        let (decided, found) = (MicrobatchId(1), MicrobatchId(3));
+        assert_eq!(row.add(&decision(3, 0, &[])), Err(RowError::Gap { decided, found }));
+        let backwards = RowError::Backwards { id: MicrobatchId(2), from: source(0), to: Offset(2) };
+        assert_eq!(row.add(&decision(2, 0, &[(1, 9), (0, 2)])), Err(backwards));
+        let id = MicrobatchId(2);
+        assert_eq!(
+            row.add(&Record::AllApplied(AllApplied { id })),
+            Err(RowError::AppliedBeforeDecided { decided, id })
+        );
+        assert_eq!(row, before);
     }
 }

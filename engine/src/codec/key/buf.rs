@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 /// the spill pointer, the buffer fills one cache line.
 const INLINE_BYTES: usize = 54;
 
-/// The bytes of one key. Growing past [`INLINE_BYTES`] moves them to the heap.
+/// The bytes of one key. Growing past 54 bytes moves them to the heap.
 pub struct KeyBuf {
     /// `Some` once the bytes did not fit; then `inline` and `len` are no longer used.
     #[allow(clippy::box_collection, reason = "one pointer, so that the inline bytes get the rest")]

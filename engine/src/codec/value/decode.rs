@@ -32,7 +32,7 @@ impl<'de, 't> Decoder<'de, 't> {
     }
 
     #[inline]
-    fn enter(&mut self) -> Result<(), Fault> {
+    pub(super) fn enter(&mut self) -> Result<(), Fault> {
         if self.depth == VALUE_DEPTH_MAX {
             return Err(Fault::new(format_args!("it nests deeper than {VALUE_DEPTH_MAX}")));
         }
@@ -40,19 +40,33 @@ impl<'de, 't> Decoder<'de, 't> {
         Ok(())
     }
 
+    pub(super) fn leave(&mut self) {
+        self.depth -= 1;
+    }
+
+    pub(super) fn table(&self) -> &'t FieldTable {
+        self.table
+    }
+
+    /// An integer, of either sign.
+    pub(super) fn any_integer(&mut self) -> Result<Integer, Fault> {
+        let marker = self.marker()?;
+        self.integer(marker)?.ok_or_else(|| unexpected(marker, "a value"))
+    }
+
     #[inline]
-    fn peek(&self) -> Result<Marker, Fault> {
+    pub(super) fn peek(&self) -> Result<Marker, Fault> {
         self.input.first().map(|&byte| Marker::from_u8(byte)).ok_or_else(cut_off)
     }
 
     #[inline]
-    fn marker(&mut self) -> Result<Marker, Fault> {
+    pub(super) fn marker(&mut self) -> Result<Marker, Fault> {
         let [byte] = self.take()?;
         Ok(Marker::from_u8(byte))
     }
 
     #[inline]
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let (head, rest) = self.input.split_first_chunk().ok_or_else(cut_off)?;
         self.input = rest;
         Ok(*head)
@@ -101,6 +115,11 @@ impl<'de, 't> Decoder<'de, 't> {
     /// A field's or a variant's number.
     #[inline]
     fn number(&mut self) -> Result<u64, Fault> {
+        // Nearly all are below 128, which is one byte.
+        if let [byte @ 0..=127, rest @ ..] = self.input {
+            self.input = rest;
+            return Ok(u64::from(*byte));
+        }
         let marker = self.marker()?;
         match self.integer(marker)? {
             Some(Integer::Positive(number)) => Ok(number),
@@ -119,7 +138,7 @@ impl<'de, 't> Decoder<'de, 't> {
     }
 
     #[inline]
-    fn text(&mut self) -> Result<&'de str, Fault> {
+    pub(super) fn text(&mut self) -> Result<&'de str, Fault> {
         let marker = self.marker()?;
         let len = match marker {
             Marker::FixStr(len) => usize::from(len),
@@ -131,7 +150,7 @@ impl<'de, 't> Decoder<'de, 't> {
         str::from_utf8(self.take_slice(len)?).map_err(|_| Fault::new("a text is not UTF-8"))
     }
 
-    fn bytes(&mut self) -> Result<&'de [u8], Fault> {
+    pub(super) fn bytes(&mut self) -> Result<&'de [u8], Fault> {
         let marker = self.marker()?;
         let len = match marker {
             Marker::Bin8 => self.len8()?,
@@ -142,15 +161,18 @@ impl<'de, 't> Decoder<'de, 't> {
         self.take_slice(len)
     }
 
-    fn wide(&mut self) -> Result<[u8; 16], Fault> {
-        self.bytes()?
-            .try_into()
-            .map_err(|_| Fault::new("a 128-bit integer has other than 16 bytes"))
+    /// A 128-bit integer; `None` if it was a narrower one when it was written.
+    fn wide(&mut self) -> Result<Option<[u8; 16]>, Fault> {
+        if !matches!(self.peek()?, Marker::Bin8 | Marker::Bin16 | Marker::Bin32) {
+            return Ok(None);
+        }
+        let bytes = self.bytes()?.try_into();
+        bytes.map(Some).map_err(|_| Fault::new("a 128-bit integer has other than 16 bytes"))
     }
 
     /// The length of an array; every element takes a byte or more.
     #[inline]
-    fn array(&mut self) -> Result<usize, Fault> {
+    pub(super) fn array(&mut self) -> Result<usize, Fault> {
         let marker = self.marker()?;
         let len = match marker {
             Marker::FixArray(len) => usize::from(len),
@@ -163,7 +185,7 @@ impl<'de, 't> Decoder<'de, 't> {
 
     /// The length of a map; every entry takes two bytes or more.
     #[inline]
-    fn map(&mut self) -> Result<usize, Fault> {
+    pub(super) fn map(&mut self) -> Result<usize, Fault> {
         let marker = self.marker()?;
         let len = match marker {
             Marker::FixMap(len) => usize::from(len),
@@ -247,7 +269,7 @@ impl<'de, 't> Decoder<'de, 't> {
     }
 }
 
-enum Integer {
+pub(super) enum Integer {
     Positive(u64),
     Negative(i64),
 }
@@ -287,11 +309,17 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
     );
 
     fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_i128(i128::from_be_bytes(self.wide()?))
+        match self.wide()? {
+            Some(bytes) => visitor.visit_i128(i128::from_be_bytes(bytes)),
+            None => self.visit_integer(visitor),
+        }
     }
 
     fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_u128(u128::from_be_bytes(self.wide()?))
+        match self.wide()? {
+            Some(bytes) => visitor.visit_u128(u128::from_be_bytes(bytes)),
+            None => self.visit_integer(visitor),
+        }
     }
 
     fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {

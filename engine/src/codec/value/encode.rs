@@ -41,8 +41,12 @@ impl<'a> Encoder<'a> {
     }
 
     #[inline]
-    fn uint(&mut self, value: u64) {
-        written(mp::write_uint(self.out, value));
+    fn number(&mut self, number: u32) {
+        match u8::try_from(number) {
+            // Nearly all are below 128, which is one byte.
+            Ok(byte @ 0..=127) => self.out.push(byte),
+            _ => written(mp::write_uint(self.out, u64::from(number))),
+        }
     }
 
     #[inline]
@@ -89,7 +93,7 @@ impl<'a> Encoder<'a> {
         let number = number(self.names(name)?, variant, index)?;
         self.enter()?;
         self.map(1)?;
-        self.uint(u64::from(number));
+        self.number(number);
         Ok(())
     }
 }
@@ -218,7 +222,7 @@ impl<'e, 'a> Serializer for &'e mut Encoder<'a> {
         variant: &'static str,
     ) -> Result<(), Fault> {
         let number = number(self.names(name)?, variant, index)?;
-        self.uint(u64::from(number));
+        self.number(number);
         Ok(())
     }
 
@@ -392,7 +396,7 @@ impl Fields<'_, '_> {
             .left
             .checked_sub(1)
             .ok_or_else(|| Fault::new("its `Serialize` announced fewer fields"))?;
-        self.encoder.uint(u64::from(number));
+        self.encoder.number(number);
         value
             .serialize(&mut *self.encoder)
             .map_err(|fault| fault.within(self.names.type_name(), name))

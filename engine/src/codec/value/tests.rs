@@ -177,12 +177,17 @@ fn everything() -> impl Strategy<Value = Everything> {
 }
 
 proptest! {
+    // Each case decodes every prefix of its bytes.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn values_come_back(order in order(), everything in everything()) {
         check(&order);
         check(&everything);
     }
+}
 
+proptest! {
     #[test]
     fn numbers_come_back(signed: i64, unsigned: u64, shift in 0..64_u32, wide: f64) {
         check(&(signed >> shift));
@@ -202,6 +207,7 @@ proptest! {
         drop(decode::<Everything>(&rest, &bytes));
         drop(decode::<Vec<Option<Option<()>>>>(&rest, &bytes));
         drop(decode::<serde::de::IgnoredAny>(&rest, &bytes));
+        drop(to_json(&orders, Some("State"), &bytes));
     }
 
     #[test]
@@ -328,6 +334,42 @@ fn types_evolve() {
     let lost = evolved::Order { state: evolved::State::Lost, ..later };
     let error = decode::<Order>(&new, &encoded(&new, &lost)).unwrap_err().to_string();
     assert!(error.contains("at Order.state, State.Lost: unknown variant `Lost`"), "{error}");
+}
+
+#[test]
+fn numbers_can_become_wider() {
+    let table = FieldTable::new();
+    for number in [0, 1, -1, 127, -128, i32::MAX, i32::MIN] {
+        let bytes = encoded(&table, &number);
+        assert_eq!(decode::<i64>(&table, &bytes).unwrap(), i64::from(number));
+        assert_eq!(decode::<i128>(&table, &bytes).unwrap(), i128::from(number));
+        assert_eq!(decode::<u128>(&table, &bytes).ok(), u128::try_from(number).ok());
+        assert_eq!(decode::<u8>(&table, &bytes).ok(), u8::try_from(number).ok());
+    }
+    let bytes = encoded(&table, &0.5_f32);
+    assert_eq!(decode::<f64>(&table, &bytes).unwrap().to_bits(), 0.5_f64.to_bits());
+}
+
+#[test]
+fn values_are_shown_as_json() {
+    let table = table_of::<Order>();
+    let bytes = encoded(&table, &sample());
+    assert_eq!(
+        to_json(&table, Some("Order"), &bytes).unwrap(),
+        r#"{"id":300,"buyer":"ann","lines":[{"0":7,"1":1,"2":1.5}],"note":null,"#.to_owned()
+            + r#""state":{"2":{"0":"bob","1":[1,-2]}},"tags":{"x":[-1,2]}}"#
+    );
+    let state = encoded(&table, &sample().state);
+    let shown = to_json(&table, Some("State"), &state).unwrap();
+    assert_eq!(shown, r#"{"Sent":{"to":"bob","at":[1,-2]}}"#);
+    assert_eq!(to_json(&table, Some("State"), &encoded(&table, &State::New)).unwrap(), r#""New""#);
+    let odd = (Blob(vec![1, 255]), "\"\\\n", f64::NAN, Some(()), BTreeMap::from([(1, true)]));
+    let shown = to_json(&table, None, &encoded(&table, &odd)).unwrap();
+    assert_eq!(shown, r#"["01ff","\"\\\u000a",null,null,{"1":true}]"#);
+    for cut in 0..bytes.len() {
+        to_json(&table, Some("Order"), &bytes[..cut]).unwrap_err();
+    }
+    to_json(&table, None, &[0x91].repeat(1_000_000)).unwrap_err();
 }
 
 #[test]

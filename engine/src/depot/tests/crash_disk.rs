@@ -35,7 +35,8 @@ struct Inode {
     synced: Vec<u8>,
 }
 
-type Names = BTreeMap<String, Rc<RefCell<Inode>>>;
+type Node = Rc<RefCell<Inode>>;
+type Names = BTreeMap<String, Node>;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct CrashDisk {
@@ -72,6 +73,30 @@ impl CrashDisk {
         }
         *disk.names_synced.borrow_mut() = left.clone();
         *disk.names.borrow_mut() = left;
+        disk
+    }
+
+    /// What the next process finds when only the last one died: everything it wrote, but nothing
+    /// more of it is durable than before.
+    pub(super) fn kill(&self) -> Self {
+        let disk = Self::new();
+        // An operation of the old process must not touch the new one's files.
+        let mut copies: Vec<(Node, Node)> = Vec::new();
+        let mut copy = |names: &Names| -> Names {
+            let mut of = |inode: &Node| {
+                if let Some((_, copy)) = copies.iter().find(|(old, _)| Rc::ptr_eq(old, inode)) {
+                    return Rc::clone(copy);
+                }
+                let Inode { now, synced } = &*inode.borrow();
+                let new = Inode { now: now.clone(), synced: synced.clone() };
+                let new = Rc::new(RefCell::new(new));
+                copies.push((Rc::clone(inode), Rc::clone(&new)));
+                new
+            };
+            names.iter().map(|(path, inode)| (path.clone(), of(inode))).collect()
+        };
+        *disk.names.borrow_mut() = copy(&self.names.borrow());
+        *disk.names_synced.borrow_mut() = copy(&self.names_synced.borrow());
         disk
     }
 

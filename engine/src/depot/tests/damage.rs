@@ -305,6 +305,57 @@ fn a_torn_tail_behind_the_state_is_reported_and_written_over() {
     });
 }
 
+/// Bytes that somebody made up, with the right checksum: errors or other records, never a panic.
+#[test]
+fn made_up_blocks_and_payloads_never_panic() {
+    let (disk, state) = two_segments();
+    let mut chance = Chance(11);
+    for segment in &state.segments {
+        let file = disk.contents(&path(segment)).unwrap();
+        let identity = report(&file, segment).identity.unwrap();
+        for round in 0..3000 {
+            let at = if round % 3 == 0 { segment.last_at } else { 4096 };
+            let from = usize::try_from(at).unwrap();
+            let bytes = next(&file, &identity, at).unwrap().bytes();
+            // The header, and this structure in the place of the first block.
+            let mut made_up = file[..4096].to_vec();
+            made_up.extend_from_slice(&file[from..from + bytes]);
+            made_up[4096 + 16..4096 + 24].copy_from_slice(&4096_u64.to_le_bytes());
+            for _ in 0..=chance.below(3) {
+                let field = usize::try_from(chance.below(120)).unwrap();
+                let value = match chance.below(3) {
+                    0 => 0xff,
+                    1 => 0,
+                    _ => chance.next().to_le_bytes()[0],
+                };
+                made_up[4096 + field] = value;
+            }
+            let crc = super::super::format::checksum(&made_up[4096..]);
+            made_up[4096 + 60..4096 + 64].copy_from_slice(&crc.to_le_bytes());
+            inspect(&made_up, None, &mut |_| {});
+            inspect(&made_up, Some(segment), &mut |_| {});
+        }
+    }
+    let payload = memory::run(&disk, |env| async move {
+        let log = open(&env, &State::default()).await.unwrap();
+        let batch = Batch::of(["tide", "", "mill"]).unwrap();
+        let batch = batch.with_key(Key { client: 1, sequence: 2 });
+        appended(log.append(&batch, WallTime(1)).unwrap()).payload.to_vec()
+    });
+    let encoded = state.encode();
+    for _ in 0..20_000 {
+        for original in [&payload, &encoded] {
+            let mut bytes = original.clone();
+            let place = usize::try_from(chance.below(bytes.len() as u64)).unwrap();
+            bytes[place] = chance.next().to_le_bytes()[0];
+            bytes.truncate(bytes.len() - usize::try_from(chance.below(3)).unwrap());
+            drop(batch::Decoded::read(&bytes));
+            drop(batch::head(&bytes));
+            drop(State::decode(&bytes));
+        }
+    }
+}
+
 /// The format must not change by accident: these bytes were written by the first version.
 #[test]
 fn golden_segments_are_written_and_read_as_ever() {

@@ -1,7 +1,7 @@
 //! Lives of one log: random operations, then a crash or a clean end, then recovery from the last
 //! fold and the journal, each time compared with what a `Vec` says.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::crash_disk::{Chance, CrashDisk};
@@ -22,6 +22,9 @@ struct World {
     acknowledged: Offset,
     index: u64,
     torn: u32,
+    /// How large the disk is.
+    space: Rc<Cell<u64>>,
+    refused: u32,
 }
 
 #[derive(Clone)]
@@ -108,7 +111,10 @@ async fn recover(env: &Env, shared: &Shared, chance: &mut Chance) -> Result<Log>
         kept.push(entry);
         if chance.one_in(20) {
             log.durable(log.end());
-            log.flush().await?;
+            match log.flush().await {
+                Ok(_) | Err(Error::NoSpace { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     let recovered = log.recovered().await?;
@@ -215,6 +221,8 @@ async fn step(
                 let released =
                     world.journal.iter().take_while(|entry| entry.end <= state.end).count();
                 let released = released.min(world.journal_durable);
+                // What a fold covers is named conservatively, so some of it is replayed all the same.
+                let released = usize::try_from(chance.below(released as u64 + 1)).unwrap();
                 world.journal.drain(..released);
                 world.journal_durable -= released;
                 world.recorded = state.clone();
@@ -225,6 +233,10 @@ async fn step(
         13 if chance.one_in(4) => {
             let below = Offset(chance.below(log.end().0 + 1));
             assert!(log.trim(below) <= below.max(log.first()));
+        }
+        13 if chance.one_in(3) => {
+            let space = if chance.one_in(2) { u64::MAX } else { chance.below(600_000) };
+            shared.borrow().space.set(space);
         }
         14 => {
             let time = WallTime(chance.below(log.append_time().0 + 2));
@@ -270,7 +282,8 @@ fn is_crash(error: &Error) -> bool {
     }
 }
 
-fn lives(seed: u64, kind: Kind, lives: u32) -> u32 {
+/// How often an extent was torn, and the disk full.
+fn lives(seed: u64, kind: Kind, lives: u32) -> (u32, u32) {
     let mut chance = Chance(seed);
     let mut disk = CrashDisk::new();
     let shared = Shared::default();
@@ -278,13 +291,22 @@ fn lives(seed: u64, kind: Kind, lives: u32) -> u32 {
         let steps = chance.below(120);
         let fuse = chance.one_in(2).then(|| 20 + chance.below(150));
         disk.fuse.set(fuse);
+        shared.borrow_mut().space = Rc::clone(&disk.bytes_max);
+        disk.bytes_max.set(if chance.one_in(8) { 100_000 } else { u64::MAX });
         let world = Rc::clone(&shared);
         let mut inner = Chance(chance.next());
         let body = move |env: Env| async move {
             let log = recover(&env, &world, &mut inner).await?;
             for _ in 0..steps {
-                step(&env, &log, &world, &mut inner, kind).await?;
+                match step(&env, &log, &world, &mut inner, kind).await {
+                    Err(Error::NoSpace { .. }) => world.borrow_mut().refused += 1,
+                    result => result?,
+                }
             }
+            // With space, everything that was refused is possible.
+            world.borrow().space.set(u64::MAX);
+            log.flush().await?;
+            assert_eq!(log.flushed_end(), log.durable_end());
             Ok(())
         };
         let result: Result<()> = run_on(Rc::new(disk.clone()), chance.next(), body);
@@ -296,10 +318,10 @@ fn lives(seed: u64, kind: Kind, lives: u32) -> u32 {
         let more = world.journal.len() - world.journal_durable;
         let kept = world.journal_durable + usize::try_from(chance.below(more as u64 + 1)).unwrap();
         world.journal.truncate(kept);
-        disk = disk.crash(&mut chance);
+        disk = if chance.one_in(3) { disk.kill() } else { disk.crash(&mut chance) };
     }
     let world = shared.borrow();
-    world.torn
+    (world.torn, world.refused)
 }
 
 #[test]
@@ -311,8 +333,14 @@ fn small_appends_survive_crashes() {
 
 #[test]
 fn bulk_appends_survive_crashes() {
-    let torn: u32 = (0..40).map(|seed| lives(seed, Kind::WithBulk, 8)).sum();
+    let (mut torn, mut refused) = (0, 0);
+    for seed in 0..40 {
+        let life = lives(seed, Kind::WithBulk, 8);
+        torn += life.0;
+        refused += life.1;
+    }
     assert!(torn > 5, "torn extents must occur: {torn}");
+    assert!(refused > 5, "a full disk must occur: {refused}");
 }
 /// Compiled where the whole workspace is tested: the simulation crate turns the switches on.
 #[cfg(feature = "simulation")]

@@ -77,3 +77,28 @@ fn files_are_recycled_when_everything_in_them_is_covered() {
     });
     assert_eq!(found.last().unwrap().1, 400);
 }
+
+#[test]
+fn groups_larger_than_a_file_are_read_back_at_default_sizes() {
+    let disk = MemoryDisk::new();
+    let memo = Memo::new();
+    let kept = Rc::clone(&memo);
+    let defaults = |run| Options::new(ID, Run(run));
+    let pattern: Vec<u8> = (0..20_000_003_u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
+    let bytes = pattern.clone();
+    run(&disk, move |env| async move {
+        let journal = Journal::create(&env, defaults(1), kept).await.unwrap();
+        journal.admit(bytes.len(), Admission::Client).await.unwrap();
+        journal.append(&[entry(0, 1, b"small")]).unwrap();
+        let ticket = journal.append(&[entry(0, 2, &bytes), entry(1, 1, &bytes[..99])]).unwrap();
+        journal.wait(ticket).await.unwrap();
+        assert!(journal.counts().writes <= 22, "whole frames of 1 MiB");
+    });
+    let found = run(&disk, move |env| async move {
+        let (groups, recovered) = recover(&env, &memo, 2, None).await.unwrap();
+        assert_eq!(recovered.torn, None);
+        flat(&groups)
+    });
+    let small = pattern[..99].to_vec();
+    assert!(found == [(0, 1, b"small".to_vec()), (0, 2, pattern), (1, 1, small)]);
+}

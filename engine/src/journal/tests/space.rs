@@ -52,7 +52,7 @@ fn clients_wait_while_the_journal_is_full_and_the_system_does_not() {
         let mut client = Box::pin(journal.admit(30_000, Admission::Client));
         assert!(waits(&env, &mut client).await);
         journal.admit(100_000, Admission::System).await.unwrap();
-        let ticket = journal.append(&[entry(1, 1, &[2; 100_000])]).unwrap();
+        let ticket = journal.append(&[entry(1, 1, &vec![2; 100_000])]).unwrap();
         journal.wait(ticket).await.unwrap();
         assert!(journal.used_bytes() > journal.bytes_max());
         assert_eq!(journal.holders(), [PartitionId(0)]);
@@ -74,8 +74,8 @@ fn a_pending_prepare_is_copied_forward_and_found_again() {
     on_chaos(&disk, |env| async move {
         let journal = Journal::create(&env, options(1), Rc::clone(&kept) as _).await.unwrap();
         // One that begins in the first file and ends in the second, beside others of its group.
-        journal.append(&[entry(0, 1, &[1; 60_000])]).unwrap();
-        journal.append(&[entry(0, 2, &[2; 9000]), entry(1, 1, &[3; 20_000])]).unwrap();
+        journal.append(&[entry(0, 1, &vec![1; 60_000])]).unwrap();
+        journal.append(&[entry(0, 2, &[2; 9000]), entry(1, 1, &vec![3; 20_000])]).unwrap();
         let next = fill(&journal, 3).await;
         journal.covered(PartitionId(1), Index(1), &[Index(1)]);
         journal.covered(PartitionId(0), Index(next - 1), &[]);
@@ -167,9 +167,9 @@ fn a_failed_write_stops_the_journal_for_ever() {
 struct Broken(Cell<u32>);
 
 impl Retain for Broken {
-    fn advance(&self, id: JournalId, _first: JournalFile) -> LocalFuture<'_, Result<(), Error>> {
+    fn advance(&self, _id: JournalId, _first: JournalFile) -> LocalFuture<'_, Result<(), Error>> {
         self.0.set(self.0.get() + 1);
-        let error = Error::io("write", "MANIFEST", u64::from(id.0), std::io::Error::other("no"));
+        let error = Error::retain(std::io::Error::other("no"));
         Box::pin(std::future::ready(Err(error)))
     }
 }
@@ -182,7 +182,7 @@ fn nothing_is_recycled_when_the_manifest_cannot_be_written() {
         let journal = Journal::create(&env, options(1), Rc::clone(&broken) as _).await.unwrap();
         let next = fill(&journal, 1).await;
         journal.covered(PartitionId(0), Index(next - 1), &[]);
-        assert!(matches!(journal.stopped().await, Error::Io { .. }));
+        assert!(matches!(journal.stopped().await, Error::Retain { .. }));
         assert_eq!(broken.0.get(), 1, "a failed write is not tried again");
     });
 }
@@ -241,10 +241,49 @@ fn a_dropped_journal_ends_its_tasks_and_can_be_recovered_in_place() {
         drop(journal);
         env.sleep(Duration::from_millis(10)).await;
         assert_eq!(Rc::strong_count(&memo), 1, "no task holds the journal");
+        assert_eq!(list(&env).await.unwrap(), [ID]);
         let (groups, recovered) = recover(&env, &memo, 2, None).await.unwrap();
         assert_eq!(flat(&groups), [(0, 1, b"kept".to_vec())]);
         let journal = Journal::resume(&env, options(2), recovered, memo).await.unwrap();
         let ticket = journal.append(&[entry(0, 2, b"more")]).unwrap();
         journal.wait(ticket).await.unwrap();
+        journal.close().await.unwrap();
+        remove(&env, ID).await.unwrap();
+        assert_eq!(list(&env).await.unwrap(), []);
     });
+}
+
+#[test]
+fn the_tail_of_a_group_that_was_not_complete_is_reported_and_written_over() {
+    let disk = MemoryDisk::new();
+    let memo = Memo::new();
+    let kept = Rc::clone(&memo);
+    run(&disk, |env| async move {
+        let journal = Journal::create(&env, options(1), kept).await.unwrap();
+        journal.append(&[entry(0, 1, b"whole")]).unwrap();
+        let ticket = journal.append(&[entry(0, 2, &vec![1; 50_000])]).unwrap();
+        journal.wait(ticket).await.unwrap();
+    });
+    // The third frame of four is lost: the first two stay in the chain, their group does not count.
+    disk.damage(&slot_path(ID, 0), |bytes| bytes[32 << 10..48 << 10].fill(0));
+    for (opening, torn) in [(2, true), (3, true), (4, false)] {
+        let memo = Rc::clone(&memo);
+        run(&disk, move |env| async move {
+            let (groups, recovered) = recover(&env, &memo, opening, None).await.unwrap();
+            assert_eq!(flat(&groups)[0], (0, 1, b"whole".to_vec()));
+            assert_eq!(groups.len(), if torn { 1 } else { 2 });
+            let expected = TornTail {
+                file: JournalFile::FIRST,
+                byte: 32 << 10,
+                frames_discarded: 1,
+                group_discarded: true,
+            };
+            assert_eq!(recovered.torn, torn.then_some(expected));
+            if opening == 3 {
+                let journal = Journal::resume(&env, options(3), recovered, memo).await.unwrap();
+                let ticket = journal.append(&[entry(0, 2, &vec![2; 9000])]).unwrap();
+                journal.wait(ticket).await.unwrap();
+            }
+        });
+    }
 }

@@ -3,11 +3,12 @@
 use std::rc::Rc;
 
 use tidemill_replication::two_phase::{
-    AttemptId, Decision, Record, Source, SourceOffset, coordinator, participant,
+    AttemptId, Coordinator, Decision, Record, Source, SourceOffset, coordinator, participant,
 };
 
 use super::{Durable, Topology};
-use crate::error::Error;
+use crate::env::Class;
+use crate::error::{Error, Result};
 use crate::journal::Kind;
 use crate::probe::{State, reached};
 use crate::shard::entry::{Committed, Prepare, Transaction};
@@ -158,6 +159,13 @@ impl Shard {
             partition.merge_through(topology.id, id);
         }
         topology.visible.set(id);
+        for (wanted, reply) in topology.visible_waiting.take() {
+            if wanted <= id {
+                answer(reply, Ok(()));
+            } else {
+                topology.visible_waiting.borrow_mut().push((wanted, reply));
+            }
+        }
         let mut read = topology.read.borrow_mut();
         for moved in offsets {
             read.insert(moved.source, moved.offset);
@@ -178,40 +186,79 @@ impl Shard {
 
     /// A client waits for the effects of a record.
     pub(in crate::shard) fn wait(&self, request: WaitRequest) {
-        let Some(topology) = self.topologies.borrow().get(&request.topology).cloned() else {
-            let what = "no such topology runs here".to_owned();
-            return answer(request.reply, Err(Error::Invalid { what }));
-        };
-        let source = Source { depot: request.depot, partition: request.partition };
-        let read = topology.read.borrow().get(&source).copied().unwrap_or_default();
-        if request.offset < read {
-            return answer(request.reply, Ok(topology.effects(source, request.offset)));
-        }
-        let mut waiting = topology.waiting.borrow_mut();
-        waiting.entry((source, request.offset)).or_default().push(request.reply);
-    }
-
-    /// Answers when every durable record of the topology's sources has been read and applied.
-    pub(in crate::shard) fn wait_caught_up(&self, id: TopologyId, reply: Reply<()>) {
-        let Some(topology) = self.topologies.borrow().get(&id).cloned() else {
-            let what = "no such topology runs here".to_owned();
-            return answer(reply, Err(Error::Invalid { what }));
-        };
-        topology.caught_up.borrow_mut().push(reply);
-        Self::answer_caught_up(&topology);
-    }
-
-    pub(super) fn answer_caught_up(topology: &Topology) {
-        let coordinator = topology.coordinator.borrow();
-        if coordinator.as_ref().is_some_and(coordinator::Coordinator::is_caught_up) {
-            for reply in topology.caught_up.take() {
-                answer(reply, Ok(()));
+        match self.topology(request.topology) {
+            Ok(topology) => {
+                let source = Source { depot: request.depot, partition: request.partition };
+                topology.wait(source, request.offset, request.reply);
             }
+            Err(error) => answer(request.reply, Err(error)),
         }
+    }
+
+    /// Answers when every record that is durable now in the topology's sources here was read and
+    /// applied.
+    pub(in crate::shard) fn wait_caught_up(&self, id: TopologyId, reply: Reply<()>) {
+        let topology = match self.topology(id) {
+            Ok(topology) => topology,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        let mut pending = Vec::new();
+        for end in self.source_ends(&topology).into_iter().filter(|end| end.offset > Offset(0)) {
+            let (reply, answered) = futures_channel::oneshot::channel();
+            topology.wait(end.source, Offset(end.offset.0 - 1), reply);
+            pending.push(answered);
+        }
+        self.env.spawn(Class::Client, "wait until caught up", async move {
+            for answered in pending {
+                match answered.await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => return answer(reply, Err(error)),
+                    // The shard ended; dropping `reply` says so.
+                    Err(_) => return,
+                }
+            }
+            answer(reply, Ok(()));
+        });
+    }
+
+    /// The last id that the coordinator, which lives here, has decided.
+    pub(in crate::shard) fn decided(&self, id: TopologyId) -> Result<MicrobatchId> {
+        let topology = self.topology(id)?;
+        let coordinator = topology.coordinator.borrow();
+        Ok(coordinator.as_ref().map(Coordinator::decided).unwrap_or_default())
+    }
+
+    /// Answers when readers of this shard see an id.
+    pub(in crate::shard) fn wait_visible(
+        &self,
+        topology: TopologyId,
+        id: MicrobatchId,
+        reply: Reply<()>,
+    ) {
+        match self.topology(topology) {
+            Ok(topology) if topology.visible.get() >= id => answer(reply, Ok(())),
+            Ok(topology) => topology.visible_waiting.borrow_mut().push((id, reply)),
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+
+    fn topology(&self, id: TopologyId) -> Result<Rc<Topology>> {
+        let found = self.topologies.borrow().get(&id).cloned();
+        found.ok_or_else(|| Error::Invalid { what: format!("topology {id} does not run here") })
     }
 }
 
 impl Topology {
+    /// Answers when the record at `offset` of `source` was read and its effects are visible.
+    fn wait(&self, source: Source, offset: Offset, reply: Reply<Effects>) {
+        let read = self.read.borrow().get(&source).copied().unwrap_or_default();
+        if offset < read {
+            answer(reply, Ok(self.effects(source, offset)));
+        } else {
+            self.waiting.borrow_mut().entry((source, offset)).or_default().push(reply);
+        }
+    }
+
     /// What became of a record below the visible offsets.
     fn effects(&self, source: Source, offset: Offset) -> Effects {
         let id = self.visible.get();

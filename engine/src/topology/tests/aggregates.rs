@@ -1,7 +1,8 @@
 //! Aggregators, and how many rows travel for them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{append, items, launch};
@@ -201,4 +202,53 @@ fn an_aggregator_can_remove_the_row() {
     append(&mut engine, depot, [(1, -5), (2, -3), (3, -1)]);
     engine.run().unwrap();
     assert_eq!(engine.select(values.all()).unwrap(), [(2, 6)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// With one sender, combining must not be seen, whatever aggregators meet in one row, however
+    /// the records are cut into batches and microbatches.
+    #[test]
+    fn combining_is_never_seen(
+        changes in prop::collection::vec((0_u32..150, 0_u8..4, -50_i64..50), 1..600),
+        rows in 1_usize..200,
+        cut in 0_usize..600,
+        order: u64,
+    ) {
+        let ((depot, values), engine) = launch(|m| {
+            let depot = m.depot::<(u32, u8, i64)>("changes").single();
+            let t = m.microbatch(|| "t");
+            let values = t.pstate::<Map<u32, i64>>("values");
+            t.source(depot).aggregate(values, |values, (key, how, value)| {
+                let path = values.key(key);
+                match how {
+                    0 => path.add(Sum(value)),
+                    1 => path.add(Last(value)),
+                    2 => path.add(Min(value)),
+                    _ => path.add(Max(value)),
+                }
+            });
+            (depot, values.reader())
+        });
+        let mut engine = engine.cold().batches_of(rows).ordered_by(order);
+        let mut model = BTreeMap::new();
+        for (nth, &(key, how, value)) in changes.iter().enumerate() {
+            if nth == cut {
+                engine.run().unwrap();
+            }
+            engine.append(depot, &(key, how, value)).unwrap();
+            let old = model.get(&key).copied();
+            let new = match how {
+                0 => old.unwrap_or(0) + value,
+                1 => value,
+                2 => old.map_or(value, |old| value.min(old)),
+                _ => old.map_or(value, |old| value.max(old)),
+            };
+            model.insert(key, new);
+        }
+        engine.run().unwrap();
+        let found: BTreeMap<_, _> = engine.select(values.all()).unwrap().into_iter().collect();
+        prop_assert_eq!(found, model);
+    }
 }

@@ -116,3 +116,14 @@ fn types_that_cannot_be_stored_are_refused_before_anything_runs() {
     let error = Harness::new(module, 8).unwrap_err();
     assert!(error.to_string().contains("Guess"), "{error}");
 }
+
+#[test]
+fn what_shards_share_and_send_can_be() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    shared::<module::Definition>();
+    shared::<module::Depot<Item>>();
+    shared::<crate::schema::PState<Map<u32, i64>>>();
+    shared::<crate::topology::EventFailure>();
+    sent::<crate::topology::Outgoing>();
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::world::{Bad, Entry, Item, Write, owner};
+use super::parts::{Bad, Entry, Item, Write, owner};
 use crate::two_phase::{AttemptId, Decision, Origin, Source, SourceOffset};
 use crate::types::{MicrobatchId, Offset, PartitionId};
 
@@ -88,6 +88,24 @@ impl Oracle {
             Some(partition) => Err(format!("{attempt} commits on {partition}, not touched")),
             None => Ok(()),
         }
+    }
+
+    /// Commits are about to be written to this journal: on a partition, ids follow each other.
+    pub(super) fn order(
+        &self,
+        attempt: AttemptId,
+        partitions: &[PartitionId],
+        journal: &[Entry],
+    ) -> Result<(), String> {
+        let committed = committed(journal);
+        for lower in self.decisions.iter().filter(|lower| lower.attempt.id < attempt.id) {
+            for partition in partitions.iter().filter(|at| lower.touched.contains(at)) {
+                if !committed.contains(&(lower.attempt, *partition)) {
+                    return Err(format!("{attempt} overtakes {} on {partition}", lower.attempt));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// An attempt starts on a shard with this journal.

@@ -1,0 +1,76 @@
+//! When clients' appends have to wait or to be refused, beyond what the journal itself asks for.
+//!
+//! Every append causes overlays, and every overlay a fold. So appends are admitted only while the overlays
+//! fit their share of the memory, and while the disk has room for the folds and segments that what was
+//! admitted will cause. Folds, decisions and trims always go on: they are what brings the room back.
+
+use std::cell::{Cell, RefCell};
+use std::task::{Poll, Waker};
+
+use super::Shard;
+use crate::error::{Error, Result};
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Pressure {
+    disk_full: Cell<bool>,
+    /// The last fold found no space; cleared by one that did.
+    fold_failed: Cell<bool>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+/// A fold writes what it merges, the pages around it, and the tables; overlays are counted this often.
+const FOLD_FACTOR: u64 = 3;
+
+/// Kept free on top, so that tables, manifests and short segments always fit.
+const MARGIN_BYTES: u64 = 8 << 20;
+
+impl Shard {
+    /// Waits until the overlays have room for more.
+    ///
+    /// # Errors
+    /// `DiskFull`, at once: waiting would not help before somebody frees space.
+    pub(super) async fn room_for_appends(&self) -> Result<()> {
+        std::future::poll_fn(|context| {
+            if self.pressure.disk_full.get() {
+                let what = "no room is left for the folds of what is appended".to_owned();
+                return Poll::Ready(Err(Error::DiskFull { what }));
+            }
+            if self.overlay_bytes() < self.overlay_bytes_max() {
+                return Poll::Ready(Ok(()));
+            }
+            self.pressure.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Bytes of memory in runs and memtables.
+    pub(super) fn overlay_bytes(&self) -> u64 {
+        self.partitions.values().map(|it| it.store.memory_bytes()).sum()
+    }
+
+    /// What the overlays of this shard may take of the memory budget.
+    pub(super) fn overlay_bytes_max(&self) -> u64 {
+        self.setup.options.memory_bytes / 4 / u64::from(self.setup.shards)
+    }
+
+    /// Looks at the disk and the overlays again.
+    pub(super) fn relieve(&self) {
+        let needed = self.overlay_bytes() * FOLD_FACTOR + MARGIN_BYTES;
+        // An error says nothing about the space; the next write will say what is wrong.
+        let free = self.env.disk().free_bytes().unwrap_or(u64::MAX);
+        self.pressure.disk_full.set(self.pressure.fold_failed.get() || free < needed);
+        if self.pressure.disk_full.get() || self.overlay_bytes() < self.overlay_bytes_max() {
+            for waker in self.pressure.waiting.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// A fold found space, or did not.
+    pub(super) fn fold_ended(&self, found_space: bool) {
+        self.pressure.fold_failed.set(!found_space);
+        self.relieve();
+    }
+}
