@@ -33,6 +33,7 @@ use crate::types::ShardId;
 mod check;
 mod disk;
 mod lock;
+mod memory;
 mod mesh;
 mod ring;
 mod shard;
@@ -40,6 +41,7 @@ mod sleepers;
 mod watchdog;
 
 pub use check::{Item, Needs, Report, file_system, self_test};
+pub use memory::memory_bytes;
 pub use watchdog::{RECENT_MAX, SLOW_POLL, SlowPoll, SlowPolls};
 
 /// How to run in a directory.
