@@ -14,8 +14,8 @@ use super::load::{Load, Next, Pace, Tally};
 use super::module::{Bank, Deposit, LEDGER, bank};
 use super::plan::{FUNDS_AT_FIRST, Plan};
 use crate::ceiling::{Direction, Phase, Sounding, measure_all};
-use crate::meter::{Latencies, Meter, Usage};
-use crate::report::{Invariant, Metric, Outcome, Ratio};
+use crate::meter::{Latencies, Meter};
+use crate::report::{Invariant, Outcome};
 use crate::{Context, Measured};
 
 /// By which call the engine's acknowledgements are durable.
