@@ -169,6 +169,18 @@ impl Engine {
         self.inner.node.setup.stopped_cause(shard)
     }
 
+    /// Ends a shard as a failure of its disk or a bug would: for tests of what comes after.
+    #[doc(hidden)]
+    pub fn fail_shard(&self, shard: ShardId, cause: &str) {
+        self.inner.node.tell(shard, Message::Fail { cause: cause.to_owned() });
+    }
+
+    /// Ends a shard by a panic: for tests of what comes after.
+    #[doc(hidden)]
+    pub fn panic_shard(&self, shard: ShardId, cause: &str) {
+        self.inner.node.tell(shard, Message::Panic { cause: cause.to_owned() });
+    }
+
     /// Recovers a stopped shard in place. The other shards have gone on meanwhile.
     ///
     /// # Errors

@@ -154,7 +154,7 @@ pub(crate) fn main(start: Start) -> ShardMain {
 async fn run(env: Env, start: Start) {
     let setup = Arc::clone(&start.setup);
     let mut guard =
-        Guard { env: env.clone(), setup, cause: "its main task was dropped".to_owned() };
+        Guard { env: env.clone(), setup, run: start.run, cause: "a task panicked".to_owned() };
     let Start { setup, run, journal, keeper, progress, ready } = start;
     let opened = open(&env, &setup, run, journal, keeper, &*progress).await;
     let (shard, found) = match opened {
@@ -177,17 +177,16 @@ async fn run(env: Env, start: Start) {
 struct Guard {
     env: Env,
     setup: Arc<Setup>,
+    run: Run,
     cause: String,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         let shard = self.env.shard();
-        if let Ok(mut stopped) = self.setup.stopped[usize::from(shard.0)].write() {
-            *stopped = Some(std::mem::take(&mut self.cause));
-        }
+        self.setup.note_stopped(shard, Some(std::mem::take(&mut self.cause)));
         for peer in (0..self.setup.shards).map(ShardId).filter(|&peer| peer != shard) {
-            let message = Message::Peer { shard, up: false };
+            let message = Message::Peer { shard, run: self.run, up: false };
             self.env.mesh().send(peer, Box::new(message));
         }
     }
