@@ -1,0 +1,13 @@
+//! What the engine promises whoever embeds it, each promise held against real files.
+
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "tests look at the engine from outside, with threads, processes and clocks"
+)]
+
+mod kit;
+mod limits;
+
+/// What [`kit::Process`] can run in a process of its own.
+const CHILDREN: &[(&str, fn(&std::path::Path))] = &[("idle", limits::idle)];
