@@ -69,6 +69,9 @@ pub(crate) struct Partition {
     /// What the newest root covers; entries above are needed for recovery.
     covers: Cell<Index>,
     has_root: Cell<bool>,
+    /// Replay cut a depot's log at a torn extent; the entries behind it count again at the next replay
+    /// unless a fold covers them first.
+    cut: Cell<bool>,
     /// At most one fold at a time.
     pub(crate) folding: Cell<bool>,
     pub(crate) folds: Cell<u64>,
@@ -140,6 +143,7 @@ impl Partition {
             system_id: Cell::new(MicrobatchId(0)),
             covers: Cell::new(opened.covers),
             has_root: Cell::new(opened.fold > 0),
+            cut: Cell::new(false),
             folding: Cell::new(false),
             folds: Cell::new(0),
         };
@@ -242,9 +246,8 @@ impl Partition {
         let failed = |source| Error::Depot { partition: self.id, depot: head.depot, source };
         match depot.log.replay(bytes).await.map_err(failed)? {
             depot::Replayed::Applied(offsets) => depot.note(index, offsets.end),
-            depot::Replayed::Already
-            | depot::Replayed::Torn { .. }
-            | depot::Replayed::BeyondCut => {}
+            depot::Replayed::Torn { .. } => self.cut.set(true),
+            depot::Replayed::Already | depot::Replayed::BeyondCut => {}
         }
         Ok(())
     }
@@ -443,9 +446,9 @@ impl Partition {
         self.covers.get().next() < self.next.get()
     }
 
-    /// Whether a fold ever wrote a root here.
-    pub(crate) fn has_root(&self) -> bool {
-        self.has_root.get()
+    /// Whether it must be folded before anything new gets a place in its sequence.
+    pub(crate) fn must_fold(&self) -> bool {
+        self.cut.get() || !self.has_root.get()
     }
 
     /// Merges everything that is visible and durable into the trees. Every entry must be durable
@@ -483,6 +486,7 @@ impl Partition {
         self.store.fold(covers, &pending).await.map_err(failed)?;
         self.covers.set(covers);
         self.has_root.set(true);
+        self.cut.set(false);
         self.folds.set(self.folds.get() + 1);
         for (id, depot, state) in &states {
             let failed = |source| Error::Depot { partition: self.id, depot: *id, source };

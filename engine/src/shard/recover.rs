@@ -233,7 +233,11 @@ async fn open(
     let failed = |error: journal::Error| journal_error(&error);
     let journal = match (&plan, resumed) {
         (Plan::Resume(_), Some(recovered)) => {
-            Journal::resume(env, options, recovered, retain).await.map_err(failed)?
+            let journal = Journal::resume(env, options, recovered, retain).await.map_err(failed)?;
+            for partition in partitions.values().filter(|it| it.must_fold()) {
+                partition.fold().await.map_err(|error| partition_error(&error))?;
+            }
+            journal
         }
         (Plan::Resume(_), None) => unreachable!("its own journal was read"),
         (Plan::Create { .. }, _) => {
@@ -260,7 +264,7 @@ async fn deal(
     for (dealt, partition) in (1..).zip(partitions.values()) {
         // A partition that has no root yet gets one, so that a missing file is always damage.
         let due = partition.is_dirty() && !planted(Plant::DealtWithoutFold);
-        if due || !partition.has_root() {
+        if due || partition.must_fold() {
             partition.fold().await.map_err(|error| partition_error(&error))?;
         }
         progress(Progress::Dealt { shard: env.shard(), partitions: dealt });
