@@ -8,6 +8,12 @@
 
 mod kit;
 mod limits;
+mod memory;
 
 /// What [`kit::Process`] can run in a process of its own.
-const CHILDREN: &[(&str, fn(&std::path::Path))] = &[("idle", limits::idle)];
+const CHILDREN: &[(&str, fn(&std::path::Path))] = &[
+    ("idle", limits::idle),
+    ("fill", memory::fill),
+    ("recover", memory::recover),
+    ("deal", memory::deal),
+];
