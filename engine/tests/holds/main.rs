@@ -9,6 +9,7 @@
 mod kit;
 mod limits;
 mod memory;
+mod rejects;
 
 /// What [`kit::Process`] can run in a process of its own.
 const CHILDREN: &[(&str, fn(&std::path::Path))] = &[
