@@ -6,6 +6,7 @@
     reason = "tests look at the engine from outside, with threads, processes and clocks"
 )]
 
+mod api;
 mod kit;
 mod limits;
 mod memory;
