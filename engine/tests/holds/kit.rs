@@ -30,15 +30,18 @@ pub(crate) struct Process {
 /// Names the child to run, and the directory to run it in.
 const CHILD: &str = "TIDEMILL_TEST_CHILD";
 const CHILD_DIR: &str = "TIDEMILL_TEST_CHILD_DIR";
+const CHILD_ARGUMENT: &str = "TIDEMILL_TEST_CHILD_ARGUMENT";
 
 /// What a child prints in front of what its parent shall read; the test harness prints, too.
 const MARK: &str = "child: ";
 
 impl Process {
-    pub(crate) fn start(name: &str, dir: &Path) -> Self {
+    /// `argument` is what [`argument`] returns there.
+    pub(crate) fn start(name: &str, dir: &Path, argument: u64) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "kit::child", "--nocapture", "--test-threads=1"]);
         command.env(CHILD, name).env(CHILD_DIR, dir);
+        command.env(CHILD_ARGUMENT, argument.to_string());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         Self { child, lines }
@@ -80,6 +83,11 @@ impl Process {
         self.child.wait().unwrap();
         lines
     }
+}
+
+/// What the parent gave this child to know.
+pub(crate) fn argument() -> u64 {
+    std::env::var(CHILD_ARGUMENT).unwrap().parse().unwrap()
 }
 
 /// Tells the parent.

@@ -94,7 +94,7 @@ fn an_empty_engine_with_ten_depots_takes_little_disk() {
 
 #[test]
 fn an_idle_engine_sleeps() {
-    let lines = Process::start("idle", &directory("idle")).finish();
+    let lines = Process::start("idle", &directory("idle"), 0).finish();
     println!("{lines:?}");
     let used: f64 = lines[0].parse().unwrap();
     // Asked for are 2 % of a core and shard; the margin is for machines that are busy otherwise.

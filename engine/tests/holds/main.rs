@@ -7,6 +7,7 @@
 )]
 
 mod api;
+mod killed;
 mod kit;
 mod limits;
 mod memory;
@@ -15,6 +16,7 @@ mod rejects;
 /// What [`kit::Process`] can run in a process of its own.
 const CHILDREN: &[(&str, fn(&std::path::Path))] = &[
     ("idle", limits::idle),
+    ("load", killed::load),
     ("fill", memory::fill),
     ("recover", memory::recover),
     ("deal", memory::deal),

@@ -78,7 +78,7 @@ fn peak_mib() -> u64 {
 fn data_four_times_the_budget_keeps_to_it() {
     let dir = directory("memory");
     for (child, shards) in [("fill", 2), ("recover", 2), ("deal", 3)] {
-        let lines = Process::start(child, &dir).finish();
+        let lines = Process::start(child, &dir, shards.into()).finish();
         println!("{child}: {lines:?}");
         let peak: u64 = lines.last().unwrap().parse().unwrap();
         let allowed = allowed_mib(shards);
