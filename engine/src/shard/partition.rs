@@ -111,22 +111,25 @@ pub(crate) struct CoordinatorState {
 pub(crate) struct Opened {
     pub(crate) partition: Partition,
     pub(crate) pending: Vec<Index>,
+    /// Why there may have been a newer root. The journal forgets what a root covers, and never more; and a
+    /// fold covers at least one entry more than the one before. So there was none if at least one entry
+    /// was replayed and none is missing.
+    pub(crate) doubt: Option<String>,
 }
 
 impl Partition {
-    /// Opens the trees and depots that the last fold recorded. `journal_from` is the first index that
-    /// the journal still has.
+    /// Opens the trees and depots that the last fold recorded. Whether that was really the last one,
+    /// [`Opened::doubt`] says once the entries were replayed.
     pub(crate) async fn open(
         env: &Env,
         cache: &Cache,
         id: PartitionId,
-        journal_from: Index,
         depot_options: depot::Options,
     ) -> Result<Opened, Error> {
         let dir = format!("p/{id}");
         let failed = |source| Error::PState { partition: id, source };
         let (store, opened) =
-            Store::open(env, cache, &dir, id, journal_from).await.map_err(failed)?;
+            Store::open(env, cache, &dir, id, Index(1)).await.map_err(failed)?;
         let partition = Self {
             id,
             store,
@@ -148,7 +151,12 @@ impl Partition {
             folds: Cell::new(0),
         };
         partition.read_system().await?;
-        Ok(Opened { partition, pending: opened.pending })
+        let doubt = match opened.damaged {
+            Some((byte, what)) => Some(format!("p/{id}/pages is damaged at byte {byte}: {what}")),
+            None if opened.fold == 0 => Some(format!("p/{id}/pages has no root")),
+            None => None,
+        };
+        Ok(Opened { partition, pending: opened.pending, doubt })
     }
 
     /// The entry after the last one.
