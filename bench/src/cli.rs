@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{bail, ensure};
 use clap::{Args, Parser, Subcommand};
 
-use crate::{Workload, ceiling};
+use crate::{Workload, bank, ceiling};
 
 /// Measures Tidemill, and the machine below it, with named workloads.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ pub struct Cli {
 pub enum Command {
     /// What the disk can do: raw `io_uring` on one preallocated file, no engine
     Ceiling(Run<ceiling::Ceiling>),
+    /// Transfers between accounts with histories on both sides, exactly once
+    Bank(Run<bank::BankFlags>),
 }
 
 impl Command {
@@ -29,6 +31,7 @@ impl Command {
     pub fn parts(&self) -> (&Common, &dyn Workload) {
         match self {
             Self::Ceiling(run) => (&run.common, &run.workload),
+            Self::Bank(run) => (&run.common, &run.workload),
         }
     }
 }

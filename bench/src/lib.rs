@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
+pub mod bank;
 pub mod ceiling;
 pub mod cli;
 pub mod data;
