@@ -618,7 +618,7 @@ impl Depot {
 }
 
 /// Keys of [`SYSTEM`]: a letter and a number.
-enum SystemKey {
+pub(crate) enum SystemKey {
     Depot(DepotId),
     Committed(TopologyId),
     Row(TopologyId),
@@ -637,7 +637,7 @@ impl SystemKey {
         [letter, a, b, c, d]
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let [letter, a, b, c, d] = *bytes else { return None };
         let number = u32::from_be_bytes([a, b, c, d]);
         match letter {
@@ -650,7 +650,8 @@ impl SystemKey {
     }
 }
 
-fn decode_begins(mut bytes: &[u8]) -> Result<Vec<Begin>, String> {
+/// Reads the value of a [`SystemKey::Begins`].
+pub(crate) fn decode_begins(mut bytes: &[u8]) -> Result<Vec<Begin>, String> {
     let mut begins = Vec::new();
     while let Some((len, rest)) = bytes.split_first_chunk::<4>() {
         let len = u32::from_le_bytes(*len) as usize;
