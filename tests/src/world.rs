@@ -183,6 +183,12 @@ impl World {
         Time(self.core.now.get())
     }
 
+    /// What was injected so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.core.counts.borrow().clone()
+    }
+
     /// Moves every machine's wall clock by `seconds`; engines must not order anything by it.
     pub fn jump_wall(&self, seconds: i64) {
         self.core.wall_offset.set(self.core.wall_offset.get() + seconds * 1_000_000);
