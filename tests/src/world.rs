@@ -53,7 +53,7 @@ impl Options {
     /// The defaults, with `seed`.
     #[must_use]
     pub fn seed(seed: u64) -> Self {
-        Self { seed, log: false, polls_max: 2_000_000, time_max: Duration::from_hours(24) }
+        Self { seed, log: false, polls_max: 300_000, time_max: Duration::from_hours(24) }
     }
 }
 
