@@ -91,6 +91,12 @@ impl Counts {
         Fault::ALL.iter().map(|&fault| (fault, self.of(fault)))
     }
 
+    /// How often stored bytes were damaged silently.
+    #[must_use]
+    pub fn damage(&self) -> u64 {
+        self.of(Fault::BitFlip) + self.of(Fault::MisdirectedWrite) + self.of(Fault::LostWrite)
+    }
+
     /// Errors and misbehaviour of the disk while it ran; crashes and what they left are not among them.
     #[must_use]
     pub fn io_faults(&self) -> u64 {

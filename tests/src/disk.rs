@@ -71,6 +71,13 @@ impl Faults {
         Self { short_read: 20_000, short_write: 20_000, stall: 300, ..Self::default() }
     }
 
+    /// The same, and silent damage of about one write in a hundred to files whose path contains `only`.
+    #[must_use]
+    pub fn with_damage(self, only: &'static str) -> Self {
+        let (bit_flip, misdirected_write, lost_write) = (3_000, 3_000, 3_000);
+        Self { bit_flip, misdirected_write, lost_write, damage_only: only, ..self }
+    }
+
     /// [`Faults::benign`] and errors, about one operation in a hundred.
     #[must_use]
     pub fn errors() -> Self {

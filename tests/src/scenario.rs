@@ -9,11 +9,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use tidemill::env::LocalFuture;
 use tidemill::probe::{self, Plant, State};
+use tidemill::types::ShardId;
 
 use crate::counts::Counts;
+use crate::node::Node;
 use crate::world::{Finished, Options, World};
 
 mod depot;
@@ -88,6 +91,27 @@ pub fn check<T: fmt::Display>(
     message: impl FnOnce() -> T,
 ) -> Result<(), Failure> {
     if holds { Ok(()) } else { Err(Failure::new(oracle, message())) }
+}
+
+/// Pauses, and perhaps ends, a shard a few times while it works.
+fn disturb(world: &World, node: &Node, shard: ShardId) {
+    let random = world.random();
+    if !random.one_in(4) {
+        return;
+    }
+    let (world, node) = (world.clone(), node.clone());
+    let (crashes, kill) = (node.crashes(), random.one_in(4));
+    world.clone().spawn("disturb", async move {
+        world.sleep(Duration::from_micros(world.random().below(20_000))).await;
+        if node.crashes() != crashes {
+            return;
+        }
+        if kill {
+            node.kill_shard(shard);
+        } else {
+            node.pause_shard(shard, Duration::from_micros(world.random().below(50_000)));
+        }
+    });
 }
 
 /// What came of one scenario of one seed.

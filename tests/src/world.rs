@@ -53,7 +53,7 @@ impl Options {
     /// The defaults, with `seed`.
     #[must_use]
     pub fn seed(seed: u64) -> Self {
-        Self { seed, log: false, polls_max: 2_000_000, time_max: Duration::from_hours(24) }
+        Self { seed, log: false, polls_max: 300_000, time_max: Duration::from_hours(24) }
     }
 }
 
@@ -181,6 +181,12 @@ impl World {
     #[must_use]
     pub fn now(&self) -> Time {
         Time(self.core.now.get())
+    }
+
+    /// What was injected so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.core.counts.borrow().clone()
     }
 
     /// Moves every machine's wall clock by `seconds`; engines must not order anything by it.

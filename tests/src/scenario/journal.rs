@@ -18,6 +18,7 @@ use tidemill::journal::{
 use tidemill::types::{PartitionId, Run, ShardId, Term};
 
 use super::{Failure, Outcome, Scenario};
+use crate::counts::Fault;
 use crate::disk::Faults;
 use crate::node::{After, Crash, Node};
 use crate::random::Random;
@@ -55,6 +56,7 @@ async fn run(world: World) -> Result<Outcome, Failure> {
         random: world.random().fork(),
         healthy: Cell::new(false),
         damaged: Cell::new(false),
+        writes_damaged: Cell::new(false),
     });
     let lives = world.random().within(4..8);
     for life in 0..=lives {
@@ -77,6 +79,10 @@ async fn run(world: World) -> Result<Outcome, Failure> {
             }
         }
         shared.damage(&node);
+        let counts = world.counts();
+        shared.damaged.set(counts.damage() > 0);
+        let lost = counts.of(Fault::LostWrite) + counts.of(Fault::MisdirectedWrite);
+        shared.writes_damaged.set(lost > 0);
     }
     let mut outcome = shared.outcome.take();
     outcome.add("lives", lives + 1);
@@ -101,7 +107,11 @@ async fn one_life(world: &World, node: &Node, shared: &Rc<Shared>, last: bool) -
         1 | 2 => Faults::benign(),
         _ => Faults::errors(),
     });
+    if !last && shared.shape.damages && random.one_in(3) {
+        node.disk().set_faults(Faults::benign().with_damage("journal/"));
+    }
     if !last {
+        super::disturb(world, node, SHARD);
         let crash = *random.pick(&[Crash::Power, Crash::Power, Crash::Power, Crash::Kill]);
         let after = match random.below(4) {
             0 => After::Operations(random.within(1..60)),
@@ -126,9 +136,11 @@ async fn one_life(world: &World, node: &Node, shared: &Rc<Shared>, last: bool) -
     }
     let mine = Rc::clone(shared);
     let ended = node.run(SHARD, move |env| live(env, mine, last)).await;
+    shared.damaged.set(world.counts().damage() > 0);
     match ended {
         None => Ended::Crashed,
         Some(Ok(())) => Ended::Itself,
+        // Damage may have come in this very life.
         Some(Err(Stop::Corrupt(_))) if shared.damaged.get() => Ended::Explained,
         Some(Err(Stop::Corrupt(error))) => {
             shared.fail("no-false-corruption", format!("{error}, but nothing was damaged"));
@@ -234,6 +246,8 @@ struct Shared {
     healthy: Cell<bool>,
     /// Stored bytes were damaged.
     damaged: Cell<bool>,
+    /// Writes went elsewhere, or nowhere.
+    writes_damaged: Cell<bool>,
 }
 
 impl Shared {
@@ -261,7 +275,6 @@ impl Shared {
         if len > 0 {
             let bit = u32::try_from(self.random.below(8)).expect("below 8");
             disk.flip_bit(path, self.random.below(len), bit);
-            self.damaged.set(true);
             self.count("damages", 1);
         }
     }
@@ -341,8 +354,10 @@ async fn live(env: Env, shared: Rc<Shared>, last: bool) -> Result<(), Stop> {
         let recovered = recovery.finish().await?;
         let torn = recovered.torn;
         if let Err(failure) = plan.map(|plan| shared.model.borrow_mut().settle(plan)) {
-            // One replica cannot do better than to say that its tail is damaged.
-            if !(shared.damaged.get() && torn.is_some() && failure.oracle == model::LOST) {
+            // One replica cannot do better than to say that its tail is damaged; where the last
+            // writes were lost, it cannot even know.
+            let known = torn.is_some() || shared.writes_damaged.get();
+            if !(shared.damaged.get() && known && failure.oracle == model::LOST) {
                 return Err(failure.into());
             }
             shared.model.borrow_mut().forgive(&groups);
@@ -485,11 +500,10 @@ async fn fold(env: &Env, shared: &Rc<Shared>, journal: &Journal) -> Result<(), E
     if journal.used_bytes() > bytes_max / 2 || env.random().is_multiple_of(8) {
         for partition in journal.holders() {
             if env.random().is_multiple_of(8) && !shared.shape.is_tight() {
+                // A crash may leave a copy that nobody was told of.
+                shared.model.borrow_mut().copied();
                 match journal.copy_forward(partition).await {
-                    Ok(bytes) => {
-                        shared.model.borrow_mut().copied();
-                        shared.count("copies", u64::from(bytes > 0));
-                    }
+                    Ok(bytes) => shared.count("copies", u64::from(bytes > 0)),
                     Err(Error::DiskFull { .. } | Error::Stopped { .. } | Error::Closed) => {}
                     Err(error) => return Err(error),
                 }

@@ -95,10 +95,11 @@ async fn run(world: World) -> Result<Outcome, Failure> {
     let lives = random.within(3..6);
     for life in 0..=lives {
         let last = life == lives;
-        plan_trouble(&world, &node, last);
+        plan_trouble(&world, &node, last, shared.damages);
         let mine = Rc::clone(&shared);
         let ended = node.run(SHARD, move |env| live(env, mine, last)).await;
         node.crash_never();
+        shared.damaged.set(world.counts().damage() > 0);
         match ended {
             None | Some(Ok(())) => {}
             Some(Err(Stop::Oracle(failure))) => return Err(failure),
@@ -120,13 +121,14 @@ async fn run(world: World) -> Result<Outcome, Failure> {
             node.crash(Crash::Power);
         }
         damage(&shared, &node);
+        shared.damaged.set(world.counts().damage() > 0);
     }
     let mut outcome = shared.outcome.take();
     outcome.add("crashes", node.crashes());
     Ok(outcome)
 }
 
-fn plan_trouble(world: &World, node: &Node, last: bool) {
+fn plan_trouble(world: &World, node: &Node, last: bool, damages: bool) {
     let random = world.random();
     node.disk().set_quota(None);
     node.disk().set_faults(match random.below(4) {
@@ -138,6 +140,10 @@ fn plan_trouble(world: &World, node: &Node, last: bool) {
     if last {
         return;
     }
+    if damages && random.one_in(3) {
+        node.disk().set_faults(Faults::benign().with_damage("pages"));
+    }
+    super::disturb(world, node, SHARD);
     let crash = *random.pick(&[Crash::Power, Crash::Power, Crash::Power, Crash::Kill]);
     let after = match random.below(3) {
         0 => After::Polls(random.within(1..2_000)),
@@ -167,7 +173,6 @@ fn damage(shared: &Shared, node: &Node) {
     if len > 0 {
         let bit = u32::try_from(shared.random.below(8)).expect("below 8");
         disk.flip_bit(&path, shared.random.below(len), bit);
-        shared.damaged.set(true);
         shared.count("damages", 1);
     }
 }

@@ -1,0 +1,76 @@
+//! A bounded number of seeds of every scenario, each of which must be clean and repeat itself, and the
+//! planted bugs, each of which must be caught. `simulate` runs many more.
+
+use std::collections::BTreeMap;
+
+use tidemill::probe::Plant;
+use tidemill_tests::counts::{Counts, Fault};
+use tidemill_tests::scenario::{self, Scenario};
+
+fn named(name: &str) -> &'static dyn Scenario {
+    scenario::ALL.iter().copied().find(|one| one.name() == name).expect("there is one")
+}
+
+/// Runs seeds, and returns what was injected.
+fn clean(name: &str, seeds: u64) -> Counts {
+    let mut counts = Counts::default();
+    for seed in 0..seeds {
+        let report = scenario::run(named(name), seed, None, false);
+        if let Err(failure) = report.result {
+            panic!("seed {seed} of {name}: {failure}; run `simulate --replay {seed}`");
+        }
+        counts.merge(&report.counts);
+    }
+    counts
+}
+
+#[test]
+fn journals_keep_their_promises() {
+    let counts = clean("journal", 40);
+    for fault in [Fault::PowerCut, Fault::ProcessKill, Fault::UnitTorn, Fault::NoSpace] {
+        assert!(counts.of(fault) > 0, "{} never happened", fault.name());
+    }
+}
+
+#[test]
+fn stores_keep_their_promises() {
+    clean("pstate", 20);
+}
+
+#[test]
+fn depots_keep_their_promises() {
+    clean("depot", 40);
+}
+
+#[test]
+fn a_seed_repeats_itself() {
+    for scenario in scenario::ALL {
+        for seed in 0..3 {
+            let one = scenario::run(*scenario, seed, None, false);
+            let two = scenario::run(*scenario, seed, None, true);
+            assert_eq!(one.trace, two.trace, "{} seed {seed}", scenario.name());
+            assert_eq!(one.result, two.result);
+            assert_eq!((one.polls, one.states), (two.polls, two.states));
+        }
+    }
+}
+
+#[test]
+fn planted_bugs_are_caught() {
+    let plants = [
+        ("journal", Plant::AckBeforeSync),
+        ("journal", Plant::FrameBeyondGap),
+        ("journal", Plant::SkippedDirectorySync),
+        ("pstate", Plant::RootBeforePages),
+        ("pstate", Plant::DeadRowLost),
+        ("depot", Plant::TailBlockRewritten),
+    ];
+    let mut caught = BTreeMap::new();
+    for (name, plant) in plants {
+        let oracle = (0..40)
+            .find_map(|seed| scenario::run(named(name), seed, Some(plant), false).result.err());
+        caught.insert(plant.name(), oracle);
+    }
+    let missed: Vec<_> = caught.iter().filter(|(_, by)| by.is_none()).collect();
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
