@@ -287,7 +287,7 @@ struct Numbers {
 fn numbers(rejects: bool) -> impl FnOnce(&Module) -> Numbers {
     move |m| {
         let numbers = m.depot::<u64>("numbers").hash_by(|number| number);
-        let first = m.microbatch(|| "squares");
+        let first = m.microbatch(|| "squaring");
         let squares = first.pstate::<Map<u64, u64>>("squares");
         first.source(numbers).using(squares).for_each(async move |at, squares, number: u64| {
             if rejects && number.is_multiple_of(10) {
@@ -295,7 +295,7 @@ fn numbers(rejects: bool) -> impl FnOnce(&Module) -> Numbers {
             }
             Ok(at.put(squares.key(number), number * number)?)
         });
-        let second = m.microbatch(|| "counts");
+        let second = m.microbatch(|| "counting");
         let count = second.pstate::<Map<String, u64>>("count");
         let copies = second.pstate::<Map<u64, u64>>("copies");
         second
@@ -323,10 +323,10 @@ fn all_bad_records_of_a_microbatch_are_found_by_few_attempts() {
     let all: Vec<u64> = (0..2_000).collect();
     block_on(module.append_many(module.numbers, &all)).unwrap();
     let waiting = module.clone();
-    soon(&engine, "the effects", async move { waiting.caught_up("squares").await }).unwrap();
+    soon(&engine, "the effects", async move { waiting.caught_up("squaring").await }).unwrap();
     let mut letters = Vec::new();
     for partition in (0..8).map(PartitionId) {
-        letters.extend(block_on(module.dead_letters("squares", partition, Offset(0))).unwrap());
+        letters.extend(block_on(module.dead_letters("squaring", partition, Offset(0))).unwrap());
     }
     assert_eq!(letters.len(), 200);
     for number in 0..2_000 {
@@ -351,7 +351,7 @@ fn topologies_that_read_one_depot_each_read_all_of_it_on_any_number_of_shards() 
             let some: Vec<u64> = (from..from + 60).collect();
             block_on(module.append_many(module.numbers, &some)).unwrap();
         }
-        for topology in ["squares", "counts"] {
+        for topology in ["squaring", "counting"] {
             let waiting = module.clone();
             soon(&engine, topology, async move { waiting.caught_up(topology).await }).unwrap();
             assert_eq!(block_on(module.paused(topology)).unwrap(), None);
@@ -375,7 +375,7 @@ struct Strings {
 
 fn strings(m: &Module) -> Strings {
     let strings = m.depot::<String>("strings").hash_by(|string| string);
-    let t = m.microbatch(|| "lengths");
+    let t = m.microbatch(|| "measuring");
     let lengths = t.pstate::<Map<String, u64>>("lengths");
     let copies = t.pstate::<Map<String, Sub<Map<u64, String>>>>("copies");
     t.source(strings).using((lengths, copies)).for_each(async |at, (lengths, copies), string| {
@@ -402,7 +402,7 @@ fn a_microbatch_that_is_too_large_is_split_and_a_record_that_is_too_large_reject
         all.insert(150, format!("huge{}", "x".repeat(1_000)));
         block_on(module.append_many(module.strings, &all)).unwrap();
         let waiting = module.clone();
-        soon(&engine, "the effects", async move { waiting.caught_up("lengths").await }).unwrap();
+        soon(&engine, "the effects", async move { waiting.caught_up("measuring").await }).unwrap();
         for (place, string) in all.iter().enumerate() {
             let length = block_on(module.select(module.lengths.key(string.clone()))).unwrap();
             let expected = (place != 150).then_some(string.len() as u64);
@@ -410,7 +410,7 @@ fn a_microbatch_that_is_too_large_is_split_and_a_record_that_is_too_large_reject
         }
         let mut letters = Vec::new();
         for partition in (0..8).map(PartitionId) {
-            let found = module.dead_letters("lengths", partition, Offset(0));
+            let found = module.dead_letters("measuring", partition, Offset(0));
             letters.extend(block_on(found).unwrap());
         }
         assert_eq!(letters.len(), 1);
