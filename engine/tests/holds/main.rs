@@ -7,10 +7,13 @@
 )]
 
 mod api;
+mod faults;
+mod full;
 mod killed;
 mod kit;
 mod limits;
 mod memory;
+mod notes;
 mod rejects;
 
 /// What [`kit::Process`] can run in a process of its own.
