@@ -71,17 +71,17 @@ fn a_full_disk_refuses_appends_until_there_is_space_and_loses_nothing() {
         journal_file_bytes: 1 << 20,
         ..options(shards)
     };
-    for shards in [2, 2, 1] {
+    for (round, shards) in [2, 2, 1].into_iter().enumerate() {
         block_on(async {
             let platform = FaultyPlatform::open(&dir, shards, &faults);
             let platform: std::sync::Arc<dyn Platform> = platform;
             let opened = Engine::open_on(platform, options(shards), |_| {}).await;
             let engine = opened.unwrap();
             let notes = engine.launch("notes", notes).await.unwrap();
+            read(&notes, &acknowledged).await;
+            faults.full(false);
             check(&notes, &acknowledged).await;
-            for _ in 0..10 {
-                append(&notes, &mut next, &mut acknowledged).await;
-            }
+            while append(&notes, &mut next, &mut acknowledged).await {}
             notes.caught_up("reading").await.unwrap();
             for lies in [false, true, true] {
                 faults.lies(lies);
@@ -90,6 +90,11 @@ fn a_full_disk_refuses_appends_until_there_is_space_and_loses_nothing() {
                 fill_and_free(&notes, &mut next, &mut acknowledged, free).await;
             }
             check(&notes, &acknowledged).await;
+            // With as many shards as before, a directory also opens while the disk is full.
+            if round == 0 {
+                faults.full(true);
+                while !append(&notes, &mut next, &mut acknowledged).await {}
+            }
             drop(notes);
             engine.stop().await;
         });

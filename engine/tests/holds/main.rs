@@ -15,6 +15,7 @@ mod limits;
 mod memory;
 mod notes;
 mod rejects;
+mod stopped;
 
 /// What [`kit::Process`] can run in a process of its own.
 const CHILDREN: &[(&str, fn(&std::path::Path))] = &[
