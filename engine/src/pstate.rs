@@ -39,6 +39,7 @@ mod tests;
 mod verify;
 
 use layer::{Layer, Part};
+pub use open::JOURNAL_EMPTY;
 pub use read::{Loaded, Miss};
 pub use run::{Run, RunError, Write, WriteSet};
 pub use verify::{Finding, Row, Verified, verify, verify_rows};

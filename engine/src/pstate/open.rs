@@ -18,8 +18,8 @@ use crate::types::{Index, PStateId, PartitionId};
 
 impl Store {
     /// Opens the trees of `partition` in `dir` (`p/<partition>`). `journal_from` is the first index
-    /// the journal still has: a root is used only if it covers everything before that. The file is
-    /// created by the first fold, not here.
+    /// the journal still has, [`JOURNAL_EMPTY`] if it has none: a root is used only if it covers everything
+    /// before that. The file is created by the first fold, not here.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if no usable root is there although there must be one, [`Error::Io`].
@@ -93,6 +93,9 @@ impl Store {
     }
 }
 
+/// What the journal still has of a partition, when it has nothing.
+pub const JOURNAL_EMPTY: Index = Index(u64::MAX);
+
 /// The page file's name in the partition's directory.
 pub(super) const FILE_NAME: &str = "pages";
 
@@ -141,8 +144,14 @@ impl Reader<'_> {
         let newest = roots.pop();
         let covers = newest.as_ref().map_or(Index(0), |(_, root)| root.covers);
         // A damaged slot may have held a newer root, and a blank or old one a root that was lost. The
-        // journal may have dropped what that one covered.
-        if covers.next() < journal_from {
+        // journal may have dropped what that one covered. If it has nothing at all, then no fold was
+        // under way: there is a root, and no slot can be torn.
+        let lost = if journal_from == JOURNAL_EMPTY {
+            damaged.is_some() || newest.is_none()
+        } else {
+            covers.next() < journal_from
+        };
+        if lost {
             let (byte, what) = damaged.unwrap_or((0, "the newest root is missing"));
             return Err(Error::corrupt(self.path, byte, what));
         }

@@ -29,6 +29,7 @@ use crate::node::Options;
 use crate::node::catalogue::Catalogue;
 use crate::page::Cache;
 use crate::probe::{Plant, State, planted, reached};
+use crate::pstate;
 use crate::types::{Index, PartitionId, Run, ShardId};
 
 /// What boot found, and what was durable before it.
@@ -371,7 +372,7 @@ impl Replay<'_> {
         for id in (0..self.setup.partitions).map(PartitionId) {
             if self.setup.owner(id) == self.env.shard() && !self.partitions.contains_key(&id) {
                 // The journal has nothing of it, so only the newest root will do.
-                let journal_from = if self.fresh { Index(1) } else { Index(u64::MAX) };
+                let journal_from = if self.fresh { Index(1) } else { pstate::JOURNAL_EMPTY };
                 let opened =
                     open_partition(self.env, self.setup, self.cache, id, journal_from).await?;
                 self.partitions.insert(id, opened);
