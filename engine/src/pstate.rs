@@ -41,7 +41,7 @@ mod verify;
 use layer::{Layer, Part};
 pub use read::{Loaded, Miss};
 pub use run::{Run, RunError, Write, WriteSet};
-pub use verify::{Finding, Verified, verify};
+pub use verify::{Finding, Row, Verified, verify, verify_rows};
 
 /// The longest key.
 pub const KEY_BYTES_MAX: usize = crate::page::node::KEY_BYTES_MAX;
@@ -118,6 +118,9 @@ pub struct Opened {
     pub pending: Vec<Index>,
     /// The number of the fold that wrote the root; 0 if there was none yet.
     pub fold: u64,
+    /// A root slot that cannot be read: the byte, and what is wrong. It may have held a newer root, so what
+    /// was opened is right only if the journal has an entry above `covers`, and none is missing.
+    pub damaged: Option<(u64, &'static str)>,
 }
 
 /// What a fold did.

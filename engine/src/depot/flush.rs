@@ -242,8 +242,10 @@ impl Inner {
         let segment = self.active().await?;
         let file = segment.file(&self.env).await?;
         let (before, placed_before) = {
-            let core = self.core.borrow();
-            if let Some(open) = &core.open_block {
+            let core = &mut *self.core.borrow_mut();
+            if let Some(open) = &mut core.open_block {
+                // From here on a state ends before this block, even while space is allocated.
+                open.rewriting = true;
                 runs.splice(0..0, open.runs.iter().cloned());
                 placed.splice(0..0, open.placed.iter().copied());
                 (open.before, open.placed_before)
@@ -254,12 +256,14 @@ impl Inner {
         let batch_starts: Vec<Offset> = runs.iter().map(|run| run.first).collect();
         let blocks = cut(runs, self.options.block_bytes);
         let bytes: u64 = blocks.iter().map(|block| block_bytes(block) as u64).sum();
-        self.allocate(&segment, &*file, before.bytes + bytes).await?;
-
-        // Nothing may interrupt between here and the first write, or a state could cover the block.
-        if let Some(open) = &mut self.core.borrow_mut().open_block {
-            open.rewriting = true;
+        let allocated = self.allocate(&segment, &*file, before.bytes + bytes).await;
+        if allocated.is_err()
+            && let Some(open) = &mut self.core.borrow_mut().open_block
+        {
+            open.rewriting = false;
         }
+        allocated?;
+
         let mut state = before;
         let mut last_block = before;
         let mut index = Vec::with_capacity(blocks.len());

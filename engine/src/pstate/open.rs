@@ -63,7 +63,8 @@ impl Store {
             file: file.clone(),
             named: false,
         };
-        let mut opened = Opened { covers: Index(0), pending: Vec::new(), fold: 0 };
+        let damaged = chosen.damaged;
+        let mut opened = Opened { covers: Index(0), pending: Vec::new(), fold: 0, damaged };
         if let (Some(file), Some((slot, root))) = (&file, chosen.root) {
             let table = reader.table(file, &root).await?;
             // What the other root reaches is spared by the next fold; if that cannot be told, nothing
@@ -77,7 +78,8 @@ impl Store {
             state.space.durable = table.live;
             (state.catalogue, state.table) = (root.catalogue, root.table);
             (state.fold, state.slot) = (root.fold, slot);
-            opened = Opened { covers: root.covers, pending: table.pending, fold: root.fold };
+            let pending = table.pending;
+            opened = Opened { covers: root.covers, pending, fold: root.fold, damaged };
         }
         let inner = Inner {
             env: env.clone(),
@@ -101,6 +103,7 @@ pub(super) const FILE_NAME: &str = "pages";
 struct Chosen {
     root: Option<(usize, Root)>,
     other: Option<Root>,
+    damaged: Option<(u64, &'static str)>,
     /// At least the highest fold number there can be pages of.
     fold_seen: u64,
 }
@@ -150,6 +153,7 @@ impl Reader<'_> {
         Ok(Chosen {
             root: newest,
             other: roots.pop().map(|(_, root)| root),
+            damaged,
             // A root that cannot be read, and a fold that did not finish, may have left pages.
             fold_seen: fold + 1,
         })

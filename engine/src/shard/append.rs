@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -15,7 +16,7 @@ use crate::depot::{self, Append, Batch, Bulk};
 use crate::env::Class;
 use crate::error::{Error, chain};
 use crate::journal::{self, Admission, Kind};
-use crate::types::DepotId;
+use crate::types::{DepotId, Offset};
 
 /// Appends that have no place yet.
 #[derive(Default)]
@@ -161,13 +162,7 @@ impl Shard {
         };
         let appended = match depot.log.append(&batch, self.env.wall()) {
             Ok(Append::Done(appended)) => appended,
-            Ok(Append::Repeated(offsets)) => {
-                // Nothing new is written; the first append may still be on its way to the disk.
-                let replies = requests.into_iter().map(|it| (it.reply, offsets.start)).collect();
-                let (depot, partition, end) = (Rc::clone(depot), partition.id, offsets.end);
-                let ack = Ack::Append { depot, id, partition, end, replies };
-                return self.after_everything(ack);
-            }
+            Ok(Append::Repeated(offsets)) => return self.repeated(depot, &offsets, requests),
             Err(error) => return self.refuse_depot(requests, &error),
         };
         {
@@ -191,13 +186,22 @@ impl Shard {
         self.log(&[entry], vec![Ack::Append { depot, id, partition, end, replies }]);
     }
 
-    /// Waits for what was appended before, without an entry of its own.
-    fn after_everything(self: &Rc<Self>, ack: Ack) {
-        let last = self.acks.borrow().back().map(|(ticket, _)| *ticket);
-        match last {
-            Some(ticket) => self.acks.borrow_mut().push_back((ticket, ack)),
-            None => self.release(ack, &mut BTreeMap::new()),
-        }
+    /// Nothing new is written; the first append may still be on its way to the disk.
+    fn repeated(
+        self: &Rc<Self>,
+        depot: &Rc<super::Depot>,
+        offsets: &Range<Offset>,
+        requests: Vec<AppendRequest>,
+    ) {
+        let (shard, depot, offsets) = (Rc::clone(self), Rc::clone(depot), offsets.clone());
+        self.env.spawn(Class::Client, "repeated append", async move {
+            if let Err(error) = depot.log.durable_through(offsets.end).await {
+                return shard.refuse_depot(requests, &error);
+            }
+            for request in requests {
+                answer(request.reply, Ok(offsets.start));
+            }
+        });
     }
 
     /// The bulk path: the records go straight to the segment, the journal carries their place.
@@ -220,11 +224,7 @@ impl Shard {
         }
         let (appended, write) = match depot.log.append_bulk(&request.batch, self.env.wall()) {
             Ok(Bulk::Done { appended, write }) => (appended, write),
-            Ok(Bulk::Repeated(offsets)) => {
-                let replies = vec![(request.reply, offsets.start)];
-                let (depot, partition, end) = (Rc::clone(depot), partition.id, offsets.end);
-                return self.after_everything(Ack::Append { depot, id, partition, end, replies });
-            }
+            Ok(Bulk::Repeated(offsets)) => return self.repeated(depot, &offsets, vec![request]),
             Err(error) => return self.refuse_depot(vec![request], &error),
         };
         {

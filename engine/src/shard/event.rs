@@ -60,7 +60,7 @@ impl Shard {
             } else {
                 let transaction = Transaction { topology: topology.id, attempt };
                 let batch =
-                    away.entry(owner).or_insert_with(|| RowBatch { transaction, parts: vec![] });
+                    away.entry(owner).or_insert_with(|| RowBatch::new(self.run, transaction));
                 batch.parts.push((out.to, out.node, out.rows));
             }
         }

@@ -69,6 +69,9 @@ pub(crate) struct Partition {
     /// What the newest root covers; entries above are needed for recovery.
     covers: Cell<Index>,
     has_root: Cell<bool>,
+    /// Replay cut a depot's log at a torn extent; the entries behind it count again at the next replay
+    /// unless a fold covers them first.
+    cut: Cell<bool>,
     /// At most one fold at a time.
     pub(crate) folding: Cell<bool>,
     pub(crate) folds: Cell<u64>,
@@ -108,22 +111,25 @@ pub(crate) struct CoordinatorState {
 pub(crate) struct Opened {
     pub(crate) partition: Partition,
     pub(crate) pending: Vec<Index>,
+    /// Why there may have been a newer root. The journal forgets what a root covers, and never more; and a
+    /// fold covers at least one entry more than the one before. So there was none if at least one entry
+    /// was replayed and none is missing.
+    pub(crate) doubt: Option<String>,
 }
 
 impl Partition {
-    /// Opens the trees and depots that the last fold recorded. `journal_from` is the first index that
-    /// the journal still has.
+    /// Opens the trees and depots that the last fold recorded. Whether that was really the last one,
+    /// [`Opened::doubt`] says once the entries were replayed.
     pub(crate) async fn open(
         env: &Env,
         cache: &Cache,
         id: PartitionId,
-        journal_from: Index,
         depot_options: depot::Options,
     ) -> Result<Opened, Error> {
         let dir = format!("p/{id}");
         let failed = |source| Error::PState { partition: id, source };
         let (store, opened) =
-            Store::open(env, cache, &dir, id, journal_from).await.map_err(failed)?;
+            Store::open(env, cache, &dir, id, Index(1)).await.map_err(failed)?;
         let partition = Self {
             id,
             store,
@@ -140,11 +146,17 @@ impl Partition {
             system_id: Cell::new(MicrobatchId(0)),
             covers: Cell::new(opened.covers),
             has_root: Cell::new(opened.fold > 0),
+            cut: Cell::new(false),
             folding: Cell::new(false),
             folds: Cell::new(0),
         };
         partition.read_system().await?;
-        Ok(Opened { partition, pending: opened.pending })
+        let doubt = match opened.damaged {
+            Some((byte, what)) => Some(format!("p/{id}/pages is damaged at byte {byte}: {what}")),
+            None if opened.fold == 0 => Some(format!("p/{id}/pages has no root")),
+            None => None,
+        };
+        Ok(Opened { partition, pending: opened.pending, doubt })
     }
 
     /// The entry after the last one.
@@ -242,9 +254,8 @@ impl Partition {
         let failed = |source| Error::Depot { partition: self.id, depot: head.depot, source };
         match depot.log.replay(bytes).await.map_err(failed)? {
             depot::Replayed::Applied(offsets) => depot.note(index, offsets.end),
-            depot::Replayed::Already
-            | depot::Replayed::Torn { .. }
-            | depot::Replayed::BeyondCut => {}
+            depot::Replayed::Torn { .. } => self.cut.set(true),
+            depot::Replayed::Already | depot::Replayed::BeyondCut => {}
         }
         Ok(())
     }
@@ -443,9 +454,9 @@ impl Partition {
         self.covers.get().next() < self.next.get()
     }
 
-    /// Whether a fold ever wrote a root here.
-    pub(crate) fn has_root(&self) -> bool {
-        self.has_root.get()
+    /// Whether it must be folded before anything new gets a place in its sequence.
+    pub(crate) fn must_fold(&self) -> bool {
+        self.cut.get() || !self.has_root.get()
     }
 
     /// Merges everything that is visible and durable into the trees. Every entry must be durable
@@ -483,6 +494,7 @@ impl Partition {
         self.store.fold(covers, &pending).await.map_err(failed)?;
         self.covers.set(covers);
         self.has_root.set(true);
+        self.cut.set(false);
         self.folds.set(self.folds.get() + 1);
         for (id, depot, state) in &states {
             let failed = |source| Error::Depot { partition: self.id, depot: *id, source };
@@ -606,7 +618,7 @@ impl Depot {
 }
 
 /// Keys of [`SYSTEM`]: a letter and a number.
-enum SystemKey {
+pub(crate) enum SystemKey {
     Depot(DepotId),
     Committed(TopologyId),
     Row(TopologyId),
@@ -625,7 +637,7 @@ impl SystemKey {
         [letter, a, b, c, d]
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let [letter, a, b, c, d] = *bytes else { return None };
         let number = u32::from_be_bytes([a, b, c, d]);
         match letter {
@@ -638,7 +650,8 @@ impl SystemKey {
     }
 }
 
-fn decode_begins(mut bytes: &[u8]) -> Result<Vec<Begin>, String> {
+/// Reads the value of a [`SystemKey::Begins`].
+pub(crate) fn decode_begins(mut bytes: &[u8]) -> Result<Vec<Begin>, String> {
     let mut begins = Vec::new();
     while let Some((len, rest)) = bytes.split_first_chunk::<4>() {
         let len = u32::from_le_bytes(*len) as usize;

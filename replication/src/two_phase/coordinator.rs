@@ -60,6 +60,8 @@ pub struct Coordinator {
     token: Token,
     /// The time given last, until it has come.
     wake_ns: Option<u64>,
+    /// The wall-clock time told last.
+    wall_us: u64,
 }
 
 /// A decision on its way.
@@ -104,6 +106,7 @@ impl Coordinator {
             pause: None,
             token: Token(0),
             wake_ns: None,
+            wall_us: 0,
         };
         for decision in row.unapplied {
             assert!(decision.attempt.run < run, "a run is raised before it is used");
@@ -139,9 +142,16 @@ impl Coordinator {
                 break;
             }
             let plan = Plan::new(begin.ranges, begin.exclusions);
-            self.flights.push_back(Flight::new(next, plan, BeginRecord::Durable));
+            let flight = Flight::new(next, plan, BeginRecord::Durable, begin.began_us);
+            self.flights.push_back(flight);
             next = next.next();
         }
+    }
+
+    /// Tells the wall-clock time, in microseconds: a microbatch that begins carries the last one
+    /// told. It decides nothing.
+    pub fn observe_wall(&mut self, wall_us: u64) {
+        self.wall_us = wall_us;
     }
 
     /// Takes one input at `now_ns` and appends what is to be done.
@@ -591,7 +601,7 @@ impl Coordinator {
             return;
         }
         let id = self.flights.back().map_or(self.decided, |flight| flight.id).next();
-        self.flights.push_back(Flight::new(id, plan, BeginRecord::Unwritten));
+        self.flights.push_back(Flight::new(id, plan, BeginRecord::Unwritten, self.wall_us));
         self.start(self.flights.len() - 1, effects);
     }
 
@@ -600,11 +610,12 @@ impl Coordinator {
         let number = flight.attempt.0.checked_add(1).expect("attempts take time");
         flight.attempt = Attempt(number);
         let attempt = AttemptId { id: flight.id, run: self.run, attempt: flight.attempt };
+        let began_us = flight.began_us;
         if flight.begin == BeginRecord::Unwritten {
             let token = next_token(&mut self.token);
             let ranges = flight.plan.ranges().to_vec();
             let exclusions = flight.plan.exclusions().to_vec();
-            let record = Record::Begin(Begin { attempt, ranges, exclusions });
+            let record = Record::Begin(Begin { attempt, ranges, exclusions, began_us });
             flight.begin = BeginRecord::Written(token);
             effects.push(Effect::Persist { token, record });
         }
@@ -613,7 +624,7 @@ impl Coordinator {
         let plan = flight.attempted();
         for &shard in &self.shards {
             let (ranges, exclusions) = plan.part(shard, &self.config.owners);
-            let message = Message::Begin { attempt, ranges, exclusions };
+            let message = Message::Begin { attempt, ranges, exclusions, began_us };
             effects.push(Effect::Send { to: shard, message });
         }
     }

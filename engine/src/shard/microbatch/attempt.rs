@@ -237,7 +237,10 @@ impl Shard {
     ) {
         match self.topology(topology) {
             Ok(topology) if topology.visible.get() >= id => answer(reply, Ok(())),
-            Ok(topology) => topology.visible_waiting.borrow_mut().push((id, reply)),
+            Ok(topology) => match self.peers.down().first() {
+                Some(&down) => answer(reply, Err(self.setup.stopped_error(down))),
+                None => topology.visible_waiting.borrow_mut().push((id, reply)),
+            },
             Err(error) => answer(reply, Err(error)),
         }
     }

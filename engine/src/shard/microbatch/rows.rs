@@ -15,6 +15,10 @@ use crate::types::{PartitionId, ShardId, WallTime};
 impl Shard {
     /// Rows came from another shard.
     pub(in crate::shard) fn rows(self: &Rc<Self>, sender: ShardId, batch: RowBatch) {
+        // The news first: they drop what earlier lives sent, and this may be held.
+        if !self.hear(sender, batch.from, true) {
+            return;
+        }
         let id = batch.transaction.topology;
         let Some(topology) = self.topologies.borrow().get(&id).cloned() else { return };
         let attempt = batch.transaction.attempt;

@@ -17,6 +17,8 @@ pub(super) struct Flight {
     pub(super) id: MicrobatchId,
     pub(super) plan: Plan,
     pub(super) begin: BeginRecord,
+    /// When it first began, for every attempt to come.
+    pub(super) began_us: u64,
     /// The number of the last attempt; 0 before the first.
     pub(super) attempt: Attempt,
     pub(super) stage: Stage,
@@ -65,11 +67,12 @@ impl Stage {
 }
 
 impl Flight {
-    pub(super) fn new(id: MicrobatchId, plan: Plan, begin: BeginRecord) -> Self {
+    pub(super) fn new(id: MicrobatchId, plan: Plan, begin: BeginRecord, began_us: u64) -> Self {
         Self {
             id,
             plan,
             begin,
+            began_us,
             attempt: Attempt(0),
             stage: Stage::Waiting { not_before_ns: 0 },
             rejected: None,

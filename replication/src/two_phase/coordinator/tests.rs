@@ -161,7 +161,7 @@ fn show_record(record: &Record) -> String {
 fn show_message(message: &Message) -> String {
     match message {
         Message::Hello { run } => format!("hello {run}"),
-        Message::Begin { attempt, ranges, exclusions } => {
+        Message::Begin { attempt, ranges, exclusions, began_us: _ } => {
             format!("begin {}{}", name(attempt), spans(ranges, exclusions))
         }
         Message::Probe { attempt, round } => format!("probe {} round {round}", name(attempt)),
@@ -502,6 +502,7 @@ fn recovery_tells_decisions_again_then_retries_what_had_begun() {
         attempt: older(id, attempt),
         ranges: vec![SourceRange { source: source(0), from: Offset(from), to: Offset(to) }],
         exclusions: vec![],
+        began_us: 5,
     };
     let mut with_exclusion = begin(3, 2, 6, 8);
     with_exclusion.exclusions.push(Exclusion {
@@ -533,6 +534,42 @@ fn recovery_tells_decisions_again_then_retries_what_had_begun() {
             "1: begin 3.1",
         ],
     );
+}
+
+#[test]
+fn a_microbatch_begins_once_whatever_the_wall_clock_says_later() {
+    let began = |effects: &[Effect]| -> Vec<u64> {
+        let message = |effect: &Effect| match effect {
+            Effect::Send { message: Message::Begin { began_us, .. }, .. }
+            | Effect::Persist { record: Record::Begin(Begin { began_us, .. }), .. } => {
+                Some(*began_us)
+            }
+            _ => None,
+        };
+        effects.iter().filter_map(message).collect()
+    };
+    let mut coordinator = Coordinator::recover(config(2), RUN, None, vec![]);
+    let mut step = |wall_us, now_ns, input| {
+        let mut effects = Vec::new();
+        coordinator.observe_wall(wall_us);
+        coordinator.step(now_ns, input, &mut effects);
+        began(&effects)
+    };
+    assert_eq!(step(70, 0, Input::Start), []);
+    assert_eq!(step(80, 0, ends(&[(0, 3)])), [80, 80, 80], "the record, and two shards");
+    let failure = Failure { origin: None, kind: FailureKind::Retry, message: String::new() };
+    let failed = Message::Failed { attempt: attempt("1.1"), failure };
+    assert_eq!(step(90, 0, from(1, failed)), []);
+    assert_eq!(step(60, 2_000_000, Input::Wake), [80, 80], "the record stands");
+
+    let (begun, source) = (AttemptId { run: Run(3), ..attempt("1.4") }, source(0));
+    let range = SourceRange { source, from: Offset(0), to: Offset(3) };
+    let begin = Begin { attempt: begun, ranges: vec![range], exclusions: vec![], began_us: 80 };
+    let mut coordinator = Coordinator::recover(config(2), RUN, None, vec![begin]);
+    let mut effects = Vec::new();
+    coordinator.observe_wall(1_000);
+    coordinator.step(0, Input::Start, &mut effects);
+    assert_eq!(began(&effects), [80, 80], "taken up after a crash");
 }
 
 #[test]

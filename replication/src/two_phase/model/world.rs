@@ -287,9 +287,8 @@ impl World {
         }
         let shard = match self.options.crash {
             Some(planned) if planned.step == self.steps => planned.shard,
-            Some(_) => return None,
             None if self.rng.below(self.options.calm) == 0 => self.rng.index(SHARDS + 1),
-            None => return None,
+            Some(_) | None => return None,
         };
         match self.shards.get(shard) {
             None => Some(Action::CrashAll),

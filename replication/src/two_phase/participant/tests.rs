@@ -68,7 +68,7 @@ fn attempt(text: &str) -> AttemptId {
 
 fn begin(of: &str) -> Input {
     let (ranges, exclusions) = (vec![], vec![]);
-    Input::Message(Message::Begin { attempt: attempt(of), ranges, exclusions })
+    Input::Message(Message::Begin { attempt: attempt(of), ranges, exclusions, began_us: 0 })
 }
 
 fn prepare(of: &str) -> Input {
@@ -118,7 +118,7 @@ fn numbers(partitions: &[PartitionId]) -> Vec<u32> {
 
 fn show(effect: &Effect) -> String {
     match effect {
-        Effect::StartSources { attempt, ranges: _, exclusions: _, below } => match below {
+        Effect::StartSources { attempt, below, .. } => match below {
             Some(below) => format!("start {} on {}", name(attempt), name(below)),
             None => format!("start {}", name(attempt)),
         },
@@ -250,8 +250,12 @@ fn old_and_repeated_messages_change_nothing() {
         bench.expect(message, &[]);
     }
     let attempt_of_older_run = AttemptId { run: Run(6), ..attempt("1.9") };
-    let older =
-        Message::Begin { attempt: attempt_of_older_run, ranges: vec![], exclusions: vec![] };
+    let older = Message::Begin {
+        attempt: attempt_of_older_run,
+        ranges: vec![],
+        exclusions: vec![],
+        began_us: 0,
+    };
     bench.expect(Input::Message(older), &[]);
     bench.expect(decided("1.2", &[1]), &["write committed 1.2 on [1]"]);
     bench.expect(decided("1.2", &[1]), &[]);

@@ -6,6 +6,8 @@ impl World {
     pub(super) fn step_home(&mut self, input: coordinator::Input) {
         let Some(home) = &mut self.coordinator else { return };
         let mut effects = Vec::new();
+        // A wall clock that jumps about.
+        home.observe_wall(self.rng.below(1 << 40));
         home.step(self.now, input, &mut effects);
         for effect in effects {
             self.perform_home(effect);
@@ -79,7 +81,9 @@ impl World {
     pub(super) fn perform_shard(&mut self, shard: usize, effect: participant::Effect) {
         use participant::Effect;
         match effect {
-            Effect::StartSources { attempt, ranges, exclusions, below } => {
+            Effect::StartSources { attempt, ranges, exclusions, below, began_us } => {
+                let began = self.oracle.began(attempt, began_us);
+                self.accuse(began);
                 let start = self.oracle.start(shard, attempt, below, &self.shards[shard].journal);
                 self.accuse(start);
                 let is_out = |origin| exclusions.iter().any(|out| out.origin == origin);
