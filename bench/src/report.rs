@@ -250,7 +250,7 @@ impl Document {
                 .map(|(name, value)| format!("{}: {}", name.replace('_', " "), number(*value))),
         );
         lines.extend(self.ratios.iter().map(|Ratio { phase, metric, against, ratio }| {
-            format!("{phase}: {ratio:.2} x {against} ({metric:?}; more is better)")
+            format!("{phase}: {ratio:.3} x {against} ({metric:?}; more is better)")
         }));
         lines.extend(self.invariants.iter().map(|Invariant { name, holds, detail }| {
             let verdict = if *holds { "holds" } else { "DOES NOT HOLD" };
@@ -281,15 +281,17 @@ impl Document {
         ]);
         for outcome in &self.results {
             let latency = &outcome.latency_us;
+            // Some phases count without timing each.
+            let micros = |value| if latency.max > 0.0 { number(value) } else { "-".to_owned() };
             table.add_row([
                 outcome.system.clone(),
                 outcome.phase.clone(),
                 grouped(outcome.per_second),
-                number(latency.p50),
-                number(latency.p90),
-                number(latency.p99),
-                number(latency.p999),
-                number(latency.max),
+                micros(latency.p50),
+                micros(latency.p90),
+                micros(latency.p99),
+                micros(latency.p999),
+                micros(latency.max),
                 format!("{:.2}", outcome.cpu_seconds),
                 number(rate(outcome.bytes_written, outcome.seconds)),
                 number(rate(outcome.bytes_read, outcome.seconds)),

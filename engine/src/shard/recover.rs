@@ -228,6 +228,8 @@ async fn open(
     let mut options = journal::Options::new(journal_id, run);
     options.bytes_max = setup.options.journal_bytes_max;
     options.file_bytes = setup.options.journal_file_bytes;
+    // A frame lies in one file.
+    options.frame_bytes_max = options.frame_bytes_max.min(options.file_bytes);
     let retain = Rc::new(RetainByKeeper { env: env.clone() });
     let failed = |error: journal::Error| journal_error(&error);
     let journal = match (&plan, resumed) {

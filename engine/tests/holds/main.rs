@@ -7,11 +7,15 @@
 )]
 
 mod api;
+mod faults;
+mod full;
 mod killed;
 mod kit;
 mod limits;
 mod memory;
+mod notes;
 mod rejects;
+mod stopped;
 
 /// What [`kit::Process`] can run in a process of its own.
 const CHILDREN: &[(&str, fn(&std::path::Path))] = &[
