@@ -2,6 +2,7 @@
 //! load, engines close under load, and records fail.
 
 #![allow(
+    clippy::unwrap_used,
     clippy::disallowed_types,
     clippy::disallowed_methods,
     reason = "a test has threads and clocks of its own"
@@ -30,22 +31,25 @@ struct Transfer {
     cents: i64,
 }
 
+/// Per account, what happened to each transfer: how often, and when its microbatch began.
+type Times = Map<u64, Sub<Map<u64, (u64, u64)>>>;
+
 /// Money moves from account to account, perhaps into debt.
 struct Moves {
     transfers: Depot<Transfer>,
     funds: PState<Map<u64, i64>>,
-    /// Per receiving account, how often each transfer arrived, and when its microbatch began.
-    arrived: PState<Map<u64, Sub<Map<u64, (u64, u64)>>>>,
-    /// Per sending account, how often each transfer left, and when its microbatch began.
-    left: PState<Map<u64, Sub<Map<u64, (u64, u64)>>>>,
+    /// Per receiving account.
+    arrived: PState<Times>,
+    /// Per sending account.
+    left: PState<Times>,
 }
 
 fn moves(m: &Module) -> Moves {
     let transfers = m.depot::<Transfer>("transfers").hash_by(|t| &t.from);
     let ledger = m.microbatch(|| "ledger");
     let funds = ledger.pstate::<Map<u64, i64>>("funds");
-    let left = ledger.pstate::<Map<u64, Sub<Map<u64, (u64, u64)>>>>("left");
-    let arrived = ledger.pstate::<Map<u64, Sub<Map<u64, (u64, u64)>>>>("arrived");
+    let left = ledger.pstate::<Times>("left");
+    let arrived = ledger.pstate::<Times>("arrived");
     ledger
         .source(transfers)
         .using((funds, left))

@@ -28,8 +28,7 @@ pub(crate) struct Traced<T> {
 }
 
 /// Turns what arrives into rows; what is none goes to the function, while the context names its record.
-pub(crate) type Intake<T> =
-    fn(Rows, &Context<'_>, &mut dyn FnMut(Failure)) -> Result<Vec<Traced<T>>>;
+pub(crate) type Intake<T> = fn(Rows, &Context<'_>, &mut dyn FnMut(Failure)) -> Vec<Traced<T>>;
 
 /// Brings what the first stages will read into memory, for a whole batch.
 pub(crate) type Touch<T> = Box<
@@ -63,7 +62,7 @@ impl<O: 'static, T: Send + 'static, S: Sink<O, T>> Fused<O, T, S> {
         let named = |failure| failed(&self.name, context, failure);
         let mut rejected = Vec::new();
         let taken = caught(async {
-            let rows = (self.intake)(rows, context, &mut |failure| rejected.push(named(failure)))?;
+            let rows = (self.intake)(rows, context, &mut |failure| rejected.push(named(failure)));
             for touch in &self.touches {
                 touch(context, &rows).await?;
             }
@@ -108,13 +107,12 @@ impl<O: 'static, T: Send + 'static, S: Sink<O, T>> Fused<O, T, S> {
 }
 
 /// The intake of a node behind a hop.
-#[allow(clippy::unnecessary_wraps, reason = "an `Intake`, like that of a source")]
 pub(crate) fn take_traced<T: Send + 'static>(
     rows: Rows,
     _context: &Context<'_>,
     _rejected: &mut dyn FnMut(Failure),
-) -> Result<Vec<Traced<T>>> {
-    Ok(rows.take())
+) -> Vec<Traced<T>> {
+    rows.take()
 }
 
 /// The intake of a source node.
@@ -122,7 +120,7 @@ pub(crate) fn take_records<T: Row>(
     rows: Rows,
     context: &Context<'_>,
     rejected: &mut dyn FnMut(Failure),
-) -> Result<Vec<Traced<T>>> {
+) -> Vec<Traced<T>> {
     decode_all(rows, context, rejected, |_, record| record)
 }
 
@@ -131,7 +129,7 @@ pub(crate) fn take_timed<T: Row>(
     rows: Rows,
     context: &Context<'_>,
     rejected: &mut dyn FnMut(Failure),
-) -> Result<Vec<Traced<(WallTime, T)>>> {
+) -> Vec<Traced<(WallTime, T)>> {
     decode_all(rows, context, rejected, |appended, record| (appended, record))
 }
 
@@ -140,7 +138,7 @@ fn decode_all<T: Row, U>(
     context: &Context<'_>,
     rejected: &mut dyn FnMut(Failure),
     row: impl Fn(WallTime, T) -> U,
-) -> Result<Vec<Traced<U>>> {
+) -> Vec<Traced<U>> {
     let fields = context.local().fields();
     let records = rows.take::<Record>();
     let mut rows = Vec::with_capacity(records.len());
@@ -152,7 +150,7 @@ fn decode_all<T: Row, U>(
         }
     }
     context.end();
-    Ok(rows)
+    rows
 }
 
 /// Fetches what the rows of a batch lead to. What cannot be read here is left to the stage that will
