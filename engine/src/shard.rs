@@ -59,6 +59,8 @@ pub(crate) struct Shard {
     appends: append::Queue,
     pressure: pressure::Pressure,
     acks: RefCell<VecDeque<(Ticket, Ack)>>,
+    /// The last group that was logged.
+    logged: Cell<Ticket>,
     counters: RefCell<Counters>,
     keeper: Option<Rc<keeper::Keeper>>,
     /// Set once, when the shard must end; wakes its main task.
@@ -163,6 +165,7 @@ impl Shard {
             appends: append::Queue::default(),
             pressure: pressure::Pressure::default(),
             acks: RefCell::default(),
+            logged: Cell::default(),
             counters: RefCell::default(),
             keeper,
             ending: RefCell::default(),
@@ -193,6 +196,7 @@ impl Shard {
             .collect();
         match self.journal.append(&group) {
             Ok(ticket) => {
+                self.logged.set(ticket);
                 self.acks.borrow_mut().extend(acks.into_iter().map(|ack| (ticket, ack)));
             }
             Err(error) => self.fail(&error),

@@ -236,7 +236,7 @@ async fn open(
         (Plan::Resume(_), Some(recovered)) => {
             let journal = Journal::resume(env, options, recovered, retain).await.map_err(failed)?;
             for partition in partitions.values().filter(|it| it.must_fold()) {
-                partition.fold().await.map_err(|error| partition_error(&error))?;
+                partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
             }
             journal
         }
@@ -266,7 +266,7 @@ async fn deal(
         // A partition that has no root yet gets one, so that a missing file is always damage.
         let due = partition.is_dirty() && !planted(Plant::DealtWithoutFold);
         if due || partition.must_fold() {
-            partition.fold().await.map_err(|error| partition_error(&error))?;
+            partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
         }
         progress(Progress::Dealt { shard: env.shard(), partitions: dealt });
         for (transaction, prepared) in partition.prepared() {
@@ -366,7 +366,8 @@ impl Replay<'_> {
         let Some(largest) = largest else { return Ok(()) };
         // What was read back from the device survives the next crash once the fold has synced it.
         largest.partition.replayed_is_durable();
-        largest.partition.fold().await.map_err(|error| partition_error(&error))?;
+        let folded = largest.partition.fold(largest.partition.last()).await;
+        folded.map_err(|error| partition_error(&error))?;
         Ok(())
     }
 

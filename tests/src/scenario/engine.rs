@@ -221,7 +221,8 @@ async fn one_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result<(),
     node.crash_never();
     node.disk().set_quota(None);
     node.disk().set_faults(Faults::default());
-    if node.crashes() == crashes && lived? == Left::Running {
+    lived?;
+    if node.crashes() == crashes {
         node.crash(if world.random().one_in(4) { Crash::Kill } else { Crash::Power });
     }
     shared.verdict()
