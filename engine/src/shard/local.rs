@@ -181,7 +181,7 @@ impl Local for EventLocal<'_> {
 
     fn append(&self, depot: DepotIndex, record: &[u8]) -> Result<(), StateError> {
         let id = self.topology.module.depots[depot.0 as usize];
-        push_append(&mut self.work.appends.borrow_mut(), id, record.to_vec());
+        push_append(self.work, id, record.to_vec());
         Ok(())
     }
 }

@@ -78,6 +78,8 @@ pub(crate) struct Running {
     pub(super) attempt: AttemptId,
     pub(super) began: WallTime,
     pub(super) failed: Cell<bool>,
+    /// Rows that wait here, and what was written.
+    bytes: Cell<u64>,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
 }
 
@@ -87,6 +89,10 @@ pub(crate) struct Work {
     pub(super) writes: RefCell<WriteSet>,
     pub(super) appends: RefCell<PreparedAppends>,
     touched: Cell<bool>,
+    /// Bytes of `appends`.
+    pub(super) appended_bytes: Cell<u64>,
+    /// Of its writes, what the attempt's bytes contain.
+    counted_bytes: Cell<u64>,
     queue: RefCell<VecDeque<(NodeIndex, Rows)>>,
     busy: Cell<bool>,
 }
@@ -114,6 +120,8 @@ impl Running {
                 writes: RefCell::default(),
                 appends: RefCell::default(),
                 touched: Cell::new(false),
+                appended_bytes: Cell::default(),
+                counted_bytes: Cell::default(),
                 queue: RefCell::default(),
                 busy: Cell::new(false),
             })
