@@ -223,7 +223,7 @@ async fn one_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result<(),
     node.disk().set_faults(Faults::default());
     if node.crashes() == crashes && lived? == Left::Running {
         node.crash(if world.random().one_in(4) { Crash::Kill } else { Crash::Power });
-    } 
+    }
     shared.verdict()
 }
 
@@ -260,7 +260,8 @@ async fn live(
     shared.count("openings", 1);
     look(world, shared, &bank).await?;
     trouble::start(world, &shared.node, shards, alive);
-    let reopener = reopen_stopped(world.clone(), Rc::clone(shared), opened.clone(), Rc::clone(alive));
+    let reopener =
+        reopen_stopped(world.clone(), Rc::clone(shared), opened.clone(), Rc::clone(alive));
     world.spawn("reopen", reopener);
     work(world, shared, &bank, 40).await?;
     note_progress(shared, &bank).await;
