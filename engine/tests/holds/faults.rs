@@ -192,7 +192,11 @@ impl File for FaultyFile {
         // write finds room. Only a new directory's first blocks can do without.
         let end = at + buf.len() as u64;
         let (len, new) = (self.inner.len().unwrap(), self.inner.path().starts_with("MANIFEST"));
-        assert!(new || end <= len, "{} is written to {end}, allocated are {len}", self.inner.path());
+        assert!(
+            new || end <= len,
+            "{} is written to {end}, allocated are {len}",
+            self.inner.path()
+        );
         self.inner.write(at, buf, sync)
     }
 

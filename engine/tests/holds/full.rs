@@ -107,9 +107,8 @@ struct Small(PathBuf);
 impl Small {
     fn mount(dir: &Path, mib: u64) -> Option<Self> {
         let image = dir.join("image");
-        let run = |command: &mut Command| {
-            command.output().is_ok_and(|output| output.status.success())
-        };
+        let run =
+            |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
         let file = std::fs::File::create(&image).unwrap();
         file.set_len(mib << 20).unwrap();
         let made = run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
@@ -135,7 +134,8 @@ fn a_small_file_system_that_runs_full_is_survived_too() {
     };
     let data = small.0.join("data");
     let (mut next, mut acknowledged) = (0, Vec::new());
-    let options = Options { journal_bytes_max: 32 << 20, journal_file_bytes: 4 << 20, ..options(2) };
+    let options =
+        Options { journal_bytes_max: 32 << 20, journal_file_bytes: 4 << 20, ..options(2) };
     for _ in 0..2 {
         block_on(async {
             let engine = Engine::open(&data, options.clone()).await.unwrap();
