@@ -3,7 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use tidemill_replication::two_phase::{AttemptId, Exclusion, SourceRange, participant};
+use tidemill_replication::two_phase::{
+    AttemptId, Exclusion, SourceOffset, SourceRange, participant,
+};
 
 use super::{EXCLUDED_MAX, Running, Topology, Work};
 use crate::env::Class;
@@ -140,6 +142,8 @@ impl Shard {
         }
         self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
         self.offer_held(topology);
+        let taken = ranges.iter().map(|it| SourceOffset { source: it.source, offset: it.to });
+        self.sources_taken(topology, taken);
     }
 
     /// Tells the participant that an attempt wrote to a partition outside of an event.
