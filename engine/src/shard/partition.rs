@@ -625,10 +625,23 @@ pub(crate) struct Folded {
     pub(crate) pending: Vec<Index>,
 }
 
+/// So many entries are remembered one by one.
+const NOTES_MAX: usize = 8_192;
+
 impl Depot {
     /// The entry at `index` holds records up to `end`.
     pub(crate) fn note(&self, index: Index, end: Offset) {
-        self.entries.borrow_mut().push_back((index, end));
+        let mut entries = self.entries.borrow_mut();
+        entries.push_back((index, end));
+        if entries.len() > NOTES_MAX {
+            // Of two neighbours the first index and the second end are kept, which says less, but nothing
+            // wrong: a fold may then cover a little less than it could.
+            let thinned = entries.make_contiguous().chunks(2).map(|pair| {
+                let last = pair.last().expect("chunks are not empty");
+                (pair[0].0, last.1)
+            });
+            *entries = thinned.collect();
+        }
     }
 
     /// The last index such that no entry up to it holds records at or above `flushed`; `None` if no
