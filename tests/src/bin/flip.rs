@@ -104,9 +104,9 @@ fn notes(m: &Module) -> Notes {
     let posted = m.depot::<Note>("posted").hash_by(|note| &note.author);
     let shelf = m.microbatch(|| "shelf");
     let by_author = shelf.pstate::<Map<u64, Sub<Map<u64, String>>>>("by_author");
-    shelf.source(posted).using(by_author).filter_map(async |at, by_author, note: Note| {
+    shelf.source(posted).using(by_author).for_each(async |at, by_author, note: Note| {
         at.put(by_author.key(note.author).key(note.id), note.text)?;
-        Ok(None::<Note>)
+        Ok(())
     });
     Notes { posted, _by_author: by_author.reader() }
 }
