@@ -169,6 +169,27 @@ impl Engine {
         self.inner.node.setup.stopped_cause(shard)
     }
 
+    /// Where the topologies of a shard stand, for people.
+    ///
+    /// # Errors
+    /// `ShardStopped`.
+    #[doc(hidden)]
+    pub async fn describe_shard(&self, shard: ShardId) -> Result<String> {
+        self.inner.node.ask(shard, |reply| Message::Describe { reply }).await
+    }
+
+    /// Ends a shard as a failure of its disk or a bug would: for tests of what comes after.
+    #[doc(hidden)]
+    pub fn fail_shard(&self, shard: ShardId, cause: &str) {
+        self.inner.node.tell(shard, Message::Fail { cause: cause.to_owned() });
+    }
+
+    /// Ends a shard by a panic: for tests of what comes after.
+    #[doc(hidden)]
+    pub fn panic_shard(&self, shard: ShardId, cause: &str) {
+        self.inner.node.tell(shard, Message::Panic { cause: cause.to_owned() });
+    }
+
     /// Recovers a stopped shard in place. The other shards have gone on meanwhile.
     ///
     /// # Errors
@@ -321,7 +342,7 @@ impl<H> Launched<H> {
         &self,
         depot: Depot<T, R>,
         records: I,
-    ) -> impl Future<Output = Result<Vec<Appended>>> + Send + use<'r, T, R, I, H> {
+    ) -> AppendMany {
         let mut builders: BTreeMap<PartitionId, Builder> = BTreeMap::new();
         let mut failure = None;
         for record in records {
@@ -332,30 +353,18 @@ impl<H> Launched<H> {
                 break;
             }
         }
-        let appends: Vec<Append> = match &failure {
-            Some(_) => Vec::new(),
-            None => builders
-                .into_iter()
-                .map(|(partition, builder)| {
-                    let batch = builder.finish();
-                    self.append_batch(depot.index(), partition, batch, Acknowledge::Durable)
-                })
-                .collect(),
-        };
-        async move {
-            if let Some(error) = failure {
-                return Err(error);
-            }
-            let mut appended = Vec::with_capacity(appends.len());
-            let mut failure = None;
-            for append in appends {
-                match append.await {
-                    Ok(done) => appended.push(done),
-                    Err(error) => failure = failure.or(Some(error)),
-                }
-            }
-            failure.map_or(Ok(appended), Err)
+        if failure.is_some() {
+            builders.clear();
         }
+        let appends = builders
+            .into_iter()
+            .map(|(partition, builder)| {
+                let batch = builder.finish();
+                self.append_batch(depot.index(), partition, batch, Acknowledge::Durable)
+            })
+            .collect::<Vec<_>>()
+            .into_iter();
+        AppendMany { appends, failure, appended: Vec::new() }
     }
 
     fn push<T: Row>(&self, builder: &mut Builder, record: &T) -> Result<()> {
@@ -514,6 +523,23 @@ impl<H> Launched<H> {
             }
             Ok(())
         }
+    }
+
+    /// Why a topology begins no further microbatch; `None` while it goes on. A shard that is down
+    /// pauses it until that is opened again, a microbatch that its code rejects as a whole until the
+    /// code is changed.
+    ///
+    /// # Errors
+    /// `Invalid` if the module has no such topology, `ShardStopped` if its coordinator's shard is down.
+    pub async fn paused(&self, topology: &str) -> Result<Option<String>> {
+        let id = self.topology(topology, None)?;
+        let node = &self.engine.inner.node;
+        let partition = crate::shard::microbatch::Topology::coordinator_partition(
+            topology,
+            self.engine.partitions(),
+        );
+        let shard = node.setup.owner(partition);
+        node.ask(shard, |reply| Message::Paused { topology: id, reply }).await
     }
 
     fn topology(&self, name: &str, reads: Option<DepotIndex>) -> Result<TopologyId> {
@@ -755,6 +781,41 @@ impl Future for Append {
                 })
             }
         }
+    }
+}
+
+/// Appends to several partitions on their way; resolves to where the records lie, one element per
+/// partition. They go on if this is dropped.
+#[must_use = "whether it worked is known only when this resolved"]
+pub struct AppendMany {
+    appends: std::vec::IntoIter<Append>,
+    failure: Option<Error>,
+    appended: Vec<Appended>,
+}
+
+impl fmt::Debug for AppendMany {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppendMany").finish_non_exhaustive()
+    }
+}
+
+impl Future for AppendMany {
+    type Output = Result<Vec<Appended>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // All were sent already, so it costs nothing to look at one after the other.
+        while let Some(append) = self.appends.as_mut_slice().first_mut() {
+            let Poll::Ready(result) = Pin::new(append).poll(context) else { return Poll::Pending };
+            self.appends.next();
+            match result {
+                Ok(done) => self.appended.push(done),
+                Err(error) => self.failure = self.failure.take().or(Some(error)),
+            }
+        }
+        Poll::Ready(match self.failure.take() {
+            None => Ok(std::mem::take(&mut self.appended)),
+            Some(error) => Err(error),
+        })
     }
 }
 

@@ -29,6 +29,7 @@ mod changes;
 mod fold;
 mod layer;
 mod open;
+mod points;
 mod read;
 mod rebuild;
 mod run;
@@ -39,7 +40,6 @@ mod tests;
 mod verify;
 
 use layer::{Layer, Part};
-pub use open::JOURNAL_EMPTY;
 pub use read::{Loaded, Miss};
 pub use run::{Run, RunError, Write, WriteSet};
 pub use verify::{Finding, Row, Verified, verify, verify_rows};
@@ -119,6 +119,9 @@ pub struct Opened {
     pub pending: Vec<Index>,
     /// The number of the fold that wrote the root; 0 if there was none yet.
     pub fold: u64,
+    /// A root slot that cannot be read: the byte, and what is wrong. It may have held a newer root, so what
+    /// was opened is right only if the journal has an entry above `covers`, and none is missing.
+    pub damaged: Option<(u64, &'static str)>,
 }
 
 /// What a fold did.

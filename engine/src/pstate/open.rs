@@ -18,8 +18,8 @@ use crate::types::{Index, PStateId, PartitionId};
 
 impl Store {
     /// Opens the trees of `partition` in `dir` (`p/<partition>`). `journal_from` is the first index
-    /// the journal still has, [`JOURNAL_EMPTY`] if it has none: a root is used only if it covers everything
-    /// before that. The file is created by the first fold, not here.
+    /// the journal still has: a root is used only if it covers everything before that. The file is
+    /// created by the first fold, not here.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if no usable root is there although there must be one, [`Error::Io`].
@@ -63,7 +63,8 @@ impl Store {
             file: file.clone(),
             named: false,
         };
-        let mut opened = Opened { covers: Index(0), pending: Vec::new(), fold: 0 };
+        let damaged = chosen.damaged;
+        let mut opened = Opened { covers: Index(0), pending: Vec::new(), fold: 0, damaged };
         if let (Some(file), Some((slot, root))) = (&file, chosen.root) {
             let table = reader.table(file, &root).await?;
             // What the other root reaches is spared by the next fold; if that cannot be told, nothing
@@ -77,7 +78,8 @@ impl Store {
             state.space.durable = table.live;
             (state.catalogue, state.table) = (root.catalogue, root.table);
             (state.fold, state.slot) = (root.fold, slot);
-            opened = Opened { covers: root.covers, pending: table.pending, fold: root.fold };
+            let pending = table.pending;
+            opened = Opened { covers: root.covers, pending, fold: root.fold, damaged };
         }
         let inner = Inner {
             env: env.clone(),
@@ -93,9 +95,6 @@ impl Store {
     }
 }
 
-/// What the journal still has of a partition, when it has nothing.
-pub const JOURNAL_EMPTY: Index = Index(u64::MAX);
-
 /// The page file's name in the partition's directory.
 pub(super) const FILE_NAME: &str = "pages";
 
@@ -104,6 +103,7 @@ pub(super) const FILE_NAME: &str = "pages";
 struct Chosen {
     root: Option<(usize, Root)>,
     other: Option<Root>,
+    damaged: Option<(u64, &'static str)>,
     /// At least the highest fold number there can be pages of.
     fold_seen: u64,
 }
@@ -144,14 +144,8 @@ impl Reader<'_> {
         let newest = roots.pop();
         let covers = newest.as_ref().map_or(Index(0), |(_, root)| root.covers);
         // A damaged slot may have held a newer root, and a blank or old one a root that was lost. The
-        // journal may have dropped what that one covered. If it has nothing at all, then no fold was
-        // under way: there is a root, and no slot can be torn.
-        let lost = if journal_from == JOURNAL_EMPTY {
-            damaged.is_some() || newest.is_none()
-        } else {
-            covers.next() < journal_from
-        };
-        if lost {
+        // journal may have dropped what that one covered.
+        if covers.next() < journal_from {
             let (byte, what) = damaged.unwrap_or((0, "the newest root is missing"));
             return Err(Error::corrupt(self.path, byte, what));
         }
@@ -159,6 +153,7 @@ impl Reader<'_> {
         Ok(Chosen {
             root: newest,
             other: roots.pop().map(|(_, root)| root),
+            damaged,
             // A root that cannot be read, and a fold that did not finish, may have left pages.
             fold_seen: fold + 1,
         })

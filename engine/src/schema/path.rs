@@ -207,6 +207,11 @@ impl<S, O> Path<S, Many, O> {
         }
         self
     }
+
+    /// The rows it leads to, for whoever wants to delete them.
+    pub(crate) fn rows(self) -> Result<ReadPlan> {
+        self.raw.read(What::Rows { keys_only: true })
+    }
 }
 
 impl<K, V, O> Path<Entry<K, V>, Many, O> {

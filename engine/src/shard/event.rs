@@ -38,7 +38,12 @@ impl Shard {
         let local = EventLocal::new(self, topology, running, work);
         let event = &topology.definition().nodes[node.0 as usize].event;
         match event.run(&local, rows).await {
-            Ok(outgoing) => self.send_rows(topology, running, outgoing),
+            Ok(done) => {
+                for failure in &done.rejected {
+                    self.event_failed(topology, running, failure);
+                }
+                self.send_rows(topology, running, done.outgoing);
+            }
             Err(failure) => self.event_failed(topology, running, &failure),
         }
     }
@@ -60,7 +65,7 @@ impl Shard {
             } else {
                 let transaction = Transaction { topology: topology.id, attempt };
                 let batch =
-                    away.entry(owner).or_insert_with(|| RowBatch { transaction, parts: vec![] });
+                    away.entry(owner).or_insert_with(|| RowBatch::new(self.run, transaction));
                 batch.parts.push((out.to, out.node, out.rows));
             }
         }
@@ -81,7 +86,9 @@ impl Shard {
         running: &Rc<Running>,
         failure: &EventFailure,
     ) {
-        if running.failed.replace(true) {
+        // A bad record is left behind; the rest goes on, so that one attempt finds all of them.
+        let goes_on = failure.kind == topology::FailureKind::Reject && failure.origin.is_some();
+        if running.failed.get() || !goes_on && running.failed.replace(true) {
             return;
         }
         let origin = failure.origin.map(|origin| two_phase::Origin {

@@ -72,6 +72,8 @@ pub(crate) struct Partition {
     /// Replay cut a depot's log at a torn extent; the entries behind it count again at the next replay
     /// unless a fold covers them first.
     cut: Cell<bool>,
+    /// While above 0, what events declare is fetched before they run; see [`Partition::is_cold`].
+    cold: Cell<u32>,
     /// At most one fold at a time.
     pub(crate) folding: Cell<bool>,
     pub(crate) folds: Cell<u64>,
@@ -111,22 +113,24 @@ pub(crate) struct CoordinatorState {
 pub(crate) struct Opened {
     pub(crate) partition: Partition,
     pub(crate) pending: Vec<Index>,
+    /// Why there may have been a newer root. The journal forgets what a root covers, and never more; and a
+    /// fold covers at least one entry more than the one before. So there was none if at least one entry
+    /// was replayed and none is missing.
+    pub(crate) doubt: Option<String>,
 }
 
 impl Partition {
-    /// Opens the trees and depots that the last fold recorded. `journal_from` is the first index that
-    /// the journal still has.
+    /// Opens the trees and depots that the last fold recorded. Whether that was really the last one,
+    /// [`Opened::doubt`] says once the entries were replayed.
     pub(crate) async fn open(
         env: &Env,
         cache: &Cache,
         id: PartitionId,
-        journal_from: Index,
         depot_options: depot::Options,
     ) -> Result<Opened, Error> {
         let dir = format!("p/{id}");
         let failed = |source| Error::PState { partition: id, source };
-        let (store, opened) =
-            Store::open(env, cache, &dir, id, journal_from).await.map_err(failed)?;
+        let (store, opened) = Store::open(env, cache, &dir, id, Index(1)).await.map_err(failed)?;
         let partition = Self {
             id,
             store,
@@ -144,11 +148,17 @@ impl Partition {
             covers: Cell::new(opened.covers),
             has_root: Cell::new(opened.fold > 0),
             cut: Cell::new(false),
+            cold: Cell::new(0),
             folding: Cell::new(false),
             folds: Cell::new(0),
         };
         partition.read_system().await?;
-        Ok(Opened { partition, pending: opened.pending })
+        let doubt = match opened.damaged {
+            Some((byte, what)) => Some(format!("p/{id}/pages is damaged at byte {byte}: {what}")),
+            None if opened.fold == 0 => Some(format!("p/{id}/pages has no root")),
+            None => None,
+        };
+        Ok(Opened { partition, pending: opened.pending, doubt })
     }
 
     /// The entry after the last one.
@@ -434,6 +444,24 @@ impl Partition {
         self.coordinated.borrow().get(&topology).cloned().unwrap_or_default()
     }
 
+    // ---- fetching ahead ----
+
+    /// Whether fetching ahead is worth its look-ups: only while some read has missed lately. A partition
+    /// whose state is in memory would look up every declared key twice.
+    pub(crate) fn is_cold(&self) -> bool {
+        self.cold.get() > 0
+    }
+
+    /// A read had to wait for a page.
+    pub(crate) fn missed(&self) {
+        self.cold.set(COLD_ROUNDS);
+    }
+
+    /// A batch's keys were fetched ahead, `missed` of them from disk.
+    pub(crate) fn prefetched(&self, missed: usize) {
+        self.cold.set(if missed > 0 { COLD_ROUNDS } else { self.cold.get().saturating_sub(1) });
+    }
+
     // ---- folding ----
 
     /// Bytes of what readers see and the trees do not have.
@@ -581,6 +609,9 @@ impl Partition {
         Ok(())
     }
 }
+
+/// After so many batches without a miss a partition counts as warm.
+const COLD_ROUNDS: u32 = 64;
 
 /// What a fold contains now.
 pub(crate) struct Folded {

@@ -29,7 +29,6 @@ use crate::node::Options;
 use crate::node::catalogue::Catalogue;
 use crate::page::Cache;
 use crate::probe::{Plant, State, planted, reached};
-use crate::pstate;
 use crate::types::{Index, PartitionId, Run, ShardId};
 
 /// What boot found, and what was durable before it.
@@ -155,7 +154,7 @@ pub(crate) fn main(start: Start) -> ShardMain {
 async fn run(env: Env, start: Start) {
     let setup = Arc::clone(&start.setup);
     let mut guard =
-        Guard { env: env.clone(), setup, cause: "its main task was dropped".to_owned() };
+        Guard { env: env.clone(), setup, run: start.run, cause: "a task panicked".to_owned() };
     let Start { setup, run, journal, keeper, progress, ready } = start;
     let opened = open(&env, &setup, run, journal, keeper, &*progress).await;
     let (shard, found) = match opened {
@@ -178,17 +177,16 @@ async fn run(env: Env, start: Start) {
 struct Guard {
     env: Env,
     setup: Arc<Setup>,
+    run: Run,
     cause: String,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         let shard = self.env.shard();
-        if let Ok(mut stopped) = self.setup.stopped[usize::from(shard.0)].write() {
-            *stopped = Some(std::mem::take(&mut self.cause));
-        }
+        self.setup.note_stopped(shard, Some(std::mem::take(&mut self.cause)));
         for peer in (0..self.setup.shards).map(ShardId).filter(|&peer| peer != shard) {
-            let message = Message::Peer { shard, up: false };
+            let message = Message::Peer { shard, run: self.run, up: false };
             self.env.mesh().send(peer, Box::new(message));
         }
     }
@@ -230,6 +228,8 @@ async fn open(
     let mut options = journal::Options::new(journal_id, run);
     options.bytes_max = setup.options.journal_bytes_max;
     options.file_bytes = setup.options.journal_file_bytes;
+    // A frame lies in one file.
+    options.frame_bytes_max = options.frame_bytes_max.min(options.file_bytes);
     let retain = Rc::new(RetainByKeeper { env: env.clone() });
     let failed = |error: journal::Error| journal_error(&error);
     let journal = match (&plan, resumed) {
@@ -304,6 +304,10 @@ struct Replay<'r> {
 
 struct Replaying {
     partition: Rc<Partition>,
+    /// The entry after those that its root covers.
+    opened_at: Index,
+    /// See [`super::partition::Opened`].
+    doubt: Option<String>,
     /// Prepares at or below what the fold covers, and still needed.
     pending: Vec<Index>,
     /// Entries that came before their turn, from another journal.
@@ -343,8 +347,7 @@ impl Replay<'_> {
         let replaying = match self.partitions.entry(entry.partition) {
             std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
             std::collections::btree_map::Entry::Vacant(place) => {
-                let opened =
-                    open_partition(self.env, self.setup, self.cache, entry.partition, entry.index);
+                let opened = open_partition(self.env, self.setup, self.cache, entry.partition);
                 place.insert(opened.await?)
             }
         };
@@ -371,10 +374,7 @@ impl Replay<'_> {
     async fn finish(mut self) -> Result<BTreeMap<PartitionId, Rc<Partition>>> {
         for id in (0..self.setup.partitions).map(PartitionId) {
             if self.setup.owner(id) == self.env.shard() && !self.partitions.contains_key(&id) {
-                // The journal has nothing of it, so only the newest root will do.
-                let journal_from = if self.fresh { Index(1) } else { pstate::JOURNAL_EMPTY };
-                let opened =
-                    open_partition(self.env, self.setup, self.cache, id, journal_from).await?;
+                let opened = open_partition(self.env, self.setup, self.cache, id).await?;
                 self.partitions.insert(id, opened);
             }
         }
@@ -390,6 +390,10 @@ impl Replay<'_> {
             if let Some(missing) = missing {
                 let what = format!("the journals lack {missing} of partition {id}");
                 return Err(Error::Corrupt { what });
+            }
+            let replayed = replaying.opened_at < replaying.partition.next();
+            if let Some(doubt) = replaying.doubt.filter(|_| !replayed && !self.fresh) {
+                return Err(Error::Corrupt { what: doubt });
             }
             let recovered = replaying.partition.recovered().await;
             recovered.map_err(|error| partition_error(&error))?;
@@ -435,13 +439,14 @@ async fn open_partition(
     setup: &Setup,
     cache: &Cache,
     id: PartitionId,
-    journal_from: Index,
 ) -> Result<Replaying> {
-    let opened = Partition::open(env, cache, id, journal_from, setup.options.depot).await;
+    let opened = Partition::open(env, cache, id, setup.options.depot).await;
     let opened = opened.map_err(|error| partition_error(&error))?;
     Ok(Replaying {
+        opened_at: opened.partition.next(),
         partition: Rc::new(opened.partition),
         pending: opened.pending,
+        doubt: opened.doubt,
         early: BTreeMap::new(),
     })
 }

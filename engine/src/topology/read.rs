@@ -14,8 +14,8 @@ use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
 use crate::schema::plan::RangeOp;
 use crate::schema::{
-    Answer, Data, Direct, Maybe, OwnedBy, Path, Position, ReadOp, ReadPlan, Reads, Removal, Rows,
-    Select, Stored, Target, Written,
+    Answer, Data, Direct, Many, Maybe, OwnedBy, Path, Position, ReadOp, ReadPlan, Reads, Removal,
+    Rows, Select, Stored, Target, Written,
 };
 use crate::types::PStateId;
 
@@ -61,6 +61,21 @@ impl<'a, O> At<'a, O> {
         path: Path<S, M, O2>,
     ) -> Result<(), StateError> {
         self.context().delete(path.removal())
+    }
+
+    /// Deletes all elements of a range, without reading any. A range over first keys deletes those of
+    /// this partition.
+    ///
+    /// # Errors
+    /// As [`At::put`].
+    ///
+    /// # Panics
+    /// If the path has a limit: which elements that leaves is known only to a reader.
+    pub fn delete_range<S, O2: OwnedBy<O>>(
+        self,
+        path: Path<S, Many, O2>,
+    ) -> Result<(), StateError> {
+        self.context().delete_range(path.rows())
     }
 
     /// Replaces a value by what `change` makes of it; `None` is no value, before and after.
@@ -336,6 +351,22 @@ impl Context<'_> {
                 self.noted(self.local().delete_range(index(from.pstate), &from.key, to))
             }
         }
+    }
+
+    fn delete_range(&self, rows: codec::Result<ReadPlan>) -> Result<(), StateError> {
+        const OP: &str = "delete a range of";
+        let plan = rows.map_err(|error| self.refused(OP, error))?;
+        let ReadOp::Range(range) = &plan.op else { unreachable!("a range was asked for") };
+        assert!(range.limit.is_none(), "a range that is deleted has no limit");
+        let lives = plan.place.map(|place| place.partition(self.local().partitions()));
+        if let Some(lives) = lives.filter(|&lives| lives != self.local().partition()) {
+            return Err(self.misplaced(OP, plan.pstate, lives));
+        }
+        let (from, to) = (range.from.as_slice(), range.to.as_deref());
+        if to.is_some_and(|to| to <= from) {
+            return Ok(());
+        }
+        self.noted(self.local().delete_range(index(plan.pstate), from, to))
     }
 
     #[cold]

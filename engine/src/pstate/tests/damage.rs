@@ -235,27 +235,6 @@ fn a_damaged_root_is_tolerated_as_far_as_the_journal_reaches() {
 }
 
 #[test]
-fn an_empty_journal_needs_a_root_and_slots_that_are_not_torn() {
-    let (disk, _) = built();
-    let reopened = disk.snapshot();
-    run(&reopened, |env| async move {
-        assert_eq!(open(&env, JOURNAL_EMPTY).await.unwrap().1.covers, Index(2));
-    });
-    for slot in [0, 131_072] {
-        let torn = disk.snapshot();
-        torn.damage(PATH, |bytes| bytes[slot] ^= 1);
-        run(&torn, |env| async move {
-            let result = open(&env, JOURNAL_EMPTY).await;
-            let Err(Error::Corrupt { byte, .. }) = result else { panic!("{result:?}") };
-            assert_eq!(byte, slot as u64);
-        });
-    }
-    run(&MemoryDisk::new(), |env| async move {
-        assert!(matches!(open(&env, JOURNAL_EMPTY).await, Err(Error::Corrupt { .. })));
-    });
-}
-
-#[test]
 fn a_missing_file_is_damage_only_if_the_journal_relies_on_it() {
     run(&MemoryDisk::new(), |env| async move {
         assert_eq!(open(&env, Index(1)).await.unwrap().1.fold, 0);

@@ -15,16 +15,25 @@ use crate::types::{PartitionId, ShardId, WallTime};
 impl Shard {
     /// Rows came from another shard.
     pub(in crate::shard) fn rows(self: &Rc<Self>, sender: ShardId, batch: RowBatch) {
+        // The news first: they drop what earlier lives sent, and this may be held.
+        if !self.hear(sender, batch.from, true) {
+            return;
+        }
         let id = batch.transaction.topology;
         let Some(topology) = self.topologies.borrow().get(&id).cloned() else { return };
         let attempt = batch.transaction.attempt;
         let admission = topology.participant.borrow().admission(attempt);
-        match admission {
-            participant::Admission::Run => self.run_batch(&topology, batch),
-            participant::Admission::Hold => {
+        let running = topology.running.borrow().get(&attempt).cloned();
+        match (admission, running) {
+            (participant::Admission::Run, Some(running)) => {
+                self.run_batch(&topology, &running, batch);
+            }
+            // Without the attempt: the participant has begun it, but an earlier effect of the same step
+            // is still being performed.
+            (participant::Admission::Run | participant::Admission::Hold, _) => {
                 topology.held.borrow_mut().push_back((sender, batch));
             }
-            participant::Admission::Stale => {}
+            (participant::Admission::Stale, _) => {}
         }
     }
 
@@ -35,14 +44,11 @@ impl Shard {
         }
     }
 
-    fn run_batch(self: &Rc<Self>, topology: &Rc<Topology>, batch: RowBatch) {
-        let attempt = batch.transaction.attempt;
+    fn run_batch(self: &Rc<Self>, topology: &Rc<Topology>, running: &Rc<Running>, batch: RowBatch) {
+        let attempt = running.attempt;
         self.participate(topology, participant::Input::BatchReceived { attempt, count: 1 });
-        let running = topology.running.borrow().get(&attempt).cloned();
-        if let Some(running) = running {
-            for (partition, node, rows) in batch.parts {
-                self.queue_rows(topology, &running, partition, node, rows);
-            }
+        for (partition, node, rows) in batch.parts {
+            self.queue_rows(topology, running, partition, node, rows);
         }
         self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
     }

@@ -1,0 +1,106 @@
+//! Directories, options, and child processes: what is measured or killed runs in a process of its own.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use tidemill::Options;
+
+/// A directory that is empty now.
+pub(crate) fn directory(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("holds").join(name);
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// So many shards over eight partitions.
+pub(crate) fn options(shards: u16) -> Options {
+    Options { shards, partitions: Some(8), ..Options::default() }
+}
+
+/// This test binary again, running one of [`crate::CHILDREN`] in `dir`.
+pub(crate) struct Process {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+/// Names the child to run, and the directory to run it in.
+const CHILD: &str = "TIDEMILL_TEST_CHILD";
+const CHILD_DIR: &str = "TIDEMILL_TEST_CHILD_DIR";
+const CHILD_ARGUMENT: &str = "TIDEMILL_TEST_CHILD_ARGUMENT";
+
+/// What a child prints in front of what its parent shall read; the test harness prints, too.
+const MARK: &str = "child: ";
+
+impl Process {
+    /// `argument` is what [`argument`] returns there.
+    pub(crate) fn start(name: &str, dir: &Path, argument: u64) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "kit::child", "--nocapture", "--test-threads=1"]);
+        command.env(CHILD, name).env(CHILD_DIR, dir);
+        command.env(CHILD_ARGUMENT, argument.to_string());
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// The next line the child told; `None` when it ended.
+    pub(crate) fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.lines.read_line(&mut line).unwrap() == 0 {
+                return None;
+            }
+            // The harness may have begun the line.
+            if let Some((_, told)) = line.split_once(MARK)
+                && let Some(told) = told.strip_suffix('\n')
+            {
+                return Some(told.to_owned());
+            }
+        }
+    }
+
+    /// What the child told until it ended, which it must have done well.
+    pub(crate) fn finish(mut self) -> Vec<String> {
+        let lines: Vec<String> = std::iter::from_fn(|| self.line()).collect();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "the child failed ({status}); it told {lines:#?}");
+        lines
+    }
+
+    /// Ends it as SIGKILL does.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+    }
+
+    /// Everything it told and nobody read yet, after [`Process::kill`] or its own end.
+    pub(crate) fn rest(mut self) -> Vec<String> {
+        let lines: Vec<String> = std::iter::from_fn(|| self.line()).collect();
+        self.child.wait().unwrap();
+        lines
+    }
+}
+
+/// What the parent gave this child to know.
+pub(crate) fn argument() -> u64 {
+    std::env::var(CHILD_ARGUMENT).unwrap().parse().unwrap()
+}
+
+/// Tells the parent.
+pub(crate) fn tell(line: impl std::fmt::Display) {
+    // One write, so that a kill tears no line in the middle.
+    let line = format!("{MARK}{line}\n");
+    std::io::Write::write_all(&mut std::io::stdout().lock(), line.as_bytes()).unwrap();
+}
+
+/// Runs the child that the environment names; does nothing in an ordinary test run.
+#[test]
+fn child() {
+    let (Ok(name), Some(dir)) = (std::env::var(CHILD), std::env::var_os(CHILD_DIR)) else { return };
+    let (_, run) = crate::CHILDREN.iter().find(|(known, _)| *known == name).unwrap();
+    run(Path::new(&dir));
+}

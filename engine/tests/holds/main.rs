@@ -1,0 +1,27 @@
+//! What the engine promises whoever embeds it, each promise held against real files.
+
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "tests look at the engine from outside, with threads, processes and clocks"
+)]
+
+mod api;
+mod faults;
+mod full;
+mod killed;
+mod kit;
+mod limits;
+mod memory;
+mod notes;
+mod rejects;
+mod stopped;
+
+/// What [`kit::Process`] can run in a process of its own.
+const CHILDREN: &[(&str, fn(&std::path::Path))] = &[
+    ("idle", limits::idle),
+    ("load", killed::load),
+    ("fill", memory::fill),
+    ("recover", memory::recover),
+    ("deal", memory::deal),
+];

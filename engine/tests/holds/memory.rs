@@ -1,0 +1,183 @@
+//! Data several times larger than the memory budget, and how much memory that takes.
+
+use std::path::Path;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use serde::{Deserialize, Serialize};
+use tidemill::module::{Depot, Module};
+use tidemill::schema::{Map, PState};
+use tidemill::{Engine, Launched, Options, block_on};
+
+use crate::kit::{Process, directory, tell};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Document {
+    id: u64,
+    text: String,
+}
+
+struct Library {
+    incoming: Depot<Document>,
+    copies: Depot<Document>,
+    documents: PState<Map<u64, Document>>,
+}
+
+fn library(m: &Module) -> Library {
+    let incoming = m.depot::<Document>("incoming").random();
+    let copies = m.depot::<Document>("copies").hash_by(|it| &it.id);
+    let shelf = m.microbatch(|| "shelf");
+    let documents = shelf.pstate::<Map<u64, Document>>("documents");
+    shelf
+        .source(incoming)
+        .hash_by(|it| &it.id)
+        .using(documents)
+        .for_each(async |at, documents, it: Document| Ok(at.put(documents.key(it.id), it)?));
+    Library { incoming, copies, documents: documents.reader() }
+}
+
+/// MiB of budget; more can be asked for than a test run has time for.
+fn budget_mib() -> u64 {
+    std::env::var("TIDEMILL_TEST_BUDGET_MIB").ok().and_then(|it| it.parse().ok()).unwrap_or(16)
+}
+
+fn options(shards: u16) -> Options {
+    Options { shards, memory_bytes: budget_mib() << 20, ..Options::default() }
+}
+
+/// What a process may take: the budget, and the constant that is stated beside it.
+fn allowed_mib(shards: u16) -> u64 {
+    budget_mib() + 128 + 32 * u64::from(shards)
+}
+
+const DOCUMENT_BYTES: usize = 1_000;
+
+fn documents() -> u64 {
+    (budget_mib() << 20) * 17 / 4 / DOCUMENT_BYTES as u64
+}
+
+fn document(id: u64) -> Document {
+    let mut text = format!("{id:016x}").repeat(DOCUMENT_BYTES.div_ceil(16));
+    text.truncate(DOCUMENT_BYTES - 32);
+    Document { id, text }
+}
+
+/// The n-th number in an order that looks random and takes no memory.
+fn shuffled(n: u64, count: u64) -> u64 {
+    // The multiplier is a prime that divides no count used here.
+    n * 7_368_787 % count
+}
+
+/// The most memory that this process has had, in MiB.
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() >> 10
+}
+
+#[test]
+fn data_four_times_the_budget_keeps_to_it() {
+    let dir = directory("memory");
+    for (child, shards) in [("fill", 2), ("recover", 2), ("deal", 3)] {
+        let lines = Process::start(child, &dir, shards.into()).finish();
+        println!("{child}: {lines:?}");
+        let peak: u64 = lines.last().unwrap().parse().unwrap();
+        let allowed = allowed_mib(shards);
+        assert!(peak <= allowed, "{child}: {peak} MiB at the most, {allowed} are allowed");
+    }
+}
+
+/// Child: writes the data and reads it at random.
+pub(crate) fn fill(dir: &Path) {
+    block_on(async {
+        let engine = Engine::open(dir, options(2)).await.unwrap();
+        let library = engine.launch("library", library).await.unwrap();
+        let count = documents();
+        let started = std::time::Instant::now();
+        let mut waiting = FuturesUnordered::new();
+        let mut next = 0;
+        while next < count {
+            let upto = (next + 64).min(count);
+            let batch: Vec<_> = (next..upto).map(|n| document(shuffled(n, count))).collect();
+            next = upto;
+            waiting.push(library.append_many(library.incoming, &batch));
+            // A second depot, so that there are tails that no topology reads.
+            if next % 256 == 0 {
+                drop(library.append_many(library.copies, &batch)); // It goes on.
+            }
+            if waiting.len() >= 64 {
+                waiting.next().await.unwrap().unwrap();
+            }
+        }
+        while let Some(appended) = waiting.next().await {
+            appended.unwrap();
+        }
+        tell(format_args!("appended after {:?}, {} MiB", started.elapsed(), peak_mib()));
+        library.caught_up("shelf").await.unwrap();
+        tell(format_args!("applied after {:?}, {} MiB", started.elapsed(), peak_mib()));
+        read_back(&library).await;
+        tell(format_args!("read after {:?}", started.elapsed()));
+        let counters = engine.counters().await.unwrap();
+        let misses: u64 = counters.iter().map(|it| it.page_misses).sum();
+        let reads = counters.iter().map(|it| it.journal_used_bytes >> 20).collect::<Vec<_>>();
+        tell(format_args!("{misses} pages read, journals of {reads:?} MiB"));
+        // It cannot have been in memory, so reading must have gone to the disk.
+        assert!(misses > READS / 4, "{misses} page misses");
+        drop(library);
+        engine.stop().await;
+        tell(peak_mib());
+    });
+}
+
+const READS: u64 = 10_000;
+
+async fn read_back(library: &Launched<Library>) {
+    let count = documents();
+    let mut reading = FuturesUnordered::new();
+    for n in 0..READS {
+        let id = shuffled(n * 31 % count, count);
+        let read = library.select(library.documents.key(id));
+        reading.push(async move { (id, read.await) });
+        if reading.len() >= 256 {
+            check(reading.next().await.unwrap());
+        }
+    }
+    while let Some(read) = reading.next().await {
+        check(read);
+    }
+    for first in (0..READS).step_by(200) {
+        let ids: Vec<u64> = (first..first + 200).map(|n| shuffled(n % count, count)).collect();
+        let paths = ids.iter().map(|id| library.documents.key(id));
+        for read in ids.iter().zip(library.select_many(paths).await.unwrap()) {
+            check((*read.0, Ok(read.1)));
+        }
+    }
+}
+
+fn check((id, read): (u64, Result<Option<Document>, tidemill::Error>)) {
+    assert_eq!(read.unwrap(), Some(document(id)));
+}
+
+fn reopen(dir: &Path, shards: u16) {
+    block_on(async {
+        let started = std::time::Instant::now();
+        let engine = Engine::open(dir, options(shards)).await.unwrap();
+        let entries = engine.recovery().entries;
+        let opened = peak_mib();
+        tell(format_args!("opened after {:?}: {entries} entries, {opened} MiB", started.elapsed()));
+        let library = engine.launch("library", library).await.unwrap();
+        read_back(&library).await;
+        drop(library);
+        engine.stop().await;
+        tell(peak_mib());
+    });
+}
+
+/// Child: recovers what the one before left.
+pub(crate) fn recover(dir: &Path) {
+    reopen(dir, 2);
+}
+
+/// Child: deals the partitions out to three shards.
+pub(crate) fn deal(dir: &Path) {
+    reopen(dir, 3);
+}
