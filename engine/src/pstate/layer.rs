@@ -194,7 +194,7 @@ impl<'a> Part<'a> {
     /// What the layer says about a key; none if nothing.
     pub(crate) fn lookup(&self, key: &[u8]) -> Option<Known<'a>> {
         let point = match self {
-            Self::Table(table) => table.points.get(key).map(Known::from),
+            Self::Table(table) => table.points.get(key),
             Self::Run(run) => run.point(key),
         };
         point.or_else(|| self.covers(key).then_some(Known::Gone))

@@ -16,6 +16,7 @@
 use std::cmp::Ordering;
 use std::ops::{Bound, Range};
 
+use super::layer::Known;
 use super::small::Small;
 
 /// A sorted map from keys to values or deletions.
@@ -24,6 +25,7 @@ pub(super) struct PointMap {
     /// `firsts[i] == leaves[i].heads[0]`.
     firsts: Vec<u64>,
     /// None is empty.
+    #[expect(clippy::vec_box, reason = "a split moves what lies behind: pointers, not leaves")]
     leaves: Vec<Box<Leaf>>,
     len: usize,
     /// Where the last insert went. A hint: the next key often belongs there too.
@@ -133,15 +135,15 @@ impl PointMap {
         self.len
     }
 
-    /// A key's value, if the key is there.
-    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
+    /// What is known of a key, if it is there.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Known<'_>> {
         if self.leaves.is_empty() {
             return None;
         }
         let head = head_of(key);
         let leaf = &self.leaves[self.leaf_of(head, key)];
         let nth = leaf.search(head, key).ok()?;
-        Some(leaf.entry(nth).value.as_deref())
+        Some(leaf.entry(nth).value.as_deref().into())
     }
 
     pub(super) fn iter(&self) -> Iter<'_> {

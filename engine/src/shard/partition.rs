@@ -63,6 +63,9 @@ pub(crate) struct Partition {
     stacked: RefCell<BTreeMap<(TopologyId, MicrobatchId), AttemptId>>,
     /// Committed, but the writes are not in the memtable yet.
     unmerged: RefCell<BTreeMap<(TopologyId, MicrobatchId), Unmerged>>,
+    /// In the memtable, and committed above what the last fold covers: until one covers that too, the
+    /// prepare is needed, since the `Committed` entry will be replayed.
+    merged: RefCell<BTreeMap<(TopologyId, MicrobatchId), Unmerged>>,
     committed: RefCell<BTreeMap<TopologyId, MicrobatchId>>,
     coordinated: RefCell<BTreeMap<TopologyId, CoordinatorState>>,
     system_id: Cell<MicrobatchId>,
@@ -142,6 +145,7 @@ impl Partition {
             prepared: RefCell::default(),
             stacked: RefCell::default(),
             unmerged: RefCell::default(),
+            merged: RefCell::default(),
             committed: RefCell::default(),
             coordinated: RefCell::default(),
             system_id: Cell::new(MicrobatchId(0)),
@@ -374,7 +378,8 @@ impl Partition {
             .map(|(&place, _)| place)
             .collect();
         for place in ready {
-            self.unmerged.borrow_mut().remove(&place);
+            let entries = self.unmerged.borrow_mut().remove(&place);
+            self.merged.borrow_mut().extend(entries.map(|entries| (place, entries)));
             self.stacked.borrow_mut().remove(&place);
             self.store.merge(topology, place.1);
         }
@@ -398,10 +403,11 @@ impl Partition {
     /// Prepares at or below `covers` whose outcome a fold to there does not contain, ascending.
     fn needed_through(&self, covers: Index) -> Vec<Index> {
         let prepared = self.prepared.borrow();
-        let unmerged = self.unmerged.borrow();
+        let (unmerged, merged) = (self.unmerged.borrow(), self.merged.borrow());
         let in_doubt = prepared.values().map(|prepared| prepared.index);
+        let above = merged.values().filter(|it| covers < it.committed);
         let mut needed: Vec<Index> = in_doubt
-            .chain(unmerged.values().map(|it| it.prepare))
+            .chain(unmerged.values().chain(above).map(|it| it.prepare))
             .filter(|&index| index <= covers)
             .collect();
         needed.sort_unstable();
@@ -431,7 +437,10 @@ impl Partition {
         let mut coordinated = self.coordinated.borrow_mut();
         let state = coordinated.entry(topology).or_default();
         state.row.add(record)?;
-        if let Record::Begin(begin) = record {
+        if let Record::Begin(begin) = record
+            // A fold may hold it although it does not cover it.
+            && state.begins.iter().all(|it| it.attempt != begin.attempt)
+        {
             state.begins.push(begin.clone());
         }
         let decided = state.row.decided;
@@ -479,26 +488,24 @@ impl Partition {
         self.cut.get() || !self.has_root.get()
     }
 
-    /// Merges everything that is visible and durable into the trees. Every entry must be durable
-    /// when this is called; the caller tells the journal what is covered afterwards.
+    /// The last entry so far.
+    pub(crate) fn last(&self) -> Index {
+        Index(self.next.get().0 - 1)
+    }
+
+    /// Merges everything that is visible and durable into the trees. Every entry up to `through` is
+    /// durable, and its effects are here; later ones may not be, and are not covered. The caller tells
+    /// the journal what is covered afterwards. One at a time.
     ///
     /// # Errors
     /// `NoSpace` from below loses nothing; anything else must stop the shard.
-    pub(crate) async fn fold(&self) -> Result<Folded, Error> {
-        assert!(!self.folding.replace(true), "one fold of a partition at a time");
-        let result = self.fold_unguarded().await;
-        self.folding.set(false);
-        result
-    }
-
-    async fn fold_unguarded(&self) -> Result<Folded, Error> {
-        let durable = Index(self.next.get().0 - 1);
+    pub(crate) async fn fold(&self, through: Index) -> Result<Folded, Error> {
         for (id, depot) in self.known_depots() {
             let failed = |source| Error::Depot { partition: self.id, depot: id, source };
             depot.log.flush().await.map_err(failed)?;
         }
         // From here to the freeze inside `Store::fold` nothing awaits, so all of it is one moment.
-        let mut covers = durable;
+        let mut covers = through;
         if let Some(first) = self.unmerged.borrow().values().map(|it| it.committed).min() {
             covers = covers.min(Index(first.0 - 1));
         }
@@ -509,10 +516,11 @@ impl Partition {
             states.push((id, depot, state));
         }
         let pending = self.needed_through(covers);
-        self.write_system(&states);
+        self.write_system(&states, covers);
         let failed = |source| Error::PState { partition: self.id, source };
         self.store.fold(covers, &pending).await.map_err(failed)?;
         self.covers.set(covers);
+        self.merged.borrow_mut().retain(|_, it| covers < it.committed);
         self.has_root.set(true);
         self.cut.set(false);
         self.folds.set(self.folds.get() + 1);
@@ -526,7 +534,7 @@ impl Partition {
     }
 
     /// Writes the engine's own rows, so that the fold that follows holds them.
-    fn write_system(&self, depots: &[(DepotId, Rc<Depot>, depot::State)]) {
+    fn write_system(&self, depots: &[(DepotId, Rc<Depot>, depot::State)], covers: Index) {
         let mut writes = WriteSet::default();
         for (id, _, state) in depots {
             writes.put(SYSTEM, &SystemKey::Depot(*id).encode(), &state.encode());
@@ -534,13 +542,11 @@ impl Partition {
         for (&topology, id) in self.committed.borrow().iter() {
             let key = SystemKey::Committed(topology).encode();
             // A commit above `covers` is replayed, so it must not count as contained.
-            let lowest = self
-                .unmerged
-                .borrow()
-                .range((topology, MicrobatchId(0))..=(topology, *id))
-                .next()
-                .map(|(&(_, unmerged), _)| MicrobatchId(unmerged.0 - 1));
-            let contained = lowest.unwrap_or(*id);
+            let all = (topology, MicrobatchId(0))..=(topology, *id);
+            let (unmerged, merged) = (self.unmerged.borrow(), self.merged.borrow());
+            let above = merged.range(all.clone()).filter(|(_, it)| covers < it.committed);
+            let replayed = unmerged.range(all).chain(above).map(|(&(_, id), _)| id);
+            let contained = replayed.min().map_or(*id, |lowest| MicrobatchId(lowest.0 - 1));
             writes.put(SYSTEM, &key, &contained.0.to_le_bytes());
         }
         for (&topology, state) in self.coordinated.borrow().iter() {
@@ -619,10 +625,23 @@ pub(crate) struct Folded {
     pub(crate) pending: Vec<Index>,
 }
 
+/// So many entries are remembered one by one.
+const NOTES_MAX: usize = 8_192;
+
 impl Depot {
     /// The entry at `index` holds records up to `end`.
     pub(crate) fn note(&self, index: Index, end: Offset) {
-        self.entries.borrow_mut().push_back((index, end));
+        let mut entries = self.entries.borrow_mut();
+        entries.push_back((index, end));
+        if entries.len() > NOTES_MAX {
+            // Of two neighbours the first index and the second end are kept, which says less, but nothing
+            // wrong: a fold may then cover a little less than it could.
+            let thinned = entries.make_contiguous().chunks(2).map(|pair| {
+                let last = pair.last().expect("chunks are not empty");
+                (pair[0].0, last.1)
+            });
+            *entries = thinned.collect();
+        }
     }
 
     /// The last index such that no entry up to it holds records at or above `flushed`; `None` if no

@@ -22,6 +22,9 @@ const CHILDREN: &[(&str, fn(&std::path::Path))] = &[
     ("idle", limits::idle),
     ("load", killed::load),
     ("fill", memory::fill),
+    ("tails", memory::tails),
+    ("reopen", memory::reopen_shelves),
+    ("large", memory::large),
     ("recover", memory::recover),
     ("deal", memory::deal),
 ];

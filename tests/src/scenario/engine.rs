@@ -115,6 +115,7 @@ impl Shape {
                 journal_bytes_max: u64::from(file_bytes) * random.within(5..9),
                 journal_file_bytes: file_bytes,
                 microbatch_records_max: *random.pick(&[2, 8, 64]),
+                microbatch_bytes_max: 1 << 20,
                 depot: depot::Options {
                     allocation_bytes_min: 16 << 10,
                     allocation_bytes_max: 64 << 10,
@@ -221,7 +222,8 @@ async fn one_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result<(),
     node.crash_never();
     node.disk().set_quota(None);
     node.disk().set_faults(Faults::default());
-    if node.crashes() == crashes && lived? == Left::Running {
+    lived?;
+    if node.crashes() == crashes {
         node.crash(if world.random().one_in(4) { Crash::Kill } else { Crash::Power });
     }
     shared.verdict()

@@ -171,6 +171,7 @@ impl Shard {
             read.insert(moved.source, moved.offset);
         }
         drop(read);
+        self.sources_taken(topology, offsets.iter().copied());
         for moved in offsets {
             let mut waiting = topology.waiting.borrow_mut();
             let from = (moved.source, Offset(0));

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use tidemill_replication::two_phase::{
-    AttemptId, Exclusion, Failure, FailureKind, SourceRange, participant,
+    AttemptId, Exclusion, Failure, FailureKind, SourceOffset, SourceRange, participant,
 };
 
 use super::{EXCLUDED_MAX, Running, Topology, Work};
@@ -163,6 +163,8 @@ impl Shard {
         }
         self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
         self.offer_held(topology);
+        let taken = ranges.iter().map(|it| SourceOffset { source: it.source, offset: it.to });
+        self.sources_taken(topology, taken);
     }
 
     /// Notes what an attempt has written to a partition, in the stead of `queued` bytes of rows.
