@@ -315,7 +315,11 @@ fn rate(bytes: u64, seconds: f64) -> f64 {
 }
 
 fn number(value: f64) -> String {
-    if value < 10.0 { format!("{value:.2}") } else { grouped(value) }
+    match value {
+        ..10.0 => format!("{value:.2}"),
+        ..100.0 => format!("{value:.1}"),
+        _ => grouped(value),
+    }
 }
 
 /// A whole number with commas.
@@ -337,8 +341,14 @@ mod tests {
 
     #[test]
     fn numbers_are_readable() {
-        let cases =
-            [(0.0, "0.00"), (9.876, "9.88"), (123.4, "123"), (1234.0, "1,234"), (1e6, "1,000,000")];
+        let cases = [
+            (0.0, "0.00"),
+            (9.876, "9.88"),
+            (12.34, "12.3"),
+            (123.4, "123"),
+            (1234.0, "1,234"),
+            (1e6, "1,000,000"),
+        ];
         for (value, expected) in cases {
             assert_eq!(number(value), expected);
         }
