@@ -3,24 +3,33 @@
 //! ```text
 //! plan (seed, id -> transfer) ─> load (one thread, closed or open loop) ─> module (on the engine)
 //!          └────────────────────────> check <── the whole state, read back ──┘
+//!
+//! run    measures              crash  kills a child under load, again and again, and checks each time
+//! real   books the transactions of a file instead
 //! ```
 
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
 use clap::Args;
 
 use crate::{Context, Measured, Workload};
 
 pub mod check;
+pub mod crash;
 pub mod load;
 pub mod module;
 pub mod plan;
+pub mod real;
 mod run;
 
 /// The flags of this workload.
 #[derive(Clone, Debug, Args)]
 pub struct BankFlags {
-    /// Accounts
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
-    pub accounts: u64,
+    /// Accounts [default: 100,000; with --crash 10,000]
+    #[arg(long, value_name = "N")]
+    pub accounts: Option<u64>,
     /// Transfers in a hundred whose accounts live on different shards
     #[arg(long, value_name = "PERCENT", default_value_t = 50,
         value_parser = clap::value_parser!(u8).range(..=100))]
@@ -29,6 +38,16 @@ pub struct BankFlags {
     #[arg(long, value_name = "N", default_value_t = 64,
         value_parser = clap::value_parser!(u64).range(1..))]
     pub batch: u64,
+    /// Kill a child under load so many times, and verify what it left each time
+    #[arg(long, value_name = "N", conflicts_with_all = ["rate", "gate", "seconds"],
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub crash: Option<u32>,
+    /// Book the transactions of this file instead of drawing transfers
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["crash", "accounts", "rate"])]
+    pub input: Option<PathBuf>,
+    /// Write `account_id,balance` lines after the run, one for each account
+    #[arg(long, value_name = "FILE", conflicts_with = "crash")]
+    pub dump: Option<PathBuf>,
 }
 
 impl Workload for BankFlags {
@@ -37,7 +56,11 @@ impl Workload for BankFlags {
     }
 
     fn variant(&self) -> String {
-        format!("cross-shard {}%", self.cross)
+        match (&self.input, self.crash) {
+            (Some(_), _) => "real transactions".to_owned(),
+            (None, None) => format!("cross-shard {}%", self.cross),
+            (None, Some(kills)) => format!("cross-shard {}%, {kills} crashes", self.cross),
+        }
     }
 
     fn in_flight_default(&self) -> u64 {
@@ -45,6 +68,21 @@ impl Workload for BankFlags {
     }
 
     fn run(&self, context: &Context) -> anyhow::Result<Measured> {
-        run::run(self, context)
+        match (&self.input, self.crash) {
+            (Some(input), _) => real::run(input, self.dump.as_deref(), context),
+            (None, Some(kills)) => crash::run(self, kills, context),
+            (None, None) => run::run(self, context),
+        }
     }
+}
+
+/// Writes one line for each account.
+fn dump(path: &Path, balances: impl IntoIterator<Item = (u64, i64)>) -> anyhow::Result<()> {
+    let mut balances: Vec<(u64, i64)> = balances.into_iter().collect();
+    balances.sort_unstable();
+    let mut lines = String::new();
+    for (account, balance) in balances {
+        writeln!(lines, "{account},{balance}").context("no memory for the lines")?;
+    }
+    std::fs::write(path, lines).with_context(|| format!("--dump: cannot write {}", path.display()))
 }

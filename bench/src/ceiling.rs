@@ -151,13 +151,13 @@ impl Workload for Ceiling {
             .sum();
         Ok(Measured {
             results: soundings.into_iter().map(|sounding| sounding.outcome).collect(),
-            ratios: Vec::new(),
             invariants: vec![Invariant {
                 name: "every block read is the block that was written".to_owned(),
                 holds: wrong == 0,
                 detail: format!("{wrong} of {reads} reads were wrong"),
             }],
             parameters: vec![("file_bytes", json!(self.file_bytes))],
+            ..Measured::default()
         })
     }
 }

@@ -23,15 +23,19 @@ pub enum Command {
     Ceiling(Run<ceiling::Ceiling>),
     /// Transfers between accounts with histories on both sides, exactly once
     Bank(Run<bank::BankFlags>),
+    /// What `bank --crash` runs and kills
+    #[command(hide = true)]
+    BankChild(bank::crash::Child),
 }
 
 impl Command {
-    /// The common flags, and the workload with its own.
+    /// The common flags, and the workload with its own; none for a part of a workload.
     #[must_use]
-    pub fn parts(&self) -> (&Common, &dyn Workload) {
+    pub fn parts(&self) -> Option<(&Common, &dyn Workload)> {
         match self {
-            Self::Ceiling(run) => (&run.common, &run.workload),
-            Self::Bank(run) => (&run.common, &run.workload),
+            Self::Ceiling(run) => Some((&run.common, &run.workload)),
+            Self::Bank(run) => Some((&run.common, &run.workload)),
+            Self::BankChild(_) => None,
         }
     }
 }
@@ -169,7 +173,7 @@ mod tests {
     fn settings(arguments: &[&str]) -> anyhow::Result<Settings> {
         let arguments = ["tidemill-bench", "ceiling"].iter().chain(arguments);
         let cli = Cli::try_parse_from(arguments)?;
-        cli.command.parts().0.settings(64)
+        cli.command.parts().unwrap().0.settings(64)
     }
 
     #[test]

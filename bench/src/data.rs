@@ -3,6 +3,7 @@
 //! The directory holds a list of what was made in it. Only that is ever removed, and a directory with
 //! anything else is refused: a wrong `--data` must not cost anybody their files.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
@@ -17,7 +18,7 @@ pub struct DataDir {
     root: PathBuf,
     file_system: String,
     /// Removed at the end.
-    temporary: bool,
+    temporary: Cell<bool>,
 }
 
 /// The list's name.
@@ -38,7 +39,7 @@ impl DataDir {
             format!("cannot make {}: choose another directory with --data", root.display())
         })?;
         let root = root.canonicalize()?;
-        let mut dir = Self { root, file_system: String::new(), temporary: false };
+        let mut dir = Self { root, file_system: String::new(), temporary: Cell::new(false) };
         let made = dir.made()?;
         for entry in fs::read_dir(&dir.root)? {
             let name = entry?.file_name();
@@ -51,7 +52,7 @@ impl DataDir {
                 );
             }
         }
-        dir.temporary = temporary;
+        dir.temporary.set(temporary);
         let report = self_test(&dir.root, Needs { shards: 1, free_bytes_min: 64 << 20 });
         if let Some(refusal) = report.refusal() {
             bail!("{} cannot be used: {refusal}", dir.root.display());
@@ -94,6 +95,11 @@ impl DataDir {
         Ok(self.root.join(name))
     }
 
+    /// Leaves everything where it is at the end, for somebody to look at.
+    pub fn keep(&self) {
+        self.temporary.set(false);
+    }
+
     /// The directory.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -125,7 +131,7 @@ impl DataDir {
 
 impl Drop for DataDir {
     fn drop(&mut self) {
-        if self.temporary {
+        if self.temporary.get() {
             // What cannot be removed stays, and the user sees it in the current directory.
             drop(fs::remove_dir_all(&self.root));
         }

@@ -18,6 +18,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
 use clap::error::ErrorKind;
 
@@ -30,7 +31,7 @@ pub mod meter;
 pub mod progress;
 pub mod report;
 
-use cli::{Cli, Settings};
+use cli::{Cli, Command, Settings};
 use data::DataDir;
 use progress::Progress;
 use report::{Document, Invariant, Outcome, Ratio};
@@ -77,6 +78,10 @@ pub struct Measured {
     pub invariants: Vec<Invariant>,
     /// Parameters beside those every workload has.
     pub parameters: Vec<(&'static str, serde_json::Value)>,
+    /// What else was measured, by a name with its unit, such as `engine_cpu_us_per_transfer`.
+    pub figures: Vec<(&'static str, f64)>,
+    /// What a reader of the table has to know.
+    pub notes: Vec<String>,
 }
 
 /// Parses `arguments`, runs, reports; the status is 0 if every invariant holds, 1 if one does not,
@@ -91,6 +96,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if asked { ExitCode::SUCCESS } else { ExitCode::from(2) };
         }
     };
+    if let Command::BankChild(child) = &cli.command {
+        return match child.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("tidemill-bench: {error:#}");
+                ExitCode::from(2)
+            }
+        };
+    }
     match execute(&cli) {
         Ok(document) if document.verified => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
@@ -106,7 +120,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// # Errors
 /// Why it could not run, in one line with what to do.
 pub fn execute(cli: &Cli) -> anyhow::Result<Document> {
-    let (common, workload) = cli.command.parts();
+    let (common, workload) =
+        cli.command.parts().context("this part of a workload reports nothing")?;
     let settings = common.settings(workload.in_flight_default())?;
     let data = DataDir::open(common.data.as_deref())?;
     let machine = machine::look(&data)?;

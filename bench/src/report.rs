@@ -29,10 +29,15 @@ pub struct Document {
     pub results: Vec<Outcome>,
     /// Comparisons; more is better.
     pub ratios: Vec<Ratio>,
+    /// What else was measured, by a name with its unit.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<String, f64>,
     /// What must hold.
     pub invariants: Vec<Invariant>,
     /// Whether every invariant was checked and holds.
     pub verified: bool,
+    #[serde(skip)]
+    notes: Vec<String>,
     #[serde(skip)]
     quick: bool,
 }
@@ -164,7 +169,8 @@ impl Document {
         machine: Machine,
         measured: Measured,
     ) -> Self {
-        let Measured { results, ratios, invariants, parameters } = measured;
+        let Measured { results, ratios, invariants, parameters, figures, notes } = measured;
+        let figures = figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let own = parameters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let parameters = Parameters {
             seconds: results.iter().map(|outcome| outcome.seconds).sum(),
@@ -185,8 +191,10 @@ impl Document {
             parameters,
             results,
             ratios,
+            figures,
             invariants,
             verified,
+            notes,
             quick: settings.mode == Mode::Quick,
         }
     }
@@ -236,13 +244,19 @@ impl Document {
             }
         }
         lines.push(format!("durable by: {}", durabilities.join("; ")));
+        lines.extend(
+            self.figures
+                .iter()
+                .map(|(name, value)| format!("{}: {}", name.replace('_', " "), number(*value))),
+        );
         lines.extend(self.ratios.iter().map(|Ratio { phase, metric, against, ratio }| {
-            format!("{phase}: {ratio:.2} x {against} ({metric:?}; more is better)")
+            format!("{phase}: {ratio:.3} x {against} ({metric:?}; more is better)")
         }));
         lines.extend(self.invariants.iter().map(|Invariant { name, holds, detail }| {
             let verdict = if *holds { "holds" } else { "DOES NOT HOLD" };
             format!("{name}: {verdict} ({detail})")
         }));
+        lines.extend(self.notes.iter().cloned());
         if self.quick {
             lines.push("a quick run: good for a look, no gate (--gate measures longer)".to_owned());
         }
@@ -267,15 +281,17 @@ impl Document {
         ]);
         for outcome in &self.results {
             let latency = &outcome.latency_us;
+            // Some phases count without timing each.
+            let micros = |value| if latency.max > 0.0 { number(value) } else { "-".to_owned() };
             table.add_row([
                 outcome.system.clone(),
                 outcome.phase.clone(),
                 grouped(outcome.per_second),
-                number(latency.p50),
-                number(latency.p90),
-                number(latency.p99),
-                number(latency.p999),
-                number(latency.max),
+                micros(latency.p50),
+                micros(latency.p90),
+                micros(latency.p99),
+                micros(latency.p999),
+                micros(latency.max),
                 format!("{:.2}", outcome.cpu_seconds),
                 number(rate(outcome.bytes_written, outcome.seconds)),
                 number(rate(outcome.bytes_read, outcome.seconds)),

@@ -58,7 +58,7 @@ pub use open::{Recovered, Replayed};
 pub use read::{Limits, TryRead, Upto};
 pub use records::{Record, Records};
 pub use state::{SegmentState, State};
-pub use walk::{Damage, Found, Report, inspect};
+pub use walk::{Damage, Found, Report, check_extent, inspect};
 pub use watermark::Watermark;
 
 /// What this module's functions return.

@@ -26,6 +26,7 @@ pub mod schema;
 pub mod shard;
 pub mod topology;
 pub mod types;
+pub mod verify;
 
 pub use client::{Engine, Launched, block_on};
 pub use error::Error;

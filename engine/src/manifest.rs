@@ -208,6 +208,20 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Where and how one of the two slots is damaged, if [`Manifest::parse`] reads the other: what a crash
+    /// leaves that tore a write.
+    #[must_use]
+    pub fn torn_slot(bytes: &[u8]) -> Option<(u64, &'static str)> {
+        let (lower, upper) = bytes.split_at(bytes.len().min(slot::BYTES));
+        let upper = &upper[..upper.len().min(slot::BYTES)];
+        let slots = [(0, lower), (1, upper)];
+        let mut damaged = slots.into_iter().filter_map(|(number, slot)| {
+            let what = slot::decode(slot, number).ok()?.err()?;
+            Some((number * slot::BYTES as u64, what))
+        });
+        damaged.next()
+    }
+
     /// Makes this the directory's manifest; durable when it returns. After an error, or when the
     /// future was dropped, which one holds is unknown, and every later call fails.
     ///

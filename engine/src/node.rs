@@ -38,6 +38,10 @@ pub struct Options {
     pub journal_file_bytes: u32,
     /// A microbatch takes at most this many records of one source partition.
     pub microbatch_records_max: u64,
+    /// What a microbatch may hold on one shard: rows that wait, and writes. One that needs more is tried
+    /// again with fewer records; a single record that needs more is rejected. At most 32 MiB, which is
+    /// the default.
+    pub microbatch_bytes_max: u64,
     /// Segment sizes and windows of depots.
     pub depot: depot::Options,
 }
@@ -52,6 +56,7 @@ impl Default for Options {
             journal_bytes_max: 512 << 20,
             journal_file_bytes: 16 << 20,
             microbatch_records_max: 1_024,
+            microbatch_bytes_max: MICROBATCH_BYTES_LIMIT,
             depot: depot::Options::default(),
         }
     }
@@ -78,6 +83,9 @@ impl Options {
         Ok(())
     }
 }
+
+/// What a prepare and the batch of records in it can be, with room for what they are wrapped in.
+pub(crate) const MICROBATCH_BYTES_LIMIT: u64 = 32 << 20;
 
 /// A module on its way into the catalogue.
 #[derive(Debug)]
@@ -117,6 +125,7 @@ impl Node {
             partitions: boot.manifest.partitions,
             data_id: boot.manifest.data_id,
             stopped: (0..options.shards).map(|_| RwLock::default()).collect(),
+            runs: (0..options.shards).map(|_| boot.manifest.run.0.into()).collect(),
             options,
         });
         let plans = plan(&setup, &boot);
@@ -163,15 +172,22 @@ impl Node {
         journal: Plan,
         keeper: Option<(crate::manifest::Manifest, catalogue::Catalogue)>,
     ) -> Result<oneshot::Receiver<Result<Ready>>> {
-        if let Ok(mut stopped) = self.setup.stopped[usize::from(shard.0)].write() {
-            *stopped = None;
-        }
+        self.setup.note_stopped(shard, None);
         let (ready, waiting) = oneshot::channel();
         let (setup, progress) = (Arc::clone(&self.setup), Arc::clone(&self.progress));
         let start = Start { setup, run, journal, keeper, progress, ready };
         let started = self.platform.start(shard, recover::main(start));
-        started.map_err(|error| Error::Open { what: format!("shard {shard}: {error}") })?;
+        started.map_err(|error| {
+            // It never ran, so nothing else tells.
+            self.setup.note_stopped(shard, Some(error.to_string()));
+            Error::Open { what: format!("shard {shard}: {error}") }
+        })?;
         Ok(waiting)
+    }
+
+    /// Sends a message that is not answered.
+    pub(crate) fn tell(&self, shard: ShardId, message: Message) {
+        self.platform.post(shard, Box::new(message));
     }
 
     /// Sends a message that is answered.
@@ -269,15 +285,24 @@ impl Node {
             let install = Arc::clone(module);
             self.ask(shard, |reply| Message::Install { module: install, reply }).await?;
         }
+        // Before the news, so that a peer that starts just now reads it if it cannot be told.
+        self.setup.note_run(shard, run);
         for peer in self.shards().filter(|&peer| peer != shard) {
-            self.platform.post(peer, Box::new(Message::Peer { shard, up: true }));
+            self.platform.post(peer, Box::new(Message::Peer { shard, run, up: true }));
         }
         for module in &modules {
             let topologies = module.topologies.clone();
             self.ask(shard, |reply| Message::StartTopologies { topologies, reply }).await?;
         }
         for module in &modules {
-            self.settle(shard, module).await?;
+            match self.settle(shard, module).await {
+                Err(Error::ShardStopped { shard: stopped, .. }) if stopped != shard => {
+                    // Nothing is decided without it, and what was decided becomes visible when it is
+                    // opened too.
+                    break;
+                }
+                settled => settled?,
+            }
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ mod changes;
 mod fold;
 mod layer;
 mod open;
+mod points;
 mod read;
 mod rebuild;
 mod run;
@@ -41,7 +42,7 @@ mod verify;
 use layer::{Layer, Part};
 pub use read::{Loaded, Miss};
 pub use run::{Run, RunError, Write, WriteSet};
-pub use verify::{Finding, Verified, verify};
+pub use verify::{Finding, Row, Verified, verify, verify_rows};
 
 /// The longest key.
 pub const KEY_BYTES_MAX: usize = crate::page::node::KEY_BYTES_MAX;

@@ -33,6 +33,7 @@ mod local;
 pub(crate) mod message;
 pub(crate) mod microbatch;
 pub(crate) mod partition;
+mod peers;
 mod pressure;
 mod read;
 pub(crate) mod recover;
@@ -49,6 +50,7 @@ pub(crate) struct Shard {
     pub(crate) env: Env,
     /// Of this start of the shard.
     run: Run,
+    peers: peers::Peers,
     journal_id: JournalId,
     pub(crate) setup: Arc<Setup>,
     pub(crate) journal: Journal,
@@ -59,6 +61,8 @@ pub(crate) struct Shard {
     pressure: pressure::Pressure,
     tails: tails::Tails,
     acks: RefCell<VecDeque<(Ticket, Ack)>>,
+    /// The last group that was logged.
+    logged: Cell<Ticket>,
     counters: RefCell<Counters>,
     keeper: Option<Rc<keeper::Keeper>>,
     /// Set once, when the shard must end; wakes its main task.
@@ -76,6 +80,8 @@ pub(crate) struct Setup {
     pub(crate) options: crate::node::Options,
     /// Why each shard that does not run has stopped.
     pub(crate) stopped: Vec<std::sync::RwLock<Option<String>>>,
+    /// The run of the last life of each shard that has opened and has all modules.
+    pub(crate) runs: Vec<std::sync::atomic::AtomicU64>,
 }
 
 impl Setup {
@@ -83,12 +89,6 @@ impl Setup {
     pub(crate) fn owner(&self, partition: PartitionId) -> ShardId {
         let shard = partition.0 % u32::from(self.shards);
         ShardId(u16::try_from(shard).expect("below the number of shards"))
-    }
-
-    /// Why a shard has stopped; `None` while it runs.
-    pub(crate) fn stopped_cause(&self, shard: ShardId) -> Option<String> {
-        let stopped = self.stopped.get(usize::from(shard.0))?;
-        stopped.read().map_or_else(|_| Some("it panicked".to_owned()), |cause| cause.clone())
     }
 
     /// What a call meets whose shard does not answer.
@@ -157,6 +157,7 @@ impl Shard {
         Self {
             env: env.clone(),
             run,
+            peers: peers::Peers::new(setup, env.shard(), run),
             journal_id,
             setup: Arc::clone(setup),
             journal,
@@ -167,6 +168,7 @@ impl Shard {
             pressure: pressure::Pressure::default(),
             tails: tails::Tails::default(),
             acks: RefCell::default(),
+            logged: Cell::default(),
             counters: RefCell::default(),
             keeper,
             ending: RefCell::default(),
@@ -197,6 +199,7 @@ impl Shard {
             .collect();
         match self.journal.append(&group) {
             Ok(ticket) => {
+                self.logged.set(ticket);
                 self.acks.borrow_mut().extend(acks.into_iter().map(|ack| (ticket, ack)));
             }
             Err(error) => self.fail(&error),
@@ -258,7 +261,7 @@ impl Shard {
             Message::Read(request) => self.read(request),
             Message::ReadDepot(request) => self.read_depot(request),
             Message::Wait(request) => self.wait(request),
-            Message::Control(bytes) => self.control(sender, &bytes),
+            Message::Control { from, to, bytes } => self.control(sender, (from, to), &bytes),
             Message::Rows(batch) => match sender {
                 Sender::Shard(from) => self.rows(from, batch),
                 Sender::Client => unreachable!("clients send no rows"),
@@ -266,7 +269,9 @@ impl Shard {
             Message::CaughtUp { topology, reply } => self.wait_caught_up(topology, reply),
             Message::Decided { topology, reply } => answer(reply, self.decided(topology)),
             Message::VisibleAt { topology, id, reply } => self.wait_visible(topology, id, reply),
-            Message::Peer { shard, up } => self.peer(shard, up),
+            Message::Peer { shard, run, up } => {
+                self.hear(shard, run, up);
+            }
             Message::Install { module, reply } => {
                 let shard = Rc::clone(self);
                 self.env.spawn(Class::Core, "install", async move {
@@ -278,6 +283,8 @@ impl Shard {
                 self.start_topologies(&topologies);
                 answer(reply, Ok(()));
             }
+            Message::Paused { topology, reply } => answer(reply, self.paused(topology)),
+            Message::Describe { reply } => answer(reply, Ok(self.describe())),
             Message::Counters { reply } => answer(reply, Ok(self.counters())),
             Message::FoldAll { reply } => {
                 let shard = Rc::clone(self);
@@ -292,6 +299,8 @@ impl Shard {
                 });
             }
             Message::End => self.end(Ending::Closed),
+            Message::Fail { cause } => self.end(Ending::Failed(cause)),
+            Message::Panic { cause } => panic!("{cause}"),
             Message::Keeper(request) => match &self.keeper {
                 Some(keeper) => keeper.handle(&self.env, request),
                 None => unreachable!("only the keeper's shard is sent its requests"),

@@ -1,3 +1,5 @@
-//! The `tidemill` binary: daemon and command line.
+//! The command line; all of it is in the library, so that tests can run it.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tidemill_tools::cli::main(std::env::args_os())
+}

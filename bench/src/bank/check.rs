@@ -158,9 +158,7 @@ impl Books {
         let funds = funds.unwrap_or(0);
         self.total += i128::from(funds);
         if funds != expected || funds < 0 {
-            self.fault(format!(
-                "account {account} holds {funds}, its histories make {expected}"
-            ));
+            self.fault(format!("account {account} holds {funds}, its histories make {expected}"));
         }
     }
 
@@ -247,7 +245,7 @@ mod tests {
 
     fn verdicts(plan: &Plan, books: &Books, acknowledged: &[u64]) -> Vec<bool> {
         let mut ids = Ids::default();
-        acknowledged.iter().for_each(|&id| assert!(ids.insert(id)));
+        assert!(acknowledged.iter().all(|&id| ids.insert(id)));
         books.invariants(plan, &ids).iter().map(|it| it.holds).collect()
     }
 
@@ -272,7 +270,13 @@ mod tests {
         // A transfer that nobody sent.
         let mut strange = books(&plan, &all, &all);
         let made_up = Transfer { id: 99, from: 1, to: 2, amount: 1_000_000 };
-        strange.enter(&plan, 1, Some(FUNDS_AT_FIRST), [(made_up, false)].into_iter(), [].into_iter());
+        strange.enter(
+            &plan,
+            1,
+            Some(FUNDS_AT_FIRST),
+            [(made_up, false)].into_iter(),
+            [].into_iter(),
+        );
         assert!(!verdicts(&plan, &strange, &all)[1]);
     }
 

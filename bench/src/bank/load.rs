@@ -4,6 +4,7 @@
 //! topology. Transfers of one partition that start at the same moment are appended together, as a service
 //! would that answers many requests; each has its own latency.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -11,7 +12,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tidemill::client::Launched;
 use tidemill::shard::Effects;
 
@@ -56,8 +57,8 @@ pub struct Tally {
 pub struct Moment<'a> {
     /// Time since the load began.
     pub elapsed: Duration,
-    /// Ids completed since the last moment.
-    pub completed: &'a [u64],
+    /// Ids whose records have become durable since the last moment.
+    pub acknowledged: &'a [u64],
     /// What was counted since the last reset.
     pub tally: &'a mut Tally,
 }
@@ -140,22 +141,21 @@ impl<'a> Load<'a> {
         self.schedule.begin(began);
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
         let mut context = Context::from_waker(&waker);
+        let acknowledged = RefCell::new(Vec::new());
         let mut running = FuturesUnordered::new();
         let mut tally = Tally::default();
-        let mut completed = Vec::new();
         let mut draining = false;
         loop {
             while let Poll::Ready(Some(done)) = running.poll_next_unpin(&mut context) {
                 let done: Done = done?;
                 self.outstanding -= done.group.transfers.len() as u64;
                 tally.count(&done);
-                completed.extend(done.group.transfers.iter().map(|transfer| transfer.id));
             }
             let now = Instant::now();
             let elapsed = now - began;
-            let moment = Moment { elapsed, completed: &completed, tally: &mut tally };
+            let ids = acknowledged.take();
+            let moment = Moment { elapsed, acknowledged: &ids, tally: &mut tally };
             draining = observe(moment) == Next::Drain || draining;
-            completed.clear();
             if draining {
                 if running.is_empty() {
                     return Ok(());
@@ -167,11 +167,16 @@ impl<'a> Load<'a> {
             let mut started = 0;
             for group in self.start(now)? {
                 started += 1;
-                running.push(perform(bank, group));
+                running.push(perform(bank, group, &acknowledged));
             }
             if started == 0 {
-                // Completions that come meanwhile are found together.
                 thread::park_timeout(self.schedule.wait(Instant::now()));
+                if self.outstanding >= GATHER_MIN {
+                    // Whoever wakes a sleeping thread pays for it, and this one competes with the shards
+                    // for the cores. What is completed while it sleeps like this wakes nobody, and is found
+                    // together.
+                    thread::sleep(GATHER);
+                }
             }
         }
     }
@@ -223,10 +228,15 @@ impl<'a> Load<'a> {
     }
 }
 
-async fn perform(bank: &Launched<Bank>, group: Group) -> anyhow::Result<Done> {
+async fn perform(
+    bank: &Launched<Bank>,
+    group: Group,
+    acknowledged: &RefCell<Vec<u64>>,
+) -> anyhow::Result<Done> {
     let appended = bank.append_many(bank.transfers, &group.transfers).await;
     let appended = appended.context("an append failed")?;
     let durable_at = Instant::now();
+    acknowledged.borrow_mut().extend(group.transfers.iter().map(|transfer| transfer.id));
     let mut rejected = false;
     for appended in &appended {
         let effects = bank.wait(LEDGER, appended).await;
@@ -249,6 +259,12 @@ impl Tally {
         }
     }
 }
+
+/// How long completions are gathered: a small part of what any of them took.
+const GATHER: Duration = Duration::from_micros(200);
+
+/// With fewer outstanding, each is answered at once.
+const GATHER_MIN: u64 = 64;
 
 /// Sleeps at most this long, so that whoever observes is asked now and then.
 const TICK: Duration = Duration::from_millis(20);
@@ -322,5 +338,38 @@ impl Wake for Unpark {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.0.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrivals_come_at_the_rate_and_follow_from_the_seed() {
+        let arrivals = |seed, began: Instant| {
+            let mut schedule = Schedule::new(seed, Pace::Open { rate: 1_000.0 });
+            schedule.begin(began);
+            let end = began + Duration::from_secs(10);
+            std::iter::from_fn(move || schedule.due(end)).collect::<Vec<_>>()
+        };
+        let began = Instant::now();
+        let drawn = arrivals(1, began);
+        assert!(drawn.len().abs_diff(10_000) < 400, "{} in 10 s", drawn.len());
+        assert!(drawn.is_sorted() && drawn[0] > began);
+        assert_eq!(drawn, arrivals(1, began));
+        assert_ne!(drawn, arrivals(2, began));
+    }
+
+    #[test]
+    fn what_is_not_due_is_waited_for() {
+        let began = Instant::now();
+        let mut schedule = Schedule::new(1, Pace::Open { rate: 0.001 });
+        schedule.begin(began);
+        assert_eq!(schedule.due(began), None);
+        assert_eq!(schedule.wait(began), TICK);
+        let mut closed = Schedule::new(1, Pace::Closed { in_flight: 1 });
+        closed.begin(began);
+        assert_eq!(closed.wait(began), TICK);
     }
 }

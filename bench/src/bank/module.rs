@@ -81,9 +81,9 @@ pub fn bank(m: &Module) -> Bank {
     let outgoing = ledger.pstate::<Map<u64, Sub<Map<u64, Outgoing>>>>("outgoing");
     let incoming = ledger.pstate::<Map<u64, Sub<Map<u64, Incoming>>>>("incoming");
 
-    ledger.source(deposits).aggregate(funds, |funds, deposit| {
-        funds.key(deposit.account).add(Sum(deposit.amount))
-    });
+    ledger
+        .source(deposits)
+        .aggregate(funds, |funds, deposit| funds.key(deposit.account).add(Sum(deposit.amount)));
     ledger
         .source(transfers)
         .using((funds, outgoing))

@@ -1,5 +1,6 @@
 //! One measured run: deposits, warm-up, the measured window, verification, and the ceiling beside it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -13,24 +14,27 @@ use super::check::{Books, Ids};
 use super::load::{Load, Next, Pace, Tally};
 use super::module::{Bank, Deposit, LEDGER, bank};
 use super::plan::{FUNDS_AT_FIRST, Plan};
-use crate::ceiling::{Direction, Phase, Sounding, measure_all};
+use crate::ceiling::{Direction, Phase, measure_all};
+use crate::cli::Mode;
 use crate::meter::{Latencies, Meter};
-use crate::report::{Invariant, Outcome};
+use crate::report::{Invariant, Latency, Metric, Outcome, Ratio};
 use crate::{Context, Measured};
 
 /// By which call the engine's acknowledgements are durable.
-const DURABILITY: &str = "journal write with RWF_DSYNC, of the record and of its effects";
+pub(super) const DURABILITY: &str = "journal write with RWF_DSYNC, of a record and of its effects";
+
+/// Accounts unless the user says otherwise.
+const ACCOUNTS: u64 = 100_000;
 
 pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measured> {
-    let settings = &context.settings;
-    let progress = &context.progress;
+    let Context { settings, data, progress } = context;
     let (shards, partitions) = (settings.shards, settings.partitions);
-    let plan = Plan::new(settings.seed, flags.accounts, flags.cross, shards, partitions)?;
-    let ceiling = ceiling(context)?;
+    let accounts = flags.accounts.unwrap_or(ACCOUNTS);
+    let plan = Plan::new(settings.seed, accounts, flags.cross, shards, partitions)?;
 
-    progress.plan(4);
+    progress.plan(5);
     progress.step("opening, depositing");
-    let dir = context.data.fresh("bank")?;
+    let dir = data.fresh("bank")?;
     let options = Options { shards, partitions: Some(partitions), ..Options::default() };
     let (engine, launched) = block_on(open(&dir, options))?;
     block_on(deposit(&launched, &plan))?;
@@ -41,12 +45,13 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
     };
     let batch = usize::try_from(flags.batch)?;
     let mut load = Load::new(&launched, &plan, pace, batch, 0, settings.seed);
-    let seconds = settings.phase_seconds(10.0, 300.0);
+    let seconds = settings.phase_seconds(12.0, 300.0);
     let window = window(context, &engine, &mut load, seconds)?;
+    let ids = 0..load.next();
 
     progress.step("reading everything back");
     let mut sent = Ids::default();
-    (0..load.next()).for_each(|id| assert!(sent.insert(id)));
+    ids.for_each(|id| assert!(sent.insert(id)));
     let books = block_on(Books::read(&launched, &plan, |accounts| {
         progress.note(&format!("reading everything back: {accounts} accounts"));
     }))?;
@@ -54,18 +59,33 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
     invariants.push(Invariant {
         name: "no transfer was given up".to_owned(),
         holds: window.tally.rejected == 0,
-        detail: format!("{} dead letters", window.tally.rejected),
+        detail: format!("{} among the dead letters", window.tally.rejected),
     });
+    if settings.mode == Mode::Gate {
+        invariants.push(window.folds());
+    }
+    if let Some(path) = &flags.dump {
+        let balances = block_on(launched.select(launched.funds.all()));
+        super::dump(path, balances.context("cannot read the balances back")?)?;
+    }
     drop(launched);
     progress.step("closing");
     block_on(engine.close()).context("cannot close the engine")?;
-    Ok(window.report(flags, &plan, ceiling, invariants))
+
+    let mut measured = window.report(invariants);
+    compare_with_the_disk(context, &mut measured)?;
+    measured.parameters = vec![
+        ("accounts", json!(accounts)),
+        ("cross_percent", json!(plan.cross_percent())),
+        ("batch", json!(flags.batch)),
+    ];
+    if shards == 1 {
+        measured.notes.push("one shard: no transfer leaves it".to_owned());
+    }
+    Ok(measured)
 }
 
-pub(super) async fn open(
-    dir: &std::path::Path,
-    options: Options,
-) -> anyhow::Result<(Engine, Launched<Bank>)> {
+pub(super) async fn open(dir: &Path, options: Options) -> anyhow::Result<(Engine, Launched<Bank>)> {
     let engine = Engine::open(dir, options).await.context("cannot open the engine")?;
     let launched = engine.launch("bank", bank).await.context("cannot launch the bank")?;
     Ok((engine, launched))
@@ -75,10 +95,8 @@ pub(super) async fn open(
 pub(super) async fn deposit(bank: &Launched<Bank>, plan: &Plan) -> anyhow::Result<()> {
     let accounts: Vec<u64> = (0..plan.accounts()).collect();
     for accounts in accounts.chunks(DEPOSITS_AT_ONCE) {
-        let deposits: Vec<Deposit> = accounts
-            .iter()
-            .map(|&account| Deposit { account, amount: FUNDS_AT_FIRST })
-            .collect();
+        let deposits: Vec<Deposit> =
+            accounts.iter().map(|&account| Deposit { account, amount: FUNDS_AT_FIRST }).collect();
         let appended = bank.append_many(bank.deposits, &deposits).await;
         for appended in appended.context("a deposit failed")? {
             bank.wait(LEDGER, &appended).await.context("waiting for a deposit failed")?;
@@ -94,12 +112,19 @@ const DEPOSITS_AT_ONCE: usize = 20_000;
 struct Window {
     tally: Tally,
     outcome: Outcome,
-    driver_cpu_seconds: f64,
+    driver_cpu: Duration,
     before: Counters,
     after: Counters,
 }
 
-/// Warms up for a tenth of the time, measures, and lets what was started finish.
+/// A window that has begun.
+struct Begun {
+    meter: Meter,
+    driver_cpu: Duration,
+    before: Counters,
+}
+
+/// Warms up, measures, and lets what was started finish.
 fn window(
     context: &Context,
     engine: &Engine,
@@ -110,59 +135,56 @@ fn window(
     let warm_up = Duration::from_secs_f64(seconds / 5.0);
     let end = warm_up + Duration::from_secs_f64(seconds);
     progress.step("warming up");
-    let mut measured: Option<(Meter, Duration, Counters)> = None;
-    let mut result = None;
+    let mut begun: Option<Begun> = None;
+    let mut window: Option<anyhow::Result<Window>> = None;
     let mut noted = Instant::now();
-    let counters = || -> anyhow::Result<Counters> {
-        let shards = block_on(engine.counters()).context("cannot read the counters")?;
-        let sum = shards.into_iter().reduce(|a, b| a.plus(&b));
-        sum.context("an engine has at least one shard")
-    };
-    let mut failure = None;
     load.run(&mut |moment| {
-        if result.is_some() || failure.is_some() {
+        if window.is_some() {
             return Next::Drain;
         }
-        if moment.elapsed >= warm_up && measured.is_none() {
-            match counters() {
+        match begun.take() {
+            None if moment.elapsed >= warm_up => match counters(engine) {
                 Ok(before) => {
                     progress.step("measuring");
                     *moment.tally = Tally::default();
-                    measured = Some((Meter::start(), driver_cpu(), before));
+                    let (meter, driver_cpu) = (Meter::start(), driver_cpu());
+                    begun = Some(Begun { meter, driver_cpu, before });
                 }
-                Err(error) => failure = Some(error),
+                Err(error) => window = Some(Err(error)),
+            },
+            Some(it) if moment.elapsed >= end => {
+                let tally = std::mem::take(moment.tally);
+                window = Some(it.end(engine, tally));
+                return Next::Drain;
             }
-            return Next::Run;
-        }
-        if moment.elapsed >= end
-            && let Some((meter, driver_before, before)) = measured.take()
-        {
-            let tally = std::mem::take(moment.tally);
-            let outcome =
-                meter.finish("tidemill", "transfers", DURABILITY, tally.completed, &tally.transfers);
-            let driver_cpu_seconds = (driver_cpu() - driver_before).as_secs_f64();
-            match counters() {
-                Ok(after) => {
-                    result = Some(Window { tally, outcome, driver_cpu_seconds, before, after });
-                }
-                Err(error) => failure = Some(error),
-            }
-            return Next::Drain;
+            other => begun = other,
         }
         if noted.elapsed() >= Duration::from_millis(200) {
             noted = Instant::now();
-            progress.note(&format!(
-                "{}: {} transfers",
-                if measured.is_some() { "measuring" } else { "warming up" },
-                moment.tally.completed
-            ));
+            let what = if begun.is_some() { "measuring" } else { "warming up" };
+            let completed = moment.tally.completed;
+            progress.note(&format!("{what}: {completed} transfers"));
         }
         Next::Run
     })?;
-    match failure {
-        Some(error) => Err(error),
-        None => result.context("the load ended before its time"),
+    window.context("the load ended before its time")?
+}
+
+impl Begun {
+    fn end(self, engine: &Engine, tally: Tally) -> anyhow::Result<Window> {
+        let Self { meter, driver_cpu: driver_before, before } = self;
+        let outcome =
+            meter.finish("tidemill", "transfers", DURABILITY, tally.completed, &tally.transfers);
+        let driver_cpu = driver_cpu().saturating_sub(driver_before);
+        Ok(Window { tally, outcome, driver_cpu, before, after: counters(engine)? })
     }
+}
+
+/// Of all shards together.
+fn counters(engine: &Engine) -> anyhow::Result<Counters> {
+    let shards = block_on(engine.counters()).context("cannot read the counters")?;
+    let sum = shards.into_iter().reduce(|a, b| a.plus(&b));
+    sum.context("an engine has at least one shard")
 }
 
 /// CPU of this thread, which drives.
@@ -170,32 +192,25 @@ fn driver_cpu() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is writable for the call.
     let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    if result != 0 {
-        return Duration::ZERO;
-    }
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+    assert!(result == 0, "every thread has this clock");
+    let nanos = u32::try_from(time.tv_nsec).expect("below a second");
+    Duration::new(u64::try_from(time.tv_sec).expect("CPU time is not negative"), nanos)
 }
-
-/// Durable writes of the sizes that a journal makes.
-fn ceiling(context: &Context) -> anyhow::Result<Vec<Sounding>> {
-    let phase = |kib: usize, depth| Phase { direction: Direction::Write, bytes: kib << 10, depth };
-    let phases = [phase(4, 1), phase(64, 1), phase(64, 4), phase(256, 4), phase(1024, 4)];
-    measure_all(context, &phases, CEILING_SECONDS, 256 << 20)
-}
-
-/// Time for each phase of the ceiling.
-const CEILING_SECONDS: f64 = 0.5;
 
 impl Window {
-    fn report(
-        self,
-        flags: &BankFlags,
-        plan: &Plan,
-        ceiling: Vec<Sounding>,
-        invariants: Vec<Invariant>,
-    ) -> Measured {
-        let Self { tally, outcome, driver_cpu_seconds, before, after } = self;
+    /// Whether background work was measured too.
+    fn folds(&self) -> Invariant {
+        let folds = self.after.folds_least.saturating_sub(self.before.folds_least);
+        Invariant {
+            name: "at least 3 folds of every partition fell into the window".to_owned(),
+            holds: folds >= FOLDS_MIN,
+            detail: format!("at least {folds}; measure longer with --seconds for more"),
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "nobody counts to 2^53")]
+    fn report(self, invariants: Vec<Invariant>) -> Measured {
+        let Self { tally, outcome, driver_cpu, before, after } = self;
         let part = |phase: &str, latencies: &Latencies| Outcome {
             phase: phase.to_owned(),
             latency_us: latencies.summary(),
@@ -203,30 +218,88 @@ impl Window {
         };
         let append = part("append", &tally.append);
         let effects = part("wait-for-effects", &tally.effects);
-        let journal_bytes = after.journal_bytes - before.journal_bytes;
-        let journal_writes = after.journal_writes - before.journal_writes;
-        let completed = tally.completed.max(1);
-        #[allow(clippy::cast_precision_loss, reason = "for people")]
-        let per = |amount: f64| amount * 1e6 / completed as f64;
-        let engine_cpu = (outcome.cpu_seconds - driver_cpu_seconds).max(0.0);
-        eprintln!(
-            "journal {} B/transfer, {} writes of {} B; cpu us/transfer: engine {:.2} driver {:.2}; \
-             {:.1} transfers/group; {:#?}",
-            journal_bytes / completed,
-            journal_writes,
-            journal_bytes / journal_writes.max(1),
-            per(engine_cpu),
-            per(driver_cpu_seconds),
-            completed as f64 / tally.groups.max(1) as f64,
-            after,
-        );
-        let mut results = vec![outcome, append, effects];
-        results.extend(ceiling.into_iter().map(|it| it.outcome));
+        let writes = after.journal_writes - before.journal_writes;
+        let journal = Outcome {
+            phase: "journal-writes".to_owned(),
+            operations: writes,
+            per_second: writes as f64 / outcome.seconds,
+            latency_us: Latency::default(),
+            bytes_written: after.journal_bytes - before.journal_bytes,
+            bytes_read: 0,
+            ..outcome.clone()
+        };
+        let completed = tally.completed.max(1) as f64;
+        let driver_seconds = driver_cpu.as_secs_f64();
+        let engine_seconds = (outcome.cpu_seconds - driver_seconds).max(0.0);
+        let figures = vec![
+            ("journal_bytes_per_transfer", journal.bytes_written as f64 / completed),
+            ("journal_bytes_per_write", journal.bytes_written as f64 / writes.max(1) as f64),
+            ("engine_cpu_us_per_transfer", engine_seconds * 1e6 / completed),
+            ("driver_cpu_us_per_transfer", driver_seconds * 1e6 / completed),
+            ("transfers_per_append", completed / tally.groups.max(1) as f64),
+            ("prepares_per_second", (after.prepares - before.prepares) as f64 / outcome.seconds),
+            ("folds", (after.folds - before.folds) as f64),
+            ("attempts_aborted", (after.aborts - before.aborts) as f64),
+        ];
         Measured {
-            results,
-            ratios: vec![],
+            results: vec![outcome, append, effects, journal],
             invariants,
-            parameters: vec![("accounts", json!(plan.accounts())), ("cross", json!(flags.cross))],
+            figures,
+            notes: vec![
+                "a transfer is completed when its effects are durable and visible; append is until \
+                 its record is durable, wait-for-effects is the rest"
+                    .to_owned(),
+            ],
+            ..Measured::default()
         }
     }
 }
+
+/// What a gate asks for.
+const FOLDS_MIN: u64 = 3;
+
+/// Measures what the disk can do, with writes as large as the journal's were, and compares.
+fn compare_with_the_disk(context: &Context, measured: &mut Measured) -> anyhow::Result<()> {
+    let find = |measured: &Measured, phase: &str| {
+        let found = measured.results.iter().find(|it| it.phase == phase);
+        found.cloned().context("every phase was measured")
+    };
+    let (append, journal) = (find(measured, "append")?, find(measured, "journal-writes")?);
+    let mean = usize::try_from(journal.bytes_written / journal.operations.max(1))?;
+    let bytes = mean.next_multiple_of(4096).clamp(4096, 1 << 20);
+    let write = |bytes, depth| Phase { direction: Direction::Write, bytes, depth };
+    let phases = [write(4096, 1), write(bytes, 1), write(bytes, 4), write(1 << 20, 4)];
+    let seconds = context
+        .settings
+        .phase_seconds(CEILING_SECONDS, CEILING_SECONDS_MAX)
+        .min(CEILING_SECONDS_MAX);
+    let file_bytes = if seconds < CEILING_SECONDS { 16 << 20 } else { CEILING_FILE_BYTES };
+    let raw: Vec<Outcome> = measure_all(context, &phases, seconds, file_bytes)?
+        .into_iter()
+        .map(|sounding| sounding.outcome)
+        .collect();
+    let [single, alone, several, _] = raw.as_slice() else {
+        unreachable!("one for each phase");
+    };
+    let best = if alone.per_second > several.per_second { alone } else { several };
+    measured.ratios.push(Ratio::of(Metric::LatencyP50, &append, single));
+    measured.ratios.push(Ratio::of(Metric::PerSecond, &journal, best));
+    measured.notes.push(format!(
+        "raw, measured after the run on the same file system: the append ratio is {} over the wait \
+         for a durable record under this load; the journal-writes ratio is journal writes per second \
+         over what the disk does alone at that size ({}); far below 1 means that the disk is not the \
+         limit",
+        single.phase, best.phase
+    ));
+    measured.results.extend(raw);
+    Ok(())
+}
+
+/// Time for each phase of the ceiling in a quick run.
+const CEILING_SECONDS: f64 = 0.5;
+
+/// More tells nothing more.
+const CEILING_SECONDS_MAX: f64 = 10.0;
+
+/// The ceiling's file: larger than what a controller might keep back.
+const CEILING_FILE_BYTES: u64 = 256 << 20;

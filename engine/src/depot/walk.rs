@@ -1,11 +1,12 @@
 //! Looks through a segment file without a log: for `verify` and `inspect`, over mapped memory.
 
+use super::batch;
 use super::format::{Head, Identity, Kind, Wrong, decode_entries, decode_header, decode_parts};
 use super::records::{Records, Run};
 use super::segment::Walk;
 use super::state::SegmentState;
 use crate::env::BLOCK_BYTES;
-use crate::types::{Offset, WallTime};
+use crate::types::{Offset, PartitionId, WallTime};
 
 /// What [`inspect`] meets, in order of the file.
 #[derive(Debug)]
@@ -155,6 +156,46 @@ fn look_behind(file: &[u8], identity: &Identity, mut walk: Walk, report: &mut Re
             }
         }
     }
+}
+
+/// Checks that every byte of an extent is there, in a segment file of `partition`: whether a bulk append
+/// whose entry the journal has was complete.
+///
+/// # Errors
+/// Where it is not what its entry describes.
+pub fn check_extent(
+    file: &[u8],
+    partition: PartitionId,
+    head: &batch::Head,
+    extent: &batch::Extent,
+) -> Result<(), Damage> {
+    const WRONG: Wrong = "the extent is not the one its entry describes";
+    let identity =
+        Identity { partition, depot: head.depot, base: extent.base, file_id: extent.file_id };
+    let end = extent.at.saturating_add(extent.bytes);
+    let mut body_bytes = 0;
+    let mut walk = Walk {
+        at: extent.at,
+        chain: extent.chain_before,
+        end: head.offsets.start,
+        time: head.append_time,
+    };
+    while walk.at < end {
+        let at = walk.at;
+        let damage = |what| Damage { byte: at, what };
+        let block = next(file, &identity, at).map_err(damage)?;
+        walk.step(&block).map_err(damage)?;
+        let bytes = usize::try_from(at).ok().and_then(|at| file.get(at..)).unwrap_or_default();
+        for (_, _, body) in decode_parts(bytes, &block).map_err(damage)? {
+            body_bytes += body.len();
+        }
+    }
+    let fits = walk.at == end
+        && walk.chain == extent.chain_after
+        && walk.end == head.offsets.end
+        && walk.time == head.append_time
+        && body_bytes == head.body_bytes as usize;
+    if fits { Ok(()) } else { Err(Damage { byte: extent.at, what: WRONG }) }
 }
 
 /// The block or footer at `at`, whole and bound to its place; not yet to what came before.

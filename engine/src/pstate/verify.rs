@@ -4,6 +4,7 @@
 //! order of keys across pages, the counts of entries, and that the table of live pages names exactly the
 //! pages that were reached. What nothing reaches is not looked at, and reported as unused.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::{KEY_BYTES_MAX, TreeInfo, catalogue};
@@ -36,6 +37,11 @@ pub struct Verified {
     pub pending: Vec<Index>,
     /// The trees it reaches.
     pub trees: Vec<TreeInfo>,
+    /// Pages of each tree, those of its long values included.
+    pub pages: BTreeMap<PStateId, u64>,
+    /// A root slot that cannot be read; among the findings, too. A crash while a root was written leaves
+    /// one, and only the journal can tell whether anything is missing then.
+    pub root_damaged: Option<Finding>,
     /// Pages it reaches.
     pub pages_live: u64,
     /// Bytes that nothing reaches, in runs: free pages, and what only the older root reaches.
@@ -48,14 +54,37 @@ pub struct Verified {
 /// first fold did not finish.
 #[must_use]
 pub fn verify(bytes: &[u8], partition: Option<PartitionId>) -> Verified {
-    let mut walk = Walk { bytes, reached: Vec::new(), verified: Verified::default() };
+    verify_rows(bytes, partition, &mut |_| {})
+}
+
+/// One row of a tree, met while verifying.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    /// Whose.
+    pub pstate: PStateId,
+    /// Its key.
+    pub key: &'a [u8],
+    /// The pieces of its value, in order.
+    pub value: &'a [&'a [u8]],
+}
+
+/// Like [`verify`], and shows every row that can be read, in order of their keys within each tree.
+pub fn verify_rows(
+    bytes: &[u8],
+    partition: Option<PartitionId>,
+    visit: &mut dyn FnMut(Row<'_>),
+) -> Verified {
+    let mut walk = Walk { bytes, reached: Vec::new(), met: 0, verified: Verified::default() };
     let mut roots = Vec::new();
     for (number, at) in (0..).zip(SLOT_AT) {
         let from = usize::try_from(at).map_or(bytes.len(), |at| at.min(bytes.len()));
         let block = &bytes[from..bytes.len().min(from + PAGE_BYTES)];
         match Root::decode(block, number, partition) {
             Slot::Blank => {}
-            Slot::Damaged(what) => walk.find(at, what),
+            Slot::Damaged(what) => {
+                walk.verified.root_damaged = Some(Finding { byte: at, what });
+                walk.find(at, what);
+            }
             Slot::Foreign => {
                 walk.find(at, "the file is of a version that this program does not know");
             }
@@ -63,7 +92,7 @@ pub fn verify(bytes: &[u8], partition: Option<PartitionId>) -> Verified {
         }
     }
     if let Some(newest) = roots.into_iter().max_by_key(|root| root.fold) {
-        walk.root(&newest);
+        walk.root(&newest, visit);
     }
     walk.collect_unused();
     walk.verified
@@ -73,6 +102,8 @@ struct Walk<'a> {
     bytes: &'a [u8],
     /// Pages seen so far, a bit each, by extent.
     reached: Vec<u64>,
+    /// How many.
+    met: u64,
     verified: Verified,
 }
 
@@ -95,21 +126,23 @@ impl<'a> Walk<'a> {
         self.verified.findings.push(Finding { byte, what });
     }
 
-    fn root(&mut self, root: &Root) {
+    fn root(&mut self, root: &Root, visit: &mut dyn FnMut(Row<'_>)) {
         self.verified.partition = Some(root.partition);
         self.verified.fold = root.fold;
         self.verified.covers = root.covers;
         let table = self.table(root);
         let mut entries = Vec::new();
-        self.tree(CATALOGUE, root.catalogue, &mut |key, value| {
-            entries.push((key.to_vec(), value.to_vec()));
+        self.tree(CATALOGUE, root.catalogue, &mut |row| {
+            entries.push((row.key.to_vec(), row.value.concat()));
         });
         for (key, value) in entries {
             let Some((pstate, tree, description)) = catalogue::decode(&key, &value) else {
                 self.find(root.catalogue.child.page.byte(), "a catalogue entry is malformed");
                 continue;
             };
-            self.tree(pstate, tree, &mut |_, _| {});
+            let before = self.met;
+            self.tree(pstate, tree, visit);
+            self.verified.pages.insert(pstate, self.met - before);
             self.verified.trees.push(TreeInfo {
                 pstate,
                 entries: tree.child.entries,
@@ -168,7 +201,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn tree(&mut self, pstate: PStateId, root: TreeRoot, visit: &mut dyn FnMut(&[u8], &[u8])) {
+    fn tree(&mut self, pstate: PStateId, root: TreeRoot, visit: &mut dyn FnMut(Row<'_>)) {
         if root.depth > catalogue::DEPTH_MAX {
             return self.find(root.child.page.byte(), "a tree is impossibly deep");
         }
@@ -185,7 +218,7 @@ impl<'a> Walk<'a> {
         child: Child,
         level: u8,
         bounds: Bounds<'_>,
-        visit: &mut dyn FnMut(&[u8], &[u8]),
+        visit: &mut dyn FnMut(Row<'_>),
     ) -> Option<Held> {
         let byte = child.page.byte();
         let bytes = self.pages(&child.page, 1)?;
@@ -238,12 +271,12 @@ impl<'a> Walk<'a> {
         key: &[u8],
         value: Value<'_>,
         byte: u64,
-        visit: &mut dyn FnMut(&[u8], &[u8]),
+        visit: &mut dyn FnMut(Row<'_>),
     ) -> Option<Held> {
         debug_assert!(key.len() <= KEY_BYTES_MAX);
         match value {
             Value::Inline(value) => {
-                visit(key, value);
+                visit(Row { pstate, key, value: &[value] });
                 Some(Held { entries: 1, blobs: false })
             }
             Value::Chunked(list) => {
@@ -252,9 +285,11 @@ impl<'a> Walk<'a> {
                     self.find(byte, "a value's list of chunks is malformed");
                     return None;
                 };
+                let mut value = Vec::with_capacity(list.chunks.len());
                 for chunk in list.iter(owner) {
-                    self.chunk(&chunk, owner)?;
+                    value.push(self.chunk(&chunk, owner)?);
                 }
+                visit(Row { pstate, key, value: &value });
                 Some(Held { entries: 1, blobs: true })
             }
         }
@@ -292,6 +327,7 @@ impl<'a> Walk<'a> {
             return None;
         }
         self.reached[extent] |= bits;
+        self.met += u64::from(pages);
         if crc32fast::hash(bytes) != at.crc {
             self.find(byte, "a page's checksum does not match its reference");
             return None;

@@ -71,10 +71,21 @@ impl Shard {
     /// `DiskFull` loses nothing. After any other the shard has stopped.
     pub(crate) async fn fold(&self, id: PartitionId) -> Result<()> {
         let partition = Rc::clone(self.partition(id)?);
+        while partition.folding.replace(true) {
+            self.env.sleep(LOOK_EVERY).await;
+        }
+        let result = self.fold_claimed(&partition).await;
+        partition.folding.set(false);
+        result
+    }
+
+    async fn fold_claimed(&self, partition: &Partition) -> Result<()> {
+        // What takes its place while this waits is not covered: it may not be durable.
+        let through = partition.last();
         self.settle().await?;
-        match partition.fold().await {
+        match partition.fold(through).await {
             Ok(folded) => {
-                self.journal.covered(id, folded.covers, &folded.pending);
+                self.journal.covered(partition.id, folded.covers, &folded.pending);
                 self.counters.borrow_mut().folds += 1;
                 Ok(())
             }
@@ -85,8 +96,7 @@ impl Shard {
 
     /// Waits until everything that was journalled so far is durable and was released.
     pub(super) async fn settle(&self) -> Result<()> {
-        let last = self.acks.borrow().back().map(|(ticket, _)| *ticket);
-        let last = last.unwrap_or_else(|| self.journal.durable());
+        let last = self.logged.get();
         self.durable_through(last).await?;
         // The acknowledger releases in order; give it its turn.
         while self.acks.borrow().front().is_some_and(|(ticket, _)| *ticket <= last) {
@@ -108,9 +118,6 @@ impl Shard {
     }
 
     async fn fold_dirty(&self, partition: &Partition) -> Result<()> {
-        while partition.folding.get() {
-            self.env.sleep(LOOK_EVERY).await;
-        }
         if partition.is_dirty() { self.fold(partition.id).await } else { Ok(()) }
     }
 

@@ -22,12 +22,13 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 /// Every reason for a shard to wake.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// A message of two-phase commit, as `replication::wire` encodes it.
-    Control(Vec<u8>),
+    /// A message of two-phase commit, as `replication::wire` encodes it, from one life of the sender to
+    /// one of the receiver.
+    Control { from: Run, to: Run, bytes: Vec<u8> },
     /// Rows for partitions of this shard.
     Rows(RowBatch),
     /// A peer stopped, or started again.
-    Peer { shard: ShardId, up: bool },
+    Peer { shard: ShardId, run: Run, up: bool },
     /// Records for one depot partition.
     Append(AppendRequest),
     /// Reads of one partition at one moment.
@@ -46,6 +47,10 @@ pub(crate) enum Message {
     Install { module: Arc<Installed>, reply: Reply<()> },
     /// Every shard has the module: coordinators may speak.
     StartTopologies { topologies: Vec<TopologyId>, reply: Reply<()> },
+    /// Why a topology begins no microbatch; for the shard of its coordinator.
+    Paused { topology: TopologyId, reply: Reply<Option<String>> },
+    /// Where the topologies stand, for people.
+    Describe { reply: Reply<String> },
     /// What the shard has counted.
     Counters { reply: Reply<Counters> },
     /// Folds every partition.
@@ -54,6 +59,10 @@ pub(crate) enum Message {
     Close { reply: Reply<Closed> },
     /// Ends the shard.
     End,
+    /// Ends the shard as an error that must not be retried would: for tests.
+    Fail { cause: String },
+    /// Ends the shard by a panic of one of its tasks: for tests.
+    Panic { cause: String },
     /// For the keeper of the manifest.
     Keeper(KeeperRequest),
 }
@@ -83,8 +92,16 @@ pub(crate) struct Restart {
 /// Rows of one attempt for several partitions of one shard, in the order sent.
 #[derive(Debug)]
 pub(crate) struct RowBatch {
+    /// The sender's life.
+    pub(crate) from: Run,
     pub(crate) transaction: Transaction,
     pub(crate) parts: Vec<(PartitionId, NodeIndex, Rows)>,
+}
+
+impl RowBatch {
+    pub(crate) fn new(from: Run, transaction: Transaction) -> Self {
+        Self { from, transaction, parts: Vec::new() }
+    }
 }
 
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use tidemill_replication::two_phase::{
 use tidemill_replication::wire;
 
 use super::entry::{Coordinated, PreparedAppends};
-use super::message::{Effects, Message, Reply, RowBatch};
+use super::message::{Effects, Message, Reply, RowBatch, answer};
 use super::partition::Partition;
 use super::{Ack, NewEntry, Shard};
 use crate::codec::placement::Placement;
@@ -32,7 +32,7 @@ use crate::probe::{Plant, State, planted, reached};
 use crate::pstate::WriteSet;
 use crate::topology::{self, NodeIndex, Rows};
 use crate::types::{
-    DepotId, MicrobatchId, Offset, PartitionId, ShardId, Time, TopologyId, WallTime,
+    DepotId, MicrobatchId, Offset, PartitionId, Run, ShardId, Time, TopologyId, WallTime,
 };
 
 mod attempt;
@@ -45,7 +45,6 @@ pub(crate) struct Topology {
     pub(super) module: Arc<Installed>,
     /// Its place in the module's definition.
     pub(super) place: usize,
-    coordinator_shard: ShardId,
     coordinator_partition: PartitionId,
     participant: RefCell<participant::Participant>,
     coordinator: RefCell<Option<coordinator::Coordinator>>,
@@ -81,6 +80,8 @@ pub(crate) struct Running {
     pub(super) attempt: AttemptId,
     pub(super) began: WallTime,
     pub(super) failed: Cell<bool>,
+    /// Rows that wait here, and what was written.
+    bytes: Cell<u64>,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
 }
 
@@ -90,6 +91,10 @@ pub(crate) struct Work {
     pub(super) writes: RefCell<WriteSet>,
     pub(super) appends: RefCell<PreparedAppends>,
     touched: Cell<bool>,
+    /// Bytes of `appends`.
+    pub(super) appended_bytes: Cell<u64>,
+    /// Of its writes, what the attempt's bytes contain.
+    counted_bytes: Cell<u64>,
     queue: RefCell<VecDeque<(NodeIndex, Rows)>>,
     busy: Cell<bool>,
 }
@@ -117,6 +122,8 @@ impl Running {
                 writes: RefCell::default(),
                 appends: RefCell::default(),
                 touched: Cell::new(false),
+                appended_bytes: Cell::default(),
+                counted_bytes: Cell::default(),
                 queue: RefCell::default(),
                 busy: Cell::new(false),
             })
@@ -188,7 +195,6 @@ impl Shard {
             id,
             module: Arc::clone(module),
             place,
-            coordinator_shard,
             coordinator_partition,
             participant: RefCell::new(participant),
             coordinator: RefCell::new(coordinator),
@@ -228,6 +234,9 @@ impl Shard {
         for id in topologies {
             let Some(topology) = self.topologies.borrow().get(id).cloned() else { continue };
             self.participate(&topology, participant::Input::Start);
+            for peer in self.peers.down() {
+                self.coordinate(&topology, coordinator::Input::ShardDown(peer));
+            }
             self.coordinate(&topology, coordinator::Input::Start);
             self.tell_sources(&topology);
         }
@@ -272,22 +281,25 @@ impl Shard {
         }
     }
 
-    /// A peer stopped or runs again.
-    pub(super) fn peer(self: &Rc<Self>, shard: ShardId, up: bool) {
-        let topologies: Vec<_> = self.topologies.borrow().values().cloned().collect();
-        for topology in topologies {
-            let input = if up {
-                coordinator::Input::ShardUp(shard)
-            } else {
-                topology.held.borrow_mut().retain(|(sender, _)| *sender != shard);
-                coordinator::Input::ShardDown(shard)
-            };
-            self.coordinate(&topology, input);
-            if up && shard == topology.coordinator_shard {
-                // The coordinator there has just started; it learns the sources anew.
-                self.tell_sources(&topology);
+    /// A life of another shard is heard of. Whether what it says counts.
+    pub(super) fn hear(self: &Rc<Self>, shard: ShardId, run: Run, up: bool) -> bool {
+        let news = self.peers.hear(shard, run, up);
+        if news.went_down || news.came_up {
+            let topologies: Vec<_> = self.topologies.borrow().values().cloned().collect();
+            for topology in topologies {
+                if news.went_down {
+                    topology.held.borrow_mut().retain(|(sender, _)| *sender != shard);
+                    for (_, reply) in topology.visible_waiting.take() {
+                        answer(reply, Err(self.setup.stopped_error(shard)));
+                    }
+                    self.coordinate(&topology, coordinator::Input::ShardDown(shard));
+                }
+                if news.came_up {
+                    self.coordinate(&topology, coordinator::Input::ShardUp(shard));
+                }
             }
         }
+        news.current
     }
 }
 
@@ -295,10 +307,18 @@ impl Shard {
 
 impl Shard {
     /// A message of two-phase commit.
-    pub(super) fn control(self: &Rc<Self>, sender: Sender, bytes: &[u8]) {
+    pub(super) fn control(
+        self: &Rc<Self>,
+        sender: Sender,
+        (sent_by, sent_to): (Run, Run),
+        bytes: &[u8],
+    ) {
         let Sender::Shard(from) = sender else {
             unreachable!("clients send no messages of two-phase commit");
         };
+        if !self.hear(from, sent_by, true) || sent_to != self.run {
+            return;
+        }
         let (id, message) = match wire::decode_message(bytes) {
             Ok(decoded) => decoded,
             Err(error) => return self.fail(&error),
@@ -328,7 +348,8 @@ impl Shard {
 
     fn send_control(&self, topology: &Topology, to: ShardId, message: &Control) {
         let bytes = wire::encode_message(topology.id, message);
-        self.env.mesh().send(to, Box::new(Message::Control(bytes)));
+        let message = Message::Control { from: self.run, to: self.peers.run(to), bytes };
+        self.env.mesh().send(to, Box::new(message));
     }
 
     /// Steps the participant and performs what it wants.
@@ -365,6 +386,7 @@ impl Shard {
                 Some(Input::Coordinator(input)) => {
                     let mut effects = Vec::new();
                     if let Some(coordinator) = &mut *topology.coordinator.borrow_mut() {
+                        coordinator.observe_wall(self.env.wall().0);
                         coordinator.step(now, input, &mut effects);
                     }
                     for effect in effects {
@@ -380,9 +402,8 @@ impl Shard {
     fn perform_participant(self: &Rc<Self>, topology: &Rc<Topology>, effect: participant::Effect) {
         use participant::Effect;
         match effect {
-            Effect::StartSources { attempt, ranges, exclusions, below: _ } => {
-                let began = self.env.wall();
-                self.start_sources(topology, attempt, began, &ranges, &exclusions);
+            Effect::StartSources { attempt, ranges, exclusions, below: _, began_us } => {
+                self.start_sources(topology, attempt, WallTime(began_us), &ranges, &exclusions);
             }
             Effect::WritePrepare { attempt, partitions } => {
                 let entries = self.prepare(topology, attempt, &partitions);
@@ -453,7 +474,7 @@ impl Shard {
                 }
             }
             Effect::Paused { reason } => {
-                *topology.paused.borrow_mut() = Some(format!("{reason:?}"));
+                *topology.paused.borrow_mut() = Some(reason.to_string());
             }
             Effect::Resumed => *topology.paused.borrow_mut() = None,
             Effect::Excluded { .. } => self.counters.borrow_mut().dead_letters += 1,

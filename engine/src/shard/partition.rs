@@ -63,6 +63,9 @@ pub(crate) struct Partition {
     stacked: RefCell<BTreeMap<(TopologyId, MicrobatchId), AttemptId>>,
     /// Committed, but the writes are not in the memtable yet.
     unmerged: RefCell<BTreeMap<(TopologyId, MicrobatchId), Unmerged>>,
+    /// In the memtable, and committed above what the last fold covers: until one covers that too, the
+    /// prepare is needed, since the `Committed` entry will be replayed.
+    merged: RefCell<BTreeMap<(TopologyId, MicrobatchId), Unmerged>>,
     committed: RefCell<BTreeMap<TopologyId, MicrobatchId>>,
     coordinated: RefCell<BTreeMap<TopologyId, CoordinatorState>>,
     system_id: Cell<MicrobatchId>,
@@ -72,6 +75,8 @@ pub(crate) struct Partition {
     /// Replay cut a depot's log at a torn extent; the entries behind it count again at the next replay
     /// unless a fold covers them first.
     cut: Cell<bool>,
+    /// While above 0, what events declare is fetched before they run; see [`Partition::is_cold`].
+    cold: Cell<u32>,
     /// At most one fold at a time.
     pub(crate) folding: Cell<bool>,
     pub(crate) folds: Cell<u64>,
@@ -140,12 +145,14 @@ impl Partition {
             prepared: RefCell::default(),
             stacked: RefCell::default(),
             unmerged: RefCell::default(),
+            merged: RefCell::default(),
             committed: RefCell::default(),
             coordinated: RefCell::default(),
             system_id: Cell::new(MicrobatchId(0)),
             covers: Cell::new(opened.covers),
             has_root: Cell::new(opened.fold > 0),
             cut: Cell::new(false),
+            cold: Cell::new(0),
             folding: Cell::new(false),
             folds: Cell::new(0),
         };
@@ -371,7 +378,8 @@ impl Partition {
             .map(|(&place, _)| place)
             .collect();
         for place in ready {
-            self.unmerged.borrow_mut().remove(&place);
+            let entries = self.unmerged.borrow_mut().remove(&place);
+            self.merged.borrow_mut().extend(entries.map(|entries| (place, entries)));
             self.stacked.borrow_mut().remove(&place);
             self.store.merge(topology, place.1);
         }
@@ -395,10 +403,11 @@ impl Partition {
     /// Prepares at or below `covers` whose outcome a fold to there does not contain, ascending.
     fn needed_through(&self, covers: Index) -> Vec<Index> {
         let prepared = self.prepared.borrow();
-        let unmerged = self.unmerged.borrow();
+        let (unmerged, merged) = (self.unmerged.borrow(), self.merged.borrow());
         let in_doubt = prepared.values().map(|prepared| prepared.index);
+        let above = merged.values().filter(|it| covers < it.committed);
         let mut needed: Vec<Index> = in_doubt
-            .chain(unmerged.values().map(|it| it.prepare))
+            .chain(unmerged.values().chain(above).map(|it| it.prepare))
             .filter(|&index| index <= covers)
             .collect();
         needed.sort_unstable();
@@ -428,7 +437,10 @@ impl Partition {
         let mut coordinated = self.coordinated.borrow_mut();
         let state = coordinated.entry(topology).or_default();
         state.row.add(record)?;
-        if let Record::Begin(begin) = record {
+        if let Record::Begin(begin) = record
+            // A fold may hold it although it does not cover it.
+            && state.begins.iter().all(|it| it.attempt != begin.attempt)
+        {
             state.begins.push(begin.clone());
         }
         let decided = state.row.decided;
@@ -439,6 +451,24 @@ impl Partition {
     /// What the coordinator of a topology starts from.
     pub(crate) fn coordinator_state(&self, topology: TopologyId) -> CoordinatorState {
         self.coordinated.borrow().get(&topology).cloned().unwrap_or_default()
+    }
+
+    // ---- fetching ahead ----
+
+    /// Whether fetching ahead is worth its look-ups: only while some read has missed lately. A partition
+    /// whose state is in memory would look up every declared key twice.
+    pub(crate) fn is_cold(&self) -> bool {
+        self.cold.get() > 0
+    }
+
+    /// A read had to wait for a page.
+    pub(crate) fn missed(&self) {
+        self.cold.set(COLD_ROUNDS);
+    }
+
+    /// A batch's keys were fetched ahead, `missed` of them from disk.
+    pub(crate) fn prefetched(&self, missed: usize) {
+        self.cold.set(if missed > 0 { COLD_ROUNDS } else { self.cold.get().saturating_sub(1) });
     }
 
     // ---- folding ----
@@ -458,26 +488,24 @@ impl Partition {
         self.cut.get() || !self.has_root.get()
     }
 
-    /// Merges everything that is visible and durable into the trees. Every entry must be durable
-    /// when this is called; the caller tells the journal what is covered afterwards.
+    /// The last entry so far.
+    pub(crate) fn last(&self) -> Index {
+        Index(self.next.get().0 - 1)
+    }
+
+    /// Merges everything that is visible and durable into the trees. Every entry up to `through` is
+    /// durable, and its effects are here; later ones may not be, and are not covered. The caller tells
+    /// the journal what is covered afterwards. One at a time.
     ///
     /// # Errors
     /// `NoSpace` from below loses nothing; anything else must stop the shard.
-    pub(crate) async fn fold(&self) -> Result<Folded, Error> {
-        assert!(!self.folding.replace(true), "one fold of a partition at a time");
-        let result = self.fold_unguarded().await;
-        self.folding.set(false);
-        result
-    }
-
-    async fn fold_unguarded(&self) -> Result<Folded, Error> {
-        let durable = Index(self.next.get().0 - 1);
+    pub(crate) async fn fold(&self, through: Index) -> Result<Folded, Error> {
         for (id, depot) in self.known_depots() {
             let failed = |source| Error::Depot { partition: self.id, depot: id, source };
             depot.log.flush().await.map_err(failed)?;
         }
         // From here to the freeze inside `Store::fold` nothing awaits, so all of it is one moment.
-        let mut covers = durable;
+        let mut covers = through;
         if let Some(first) = self.unmerged.borrow().values().map(|it| it.committed).min() {
             covers = covers.min(Index(first.0 - 1));
         }
@@ -488,10 +516,11 @@ impl Partition {
             states.push((id, depot, state));
         }
         let pending = self.needed_through(covers);
-        self.write_system(&states);
+        self.write_system(&states, covers);
         let failed = |source| Error::PState { partition: self.id, source };
         self.store.fold(covers, &pending).await.map_err(failed)?;
         self.covers.set(covers);
+        self.merged.borrow_mut().retain(|_, it| covers < it.committed);
         self.has_root.set(true);
         self.cut.set(false);
         self.folds.set(self.folds.get() + 1);
@@ -505,7 +534,7 @@ impl Partition {
     }
 
     /// Writes the engine's own rows, so that the fold that follows holds them.
-    fn write_system(&self, depots: &[(DepotId, Rc<Depot>, depot::State)]) {
+    fn write_system(&self, depots: &[(DepotId, Rc<Depot>, depot::State)], covers: Index) {
         let mut writes = WriteSet::default();
         for (id, _, state) in depots {
             writes.put(SYSTEM, &SystemKey::Depot(*id).encode(), &state.encode());
@@ -513,13 +542,11 @@ impl Partition {
         for (&topology, id) in self.committed.borrow().iter() {
             let key = SystemKey::Committed(topology).encode();
             // A commit above `covers` is replayed, so it must not count as contained.
-            let lowest = self
-                .unmerged
-                .borrow()
-                .range((topology, MicrobatchId(0))..=(topology, *id))
-                .next()
-                .map(|(&(_, unmerged), _)| MicrobatchId(unmerged.0 - 1));
-            let contained = lowest.unwrap_or(*id);
+            let all = (topology, MicrobatchId(0))..=(topology, *id);
+            let (unmerged, merged) = (self.unmerged.borrow(), self.merged.borrow());
+            let above = merged.range(all.clone()).filter(|(_, it)| covers < it.committed);
+            let replayed = unmerged.range(all).chain(above).map(|(&(_, id), _)| id);
+            let contained = replayed.min().map_or(*id, |lowest| MicrobatchId(lowest.0 - 1));
             writes.put(SYSTEM, &key, &contained.0.to_le_bytes());
         }
         for (&topology, state) in self.coordinated.borrow().iter() {
@@ -589,6 +616,9 @@ impl Partition {
     }
 }
 
+/// After so many batches without a miss a partition counts as warm.
+const COLD_ROUNDS: u32 = 64;
+
 /// What a fold contains now.
 pub(crate) struct Folded {
     pub(crate) covers: Index,
@@ -630,7 +660,7 @@ impl Depot {
 }
 
 /// Keys of [`SYSTEM`]: a letter and a number.
-enum SystemKey {
+pub(crate) enum SystemKey {
     Depot(DepotId),
     Committed(TopologyId),
     Row(TopologyId),
@@ -649,7 +679,7 @@ impl SystemKey {
         [letter, a, b, c, d]
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let [letter, a, b, c, d] = *bytes else { return None };
         let number = u32::from_be_bytes([a, b, c, d]);
         match letter {
@@ -662,7 +692,8 @@ impl SystemKey {
     }
 }
 
-fn decode_begins(mut bytes: &[u8]) -> Result<Vec<Begin>, String> {
+/// Reads the value of a [`SystemKey::Begins`].
+pub(crate) fn decode_begins(mut bytes: &[u8]) -> Result<Vec<Begin>, String> {
     let mut begins = Vec::new();
     while let Some((len, rest)) = bytes.split_first_chunk::<4>() {
         let len = u32::from_le_bytes(*len) as usize;

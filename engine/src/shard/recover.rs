@@ -155,7 +155,7 @@ pub(crate) fn main(start: Start) -> ShardMain {
 async fn run(env: Env, start: Start) {
     let setup = Arc::clone(&start.setup);
     let mut guard =
-        Guard { env: env.clone(), setup, cause: "its main task was dropped".to_owned() };
+        Guard { env: env.clone(), setup, run: start.run, cause: "a task panicked".to_owned() };
     let Start { setup, run, journal, keeper, progress, ready } = start;
     let opened = open(&env, &setup, run, journal, keeper, &*progress).await;
     let (shard, found) = match opened {
@@ -178,17 +178,16 @@ async fn run(env: Env, start: Start) {
 struct Guard {
     env: Env,
     setup: Arc<Setup>,
+    run: Run,
     cause: String,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         let shard = self.env.shard();
-        if let Ok(mut stopped) = self.setup.stopped[usize::from(shard.0)].write() {
-            *stopped = Some(std::mem::take(&mut self.cause));
-        }
+        self.setup.note_stopped(shard, Some(std::mem::take(&mut self.cause)));
         for peer in (0..self.setup.shards).map(ShardId).filter(|&peer| peer != shard) {
-            let message = Message::Peer { shard, up: false };
+            let message = Message::Peer { shard, run: self.run, up: false };
             self.env.mesh().send(peer, Box::new(message));
         }
     }
@@ -231,13 +230,15 @@ async fn open(
     let mut options = journal::Options::new(journal_id, run);
     options.bytes_max = setup.options.journal_bytes_max;
     options.file_bytes = setup.options.journal_file_bytes;
+    // A frame lies in one file.
+    options.frame_bytes_max = options.frame_bytes_max.min(options.file_bytes);
     let retain = Rc::new(RetainByKeeper { env: env.clone() });
     let failed = |error: journal::Error| journal_error(&error);
     let journal = match (&plan, resumed) {
         (Plan::Resume(_), Some(recovered)) => {
             let journal = Journal::resume(env, options, recovered, retain).await.map_err(failed)?;
             for partition in partitions.values().filter(|it| it.must_fold()) {
-                partition.fold().await.map_err(|error| partition_error(&error))?;
+                partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
             }
             journal
         }
@@ -267,7 +268,7 @@ async fn deal(
         // A partition that has no root yet gets one, so that a missing file is always damage.
         let due = partition.is_dirty() && !planted(Plant::DealtWithoutFold);
         if due || partition.must_fold() {
-            partition.fold().await.map_err(|error| partition_error(&error))?;
+            partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
         }
         progress(Progress::Dealt { shard: env.shard(), partitions: dealt });
         for (transaction, prepared) in partition.prepared() {
@@ -371,7 +372,8 @@ impl Replay<'_> {
         let Some(largest) = largest else { return Ok(()) };
         // What was read back from the device survives the next crash once the fold has synced it.
         largest.partition.replayed_is_durable();
-        largest.partition.fold().await.map_err(|error| partition_error(&error))?;
+        let folded = largest.partition.fold(largest.partition.last()).await;
+        folded.map_err(|error| partition_error(&error))?;
         Ok(())
     }
 

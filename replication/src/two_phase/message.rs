@@ -21,6 +21,8 @@ pub enum Message {
         ranges: Vec<SourceRange>,
         /// The receiving shard's part of the exclusions, sorted.
         exclusions: Vec<Exclusion>,
+        /// When the microbatch first began; see [`super::record::Begin::began_us`].
+        began_us: u64,
     },
     /// Say where your counters stand.
     Probe {

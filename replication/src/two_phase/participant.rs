@@ -158,9 +158,9 @@ impl Participant {
                 self.raise_run(now_ns, run, effects);
                 self.send_all_ends(effects);
             }
-            Message::Begin { attempt, ranges, exclusions } => {
+            Message::Begin { attempt, ranges, exclusions, began_us } => {
                 self.raise_run(now_ns, attempt.run, effects);
-                self.on_begin(attempt, ranges, exclusions, effects);
+                self.on_begin(attempt, (ranges, exclusions), began_us, effects);
             }
             Message::Probe { attempt, round } => self.report(attempt, round, effects),
             Message::Prepare { attempt } => self.on_prepare(attempt, effects),
@@ -208,8 +208,8 @@ impl Participant {
     fn on_begin(
         &mut self,
         attempt: AttemptId,
-        ranges: Vec<SourceRange>,
-        exclusions: Vec<Exclusion>,
+        (ranges, exclusions): (Vec<SourceRange>, Vec<Exclusion>),
+        began_us: u64,
         effects: &mut Vec<Effect>,
     ) {
         if self.is_over(attempt) || self.has_begun(attempt) {
@@ -246,7 +246,7 @@ impl Participant {
             .map(|(&other, _)| other);
         // The sources are one item of work.
         self.attempts.insert(attempt, State::Running(Running { work: 1, ..Running::default() }));
-        effects.push(Effect::StartSources { attempt, ranges, exclusions, below });
+        effects.push(Effect::StartSources { attempt, ranges, exclusions, below, began_us });
     }
 
     fn on_prepare(&mut self, attempt: AttemptId, effects: &mut Vec<Effect>) {
@@ -330,10 +330,23 @@ impl Participant {
         }
     }
 
-    /// The attempt can no longer commit. What is committed already stays: then this is an old
-    /// message.
+    /// The attempt can no longer commit, nor can what runs on its overlay, which goes first. What is
+    /// committed already stays: then this is an old message.
     fn drop_attempt(&mut self, attempt: AttemptId, effects: &mut Vec<Effect>) {
         self.raise_fence(attempt);
+        let built_on = match self.attempts.get(&attempt) {
+            None | Some(State::Committing { .. }) => return,
+            Some(State::InDoubt { .. }) => None,
+            Some(State::Running(_) | State::Preparing { .. } | State::Prepared { .. }) => {
+                let is_live = |state: &State| !matches!(state, State::InDoubt { .. });
+                let mut above = self.attempts.iter().rev();
+                above.find(|(it, state)| it.id > attempt.id && is_live(state)).map(|(&it, _)| it)
+            }
+        };
+        if let Some(above) = built_on {
+            self.drop_attempt(above, effects);
+            return self.drop_attempt(attempt, effects);
+        }
         let aborted = match self.attempts.get(&attempt) {
             None | Some(State::Committing { .. }) => return,
             Some(State::Running(_)) => Vec::new(),

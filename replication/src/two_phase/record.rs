@@ -17,6 +17,9 @@ pub struct Begin {
     pub ranges: Vec<SourceRange>,
     /// Sorted by origin.
     pub exclusions: Vec<Exclusion>,
+    /// When the microbatch first began: microseconds of wall-clock time, the same for every attempt
+    /// and on every shard, so that what user code makes of it is the same in a retry.
+    pub began_us: u64,
 }
 
 /// The instant of commit.

@@ -21,11 +21,12 @@ pub fn encode_message(topology: TopologyId, message: &Message) -> Vec<u8> {
         Message::Hello { run } => {
             (fb::Body::Hello, any(fb::Hello::create(fbb, &fb::HelloArgs { run: run.0 })))
         }
-        Message::Begin { attempt, ranges, exclusions } => {
+        Message::Begin { attempt, ranges, exclusions, began_us } => {
             let ranges = Some(ranges_to(fbb, ranges));
             let exclusions = Some(exclusions_to(fbb, exclusions));
             let attempt = attempt_to(*attempt);
-            let arguments = fb::BeginArgs { attempt: Some(&attempt), ranges, exclusions };
+            let began_us = *began_us;
+            let arguments = fb::BeginArgs { attempt: Some(&attempt), ranges, exclusions, began_us };
             (fb::Body::Begin, any(fb::Begin::create(fbb, &arguments)))
         }
         Message::Probe { attempt, round } => {
@@ -93,6 +94,7 @@ pub fn encode_message(topology: TopologyId, message: &Message) -> Vec<u8> {
                 kind: match failure.kind {
                     FailureKind::Retry => fb::FailureKind::Retry,
                     FailureKind::Reject => fb::FailureKind::Reject,
+                    FailureKind::TooLarge => fb::FailureKind::TooLarge,
                 },
                 message,
             };
@@ -138,6 +140,7 @@ fn body(envelope: &fb::Envelope<'_>) -> Result<Option<Message>, Error> {
                 attempt: id_of(body.attempt()),
                 ranges: ranges_from(body.ranges())?,
                 exclusions: exclusions_from(body.exclusions())?,
+                began_us: body.began_us(),
             }),
             None => None,
         },
@@ -212,6 +215,7 @@ fn failure_from(body: &fb::Failed<'_>) -> Result<Failure, Error> {
     let kind = match body.kind() {
         fb::FailureKind::Retry => FailureKind::Retry,
         fb::FailureKind::Reject => FailureKind::Reject,
+        fb::FailureKind::TooLarge => FailureKind::TooLarge,
         _ => return Err(Error::Field { field: "kind" }),
     };
     let origin = body.origin().map(origin_from);

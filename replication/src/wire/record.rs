@@ -22,7 +22,8 @@ pub(crate) fn encode_record(record: &Record) -> Vec<u8> {
             let ranges = Some(ranges_to(fbb, &begin.ranges));
             let exclusions = Some(exclusions_to(fbb, &begin.exclusions));
             let attempt = attempt_to(begin.attempt);
-            let arguments = fb::BeginArgs { attempt: Some(&attempt), ranges, exclusions };
+            let began_us = begin.began_us;
+            let arguments = fb::BeginArgs { attempt: Some(&attempt), ranges, exclusions, began_us };
             (fb::RecordBody::Begin, fb::Begin::create(fbb, &arguments).as_union_value())
         }
         Record::Decision(decision) => {
@@ -47,6 +48,7 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<Record, Error> {
             attempt: attempt_from(body.attempt()),
             ranges: ranges_from(body.ranges())?,
             exclusions: exclusions_from(body.exclusions())?,
+            began_us: body.began_us(),
         };
         Ok(Record::Begin(begin))
     } else if let Some(body) = envelope.body_as_decision() {

@@ -60,21 +60,23 @@ fn partitions() -> impl Strategy<Value = Vec<PartitionId>> {
 }
 
 fn failures() -> impl Strategy<Value = Failure> {
-    (proptest::option::of(origins()), any::<bool>(), ".{0,300}").prop_map(
-        |(origin, rejects, message)| Failure {
+    (proptest::option::of(origins()), 0..3usize, ".{0,300}").prop_map(|(origin, kind, message)| {
+        Failure {
             origin,
-            kind: if rejects { FailureKind::Reject } else { FailureKind::Retry },
+            kind: [FailureKind::Retry, FailureKind::Reject, FailureKind::TooLarge][kind],
             message: cut_reason(&message),
-        },
-    )
+        }
+    })
 }
 
 fn messages() -> impl Strategy<Value = Message> {
     prop_oneof![
         any::<u64>().prop_map(|run| Message::Hello { run: Run(run) }),
-        (attempts(), ranges(), exclusions()).prop_map(|(attempt, ranges, exclusions)| {
-            Message::Begin { attempt, ranges, exclusions }
-        }),
+        (attempts(), ranges(), exclusions(), any::<u64>()).prop_map(
+            |(attempt, ranges, exclusions, began_us)| {
+                Message::Begin { attempt, ranges, exclusions, began_us }
+            }
+        ),
         (attempts(), any::<u32>()).prop_map(|(attempt, round)| Message::Probe { attempt, round }),
         attempts().prop_map(|attempt| Message::Prepare { attempt }),
         (attempts(), partitions())
@@ -117,9 +119,11 @@ fn decisions() -> impl Strategy<Value = Decision> {
 
 fn records() -> impl Strategy<Value = Record> {
     prop_oneof![
-        (attempts(), ranges(), exclusions()).prop_map(|(attempt, ranges, exclusions)| {
-            Record::Begin(Begin { attempt, ranges, exclusions })
-        }),
+        (attempts(), ranges(), exclusions(), any::<u64>()).prop_map(
+            |(attempt, ranges, exclusions, began_us)| {
+                Record::Begin(Begin { attempt, ranges, exclusions, began_us })
+            }
+        ),
         decisions().prop_map(Record::Decision),
         any::<u64>().prop_map(|id| Record::AllApplied(AllApplied { id: MicrobatchId(id) })),
     ]
@@ -231,7 +235,7 @@ fn what_must_not_occur_is_refused() {
         assert_eq!(decode_message(&bytes), Err(Error::Field { field }));
     };
     let backwards = SourceRange { source: source(1), from: Offset(2), to: Offset(1) };
-    let begin = |ranges, exclusions| Message::Begin { attempt, ranges, exclusions };
+    let begin = |ranges, exclusions| Message::Begin { attempt, ranges, exclusions, began_us: 1 };
     refused(&begin(vec![backwards], vec![]), "ranges");
     let twice = SourceRange { source: source(1), from: Offset(1), to: Offset(2) };
     refused(&begin(vec![twice, twice], vec![]), "ranges");
@@ -272,8 +276,12 @@ fn the_largest_lists_come_back() {
         origin: Origin { source, offset: Offset(offset) },
         reason: reason.clone(),
     });
-    let begin =
-        Begin { attempt: sample_attempt(), ranges: vec![], exclusions: exclusions.collect() };
+    let begin = Begin {
+        attempt: sample_attempt(),
+        ranges: vec![],
+        exclusions: exclusions.collect(),
+        began_us: 0,
+    };
     let record = Record::Begin(begin);
     assert_eq!(Record::decode(&record.encode()), Ok(record));
     let ends = (0..LIST_MAX).map(|number| SourceOffset { source, offset: Offset(number as u64) });
@@ -323,12 +331,13 @@ fn sample_begin() -> Begin {
             origin: Origin { source, offset: Offset(71) },
             reason: "undecodable".to_owned(),
         }],
+        began_us: 1_700_000_000_000_001,
     }
 }
 
 fn sample_message() -> Vec<u8> {
-    let Begin { attempt, ranges, exclusions } = sample_begin();
-    encode_message(TopologyId(9), &Message::Begin { attempt, ranges, exclusions })
+    let Begin { attempt, ranges, exclusions, began_us } = sample_begin();
+    encode_message(TopologyId(9), &Message::Begin { attempt, ranges, exclusions, began_us })
 }
 
 fn sample_record() -> Vec<u8> {

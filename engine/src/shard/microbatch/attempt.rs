@@ -229,6 +229,28 @@ impl Shard {
         Ok(coordinator.as_ref().map(Coordinator::decided).unwrap_or_default())
     }
 
+    /// Why the coordinator, which lives here, begins no microbatch.
+    pub(in crate::shard) fn paused(&self, id: TopologyId) -> Result<Option<String>> {
+        Ok(self.topology(id)?.paused.borrow().clone())
+    }
+
+    /// What the two machines of each topology hold.
+    pub(in crate::shard) fn describe(&self) -> String {
+        let topologies = self.topologies.borrow();
+        let lines = topologies.values().map(|topology| {
+            format!(
+                "{}: {:?}\nrunning {:?}, held {:?}\n{:?}\n{:?}\n",
+                topology.definition().name,
+                self.peers,
+                topology.running.borrow().keys(),
+                topology.held.borrow(),
+                topology.participant.borrow(),
+                topology.coordinator.borrow(),
+            )
+        });
+        lines.collect()
+    }
+
     /// Answers when readers of this shard see an id.
     pub(in crate::shard) fn wait_visible(
         &self,
@@ -238,7 +260,10 @@ impl Shard {
     ) {
         match self.topology(topology) {
             Ok(topology) if topology.visible.get() >= id => answer(reply, Ok(())),
-            Ok(topology) => topology.visible_waiting.borrow_mut().push((id, reply)),
+            Ok(topology) => match self.peers.down().first() {
+                Some(&down) => answer(reply, Err(self.setup.stopped_error(down))),
+                None => topology.visible_waiting.borrow_mut().push((id, reply)),
+            },
             Err(error) => answer(reply, Err(error)),
         }
     }

@@ -17,6 +17,8 @@ pub(super) struct Flight {
     pub(super) id: MicrobatchId,
     pub(super) plan: Plan,
     pub(super) begin: BeginRecord,
+    /// When it first began, for every attempt to come.
+    pub(super) began_us: u64,
     /// The number of the last attempt; 0 before the first.
     pub(super) attempt: Attempt,
     pub(super) stage: Stage,
@@ -65,11 +67,12 @@ impl Stage {
 }
 
 impl Flight {
-    pub(super) fn new(id: MicrobatchId, plan: Plan, begin: BeginRecord) -> Self {
+    pub(super) fn new(id: MicrobatchId, plan: Plan, begin: BeginRecord, began_us: u64) -> Self {
         Self {
             id,
             plan,
             begin,
+            began_us,
             attempt: Attempt(0),
             stage: Stage::Waiting { not_before_ns: 0 },
             rejected: None,
@@ -86,7 +89,7 @@ impl Flight {
     pub(super) fn failed(&mut self, now_ns: u64, failure: &Failure) -> Option<Exclusion> {
         let message = cut_reason(&failure.message);
         match (failure.kind, failure.origin.filter(|&origin| self.plan.reads(origin))) {
-            (FailureKind::Retry, _) => {
+            (FailureKind::Retry | FailureKind::TooLarge, _) => {
                 self.back_off(now_ns);
                 None
             }
@@ -97,6 +100,15 @@ impl Flight {
             }
             (FailureKind::Reject, None) => self.nameless_reject(now_ns, message),
         }
+    }
+
+    /// The present attempt, which is aborted already, was too large: the next one reads about half.
+    /// `None` if that is nothing; then the only record is to blame.
+    pub(super) fn shrink(&mut self) -> Option<()> {
+        self.plan = self.plan.half()?;
+        self.begin = BeginRecord::Unwritten;
+        self.search = None;
+        Some(())
     }
 
     fn nameless_reject(&mut self, now_ns: u64, message: String) -> Option<Exclusion> {

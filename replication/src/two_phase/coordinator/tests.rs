@@ -161,7 +161,7 @@ fn show_record(record: &Record) -> String {
 fn show_message(message: &Message) -> String {
     match message {
         Message::Hello { run } => format!("hello {run}"),
-        Message::Begin { attempt, ranges, exclusions } => {
+        Message::Begin { attempt, ranges, exclusions, began_us: _ } => {
             format!("begin {}{}", name(attempt), spans(ranges, exclusions))
         }
         Message::Probe { attempt, round } => format!("probe {} round {round}", name(attempt)),
@@ -502,6 +502,7 @@ fn recovery_tells_decisions_again_then_retries_what_had_begun() {
         attempt: older(id, attempt),
         ranges: vec![SourceRange { source: source(0), from: Offset(from), to: Offset(to) }],
         exclusions: vec![],
+        began_us: 5,
     };
     let mut with_exclusion = begin(3, 2, 6, 8);
     with_exclusion.exclusions.push(Exclusion {
@@ -536,6 +537,42 @@ fn recovery_tells_decisions_again_then_retries_what_had_begun() {
 }
 
 #[test]
+fn a_microbatch_begins_once_whatever_the_wall_clock_says_later() {
+    let began = |effects: &[Effect]| -> Vec<u64> {
+        let message = |effect: &Effect| match effect {
+            Effect::Send { message: Message::Begin { began_us, .. }, .. }
+            | Effect::Persist { record: Record::Begin(Begin { began_us, .. }), .. } => {
+                Some(*began_us)
+            }
+            _ => None,
+        };
+        effects.iter().filter_map(message).collect()
+    };
+    let mut coordinator = Coordinator::recover(config(2), RUN, None, vec![]);
+    let mut step = |wall_us, now_ns, input| {
+        let mut effects = Vec::new();
+        coordinator.observe_wall(wall_us);
+        coordinator.step(now_ns, input, &mut effects);
+        began(&effects)
+    };
+    assert_eq!(step(70, 0, Input::Start), []);
+    assert_eq!(step(80, 0, ends(&[(0, 3)])), [80, 80, 80], "the record, and two shards");
+    let failure = Failure { origin: None, kind: FailureKind::Retry, message: String::new() };
+    let failed = Message::Failed { attempt: attempt("1.1"), failure };
+    assert_eq!(step(90, 0, from(1, failed)), []);
+    assert_eq!(step(60, 2_000_000, Input::Wake), [80, 80], "the record stands");
+
+    let (begun, source) = (AttemptId { run: Run(3), ..attempt("1.4") }, source(0));
+    let range = SourceRange { source, from: Offset(0), to: Offset(3) };
+    let begin = Begin { attempt: begun, ranges: vec![range], exclusions: vec![], began_us: 80 };
+    let mut coordinator = Coordinator::recover(config(2), RUN, None, vec![begin]);
+    let mut effects = Vec::new();
+    coordinator.observe_wall(1_000);
+    coordinator.step(0, Input::Start, &mut effects);
+    assert_eq!(began(&effects), [80, 80], "taken up after a crash");
+}
+
+#[test]
 fn a_pause_lets_what_is_under_way_complete() {
     let mut bench = preparing();
     bench.expect(Input::Pause, &["paused Asked"]);
@@ -547,6 +584,66 @@ fn a_pause_lets_what_is_under_way_complete() {
         Input::Resume,
         &["resumed", "write#3 begin 2.1 0:3..9", "0: begin 2.1 0:3..9", "1: begin 2.1"],
     );
+}
+
+#[test]
+fn a_microbatch_that_is_too_large_is_halved_and_what_stands_on_it_is_planned_anew() {
+    let too_large = |shard, of| {
+        let message = "large".to_owned();
+        let failure = Failure { origin: None, kind: FailureKind::TooLarge, message };
+        from(shard, Message::Failed { attempt: attempt(of), failure })
+    };
+    let mut bench = Bench::new(2);
+    bench.give(Input::Start);
+    bench.give(ends(&[(0, 9), (1, 1)]));
+    bench.come_to_rest("1.1", &[&[0], &[1]]);
+    bench.expect(
+        ends(&[(0, 12)]),
+        &["write#2 begin 2.1 0:9..12", "0: begin 2.1 0:9..12", "1: begin 2.1"],
+    );
+    bench.expect(
+        too_large(1, "1.1"),
+        &[
+            "0: abort 2.1",
+            "1: abort 2.1",
+            "0: abort 1.1",
+            "1: abort 1.1",
+            "write#3 begin 1.2 0:0..5 1:0..1",
+            "0: begin 1.2 0:0..5",
+            "1: begin 1.2 1:0..1",
+        ],
+    );
+    let asked = Message::Ask { attempts: vec![attempt("2.1")] };
+    bench.expect(from(1, asked), &["1: abort 2.1"]);
+    let effects = bench.come_to_rest("1.2", &[&[0], &[1]]);
+    assert_eq!(effects[2], "write#4 begin 2.2 0:5..10", "numbers are not used twice");
+    // The limit grows again with what commits.
+    bench.give(Input::Persisted(Token(3)));
+    bench.give(vote(0, "1.2", &[0]));
+    bench.give(vote(1, "1.2", &[1]));
+    bench.give(Input::Persisted(Token(5)));
+    bench.give(ends(&[(0, 100)]));
+    let effects = bench.come_to_rest("2.2", &[&[0], &[1]]);
+    assert_eq!(effects[3], "0: begin 3.1 0:10..17", "{effects:?}");
+}
+
+#[test]
+fn one_record_that_is_too_large_is_left_out() {
+    let too_large = |of| {
+        let failure =
+            Failure { origin: None, kind: FailureKind::TooLarge, message: "large".to_owned() };
+        from(0, Message::Failed { attempt: attempt(of), failure })
+    };
+    let mut bench = Bench::new(2);
+    bench.give(Input::Start);
+    bench.give(ends(&[(0, 2)]));
+    bench.give(too_large("1.1"));
+    bench.expect(
+        too_large("1.2"),
+        &["0: abort 1.2", "1: abort 1.2", "0: begin 1.3 0:0..1", "1: begin 1.3"],
+    );
+    let effects = bench.give(too_large("1.3"));
+    assert!(effects.contains(&"0: begin 1.4 0:0..1 -0:0".to_owned()), "{effects:?}");
 }
 
 #[test]

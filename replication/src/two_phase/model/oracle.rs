@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::parts::{Bad, Entry, Item, Write, owner};
 use crate::two_phase::{AttemptId, Decision, Origin, Source, SourceOffset};
-use crate::types::{MicrobatchId, Offset, PartitionId};
+use crate::types::{MicrobatchId, Offset, PartitionId, Run};
 
 /// Everything ever decided, and what the records ask for.
 #[derive(Debug, Default)]
@@ -14,6 +14,8 @@ pub(super) struct Oracle {
     pub(super) decisions: Vec<Decision>,
     pub(super) offsets: BTreeMap<Source, Offset>,
     dropped: BTreeSet<AttemptId>,
+    /// When each id began, as told to participants by each run.
+    began: BTreeMap<(MicrobatchId, Run), u64>,
 }
 
 impl Oracle {
@@ -106,6 +108,16 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+
+    /// An attempt starts: an id began when it first began, on every shard and in every attempt.
+    pub(super) fn began(&mut self, attempt: AttemptId, began_us: u64) -> Result<(), String> {
+        let told = *self.began.entry((attempt.id, attempt.run)).or_insert(began_us);
+        if told == began_us {
+            Ok(())
+        } else {
+            Err(format!("{attempt} began at {began_us}, but earlier at {told}"))
+        }
     }
 
     /// An attempt starts on a shard with this journal.

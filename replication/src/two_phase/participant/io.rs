@@ -119,6 +119,9 @@ pub enum Effect {
         /// this shard yet. Everything lower is committed, or its `WriteCommitted` was given before;
         /// no other overlay may be read.
         below: Option<AttemptId>,
+        /// When the microbatch first began: microseconds of wall-clock time, the same on every shard
+        /// and in every attempt.
+        began_us: u64,
     },
     /// Write a prepare entry, with the overlay and the depot appends, to each of these partitions.
     WritePrepare {

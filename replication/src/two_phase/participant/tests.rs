@@ -68,7 +68,7 @@ fn attempt(text: &str) -> AttemptId {
 
 fn begin(of: &str) -> Input {
     let (ranges, exclusions) = (vec![], vec![]);
-    Input::Message(Message::Begin { attempt: attempt(of), ranges, exclusions })
+    Input::Message(Message::Begin { attempt: attempt(of), ranges, exclusions, began_us: 0 })
 }
 
 fn prepare(of: &str) -> Input {
@@ -118,7 +118,7 @@ fn numbers(partitions: &[PartitionId]) -> Vec<u32> {
 
 fn show(effect: &Effect) -> String {
     match effect {
-        Effect::StartSources { attempt, ranges: _, exclusions: _, below } => match below {
+        Effect::StartSources { attempt, below, .. } => match below {
             Some(below) => format!("start {} on {}", name(attempt), name(below)),
             None => format!("start {}", name(attempt)),
         },
@@ -250,8 +250,12 @@ fn old_and_repeated_messages_change_nothing() {
         bench.expect(message, &[]);
     }
     let attempt_of_older_run = AttemptId { run: Run(6), ..attempt("1.9") };
-    let older =
-        Message::Begin { attempt: attempt_of_older_run, ranges: vec![], exclusions: vec![] };
+    let older = Message::Begin {
+        attempt: attempt_of_older_run,
+        ranges: vec![],
+        exclusions: vec![],
+        began_us: 0,
+    };
     bench.expect(Input::Message(older), &[]);
     bench.expect(decided("1.2", &[1]), &["write committed 1.2 on [1]"]);
     bench.expect(decided("1.2", &[1]), &[]);
@@ -332,6 +336,29 @@ fn a_new_coordinator_ends_what_was_not_prepared_and_is_asked_about_the_rest() {
     bench.expect(abort("1.1"), &["drop 1.1 [1]"]);
     bench.expect(Input::Wake, &[]);
     bench.expect(begin("2.2"), &[]);
+}
+
+#[test]
+fn what_was_built_on_an_attempt_is_dropped_with_it_and_first() {
+    // A new coordinator answers one by one, in the order asked.
+    let mut bench = Bench::new();
+    bench.prepare("1.1", &[1]);
+    bench.prepare("2.1", &[1, 3]);
+    let hello = Input::Message(Message::Hello { run: Run(8) });
+    bench.expect(hello, &["ask 1.1, 2.1", "wake at 10000000"]);
+    bench.expect(abort("1.1"), &["drop 2.1 [1, 3]", "drop 1.1 [1]"]);
+    bench.expect(abort("2.1"), &[]);
+    // Another attempt than the one it was built on is decided.
+    let mut bench = Bench::new();
+    bench.prepare("1.1", &[1]);
+    bench.run("2.1", &[1]);
+    bench.expect(decided("1.2", &[]), &["drop 2.1 []", "drop 1.1 [1]", "applied 1.2"]);
+    // Nothing is built on a doubt.
+    let older = |of| AttemptId { run: Run(5), ..attempt(of) };
+    let mut bench = Bench::recovered(&[(older("1.1"), 1), (older("2.1"), 1)], &[(1, 0)]);
+    bench.give(Input::Start);
+    let over = Input::Message(Message::Abort { attempt: older("1.1") });
+    bench.expect(over, &["drop 1.1 of run 5 [1]"]);
 }
 
 #[test]

@@ -6,12 +6,13 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_FAILURE_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_FAILURE_KIND: u8 = 1;
+pub const ENUM_MAX_FAILURE_KIND: u8 = 2;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_FAILURE_KIND: [FailureKind; 2] = [
+pub const ENUM_VALUES_FAILURE_KIND: [FailureKind; 3] = [
   FailureKind::Retry,
   FailureKind::Reject,
+  FailureKind::TooLarge,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -21,18 +22,21 @@ pub struct FailureKind(pub u8);
 impl FailureKind {
   pub const Retry: Self = Self(0);
   pub const Reject: Self = Self(1);
+  pub const TooLarge: Self = Self(2);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 1;
+  pub const ENUM_MAX: u8 = 2;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Retry,
     Self::Reject,
+    Self::TooLarge,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
     match self {
       Self::Retry => Some("Retry"),
       Self::Reject => Some("Reject"),
+      Self::TooLarge => Some("TooLarge"),
       _ => None,
     }
   }
@@ -1058,6 +1062,7 @@ impl<'a> Begin<'a> {
   pub const VT_ATTEMPT: ::flatbuffers::VOffsetT = 4;
   pub const VT_RANGES: ::flatbuffers::VOffsetT = 6;
   pub const VT_EXCLUSIONS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_BEGAN_US: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1069,6 +1074,7 @@ impl<'a> Begin<'a> {
     args: &'args BeginArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Begin<'bldr>> {
     let mut builder = BeginBuilder::new(_fbb);
+    builder.add_began_us(args.began_us);
     if let Some(x) = args.exclusions { builder.add_exclusions(x); }
     if let Some(x) = args.ranges { builder.add_ranges(x); }
     if let Some(x) = args.attempt { builder.add_attempt(x); }
@@ -1097,6 +1103,13 @@ impl<'a> Begin<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Exclusion>>>>(Begin::VT_EXCLUSIONS, None).unwrap()}
   }
+  #[inline]
+  pub fn began_us(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Begin::VT_BEGAN_US, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Begin<'_> {
@@ -1108,6 +1121,7 @@ impl ::flatbuffers::Verifiable for Begin<'_> {
      .visit_field::<AttemptId>("attempt", Self::VT_ATTEMPT, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, SourceRange>>>("ranges", Self::VT_RANGES, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Exclusion>>>>("exclusions", Self::VT_EXCLUSIONS, true)?
+     .visit_field::<u64>("began_us", Self::VT_BEGAN_US, false)?
      .finish();
     Ok(())
   }
@@ -1116,6 +1130,7 @@ pub struct BeginArgs<'a> {
     pub attempt: Option<&'a AttemptId>,
     pub ranges: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, SourceRange>>>,
     pub exclusions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Exclusion<'a>>>>>,
+    pub began_us: u64,
 }
 impl<'a> Default for BeginArgs<'a> {
   #[inline]
@@ -1124,6 +1139,7 @@ impl<'a> Default for BeginArgs<'a> {
       attempt: None, // required field
       ranges: None, // required field
       exclusions: None, // required field
+      began_us: 0,
     }
   }
 }
@@ -1144,6 +1160,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> BeginBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_exclusions(&mut self, exclusions: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Exclusion<'b >>>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Begin::VT_EXCLUSIONS, exclusions);
+  }
+  #[inline]
+  pub fn add_began_us(&mut self, began_us: u64) {
+    self.fbb_.push_slot::<u64>(Begin::VT_BEGAN_US, began_us, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> BeginBuilder<'a, 'b, A> {
@@ -1169,6 +1189,7 @@ impl ::core::fmt::Debug for Begin<'_> {
       ds.field("attempt", &self.attempt());
       ds.field("ranges", &self.ranges());
       ds.field("exclusions", &self.exclusions());
+      ds.field("began_us", &self.began_us());
       ds.finish()
   }
 }

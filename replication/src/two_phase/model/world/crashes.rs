@@ -142,6 +142,15 @@ impl World {
                 let added = row.add(&record).map_err(|error| error.to_string());
                 self.accuse(added);
                 if let Record::Begin(begin) = record {
+                    let same = |other: &&Begin| {
+                        other.attempt.id == begin.attempt.id && other.ranges == begin.ranges
+                    };
+                    if let Some(other) = begins.iter().find(same)
+                        && other.began_us != begin.began_us
+                    {
+                        let verdict = format!("{other:?} began at another time than {begin:?}");
+                        self.violation.get_or_insert(verdict);
+                    }
                     begins.push(begin);
                 }
             }

@@ -1,0 +1,224 @@
+//! The module that the engine runs in these worlds: a bank, whose state is a function of what lies in
+//! its depots, whatever the order in which depots and partitions are read. See [`super::replay`].
+//!
+//! * `ledger` books deposits and transfers. A transfer is applied where the sender lives, then where the
+//!   receiver lives, and leaves a receipt; some clear the sender's history first; some are refused, here
+//!   or there; some fail a few times before they work.
+//! * `tally` counts receipts, those of the ledger and those that clients append.
+//! * `audit` counts events, nearly all of them where its coordinator lives, so that it mostly commits with
+//!   one write.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tidemill::module::{Depot, Module};
+use tidemill::schema::aggregate::{Count, Sum};
+use tidemill::schema::{Map, PState, Set, Sub};
+use tidemill::topology::Failure;
+
+use crate::random::mix;
+
+/// Money from outside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Deposit {
+    pub(super) id: u64,
+    pub(super) account: u64,
+    pub(super) cents: i64,
+    pub(super) memo: String,
+}
+
+/// Money from one account to another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Transfer {
+    pub(super) id: u64,
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) cents: i64,
+    /// Deletes the sender's history before it is added to it.
+    pub(super) clears: bool,
+    pub(super) refused: Refused,
+    /// So often it fails before it works.
+    pub(super) flaky: u32,
+    pub(super) memo: String,
+}
+
+/// Where a transfer is always refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Refused {
+    Nowhere,
+    AtSender,
+    AtReceiver,
+}
+
+/// Something to count.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Happening {
+    pub(super) id: u64,
+    pub(super) key: u64,
+    pub(super) memo: String,
+}
+
+/// What a transfer leaves; clients append some too.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Receipt {
+    pub(super) id: u64,
+    pub(super) to: u64,
+    pub(super) cents: i64,
+    pub(super) memo: String,
+}
+
+/// Ids of receipts that the ledger wrote: that of the transfer, marked.
+pub(super) const BY_LEDGER: u64 = 1 << 40;
+
+/// How many records of one key were applied, and which, in which order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Chain {
+    pub(super) count: u64,
+    pub(super) hash: u64,
+}
+
+impl Chain {
+    pub(super) fn with(self, id: u64) -> Self {
+        Self { count: self.count + 1, hash: mix(self.hash ^ id) >> 1 }
+    }
+}
+
+/// One line of a history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Line {
+    pub(super) to: u64,
+    pub(super) cents: i64,
+}
+
+/// What the module function returns.
+pub(super) struct Bank {
+    pub(super) deposits: Depot<Deposit>,
+    pub(super) transfers: Depot<Transfer>,
+    pub(super) happenings: Depot<Happening>,
+    pub(super) receipts: Depot<Receipt>,
+    pub(super) funds: PState<Map<u64, i64>>,
+    pub(super) sent: PState<Map<u64, Chain>>,
+    pub(super) history: PState<Map<u64, Sub<Map<u64, Line>>>>,
+    pub(super) done: PState<Map<u64, Sub<Set<u64>>>>,
+    pub(super) received: PState<Map<u64, Chain>>,
+    pub(super) tallied: PState<Map<u64, i64>>,
+    pub(super) counted: PState<Map<u64, Chain>>,
+    pub(super) happened: PState<Map<u64, u64>>,
+}
+
+/// The topologies.
+pub(super) const TOPOLOGIES: [&str; 3] = ["ledger", "tally", AUDIT];
+
+/// Its coordinator lives in partition 0, where most happenings are, so that its microbatches mostly lie
+/// in one journal; `audits_commit_alone` checks it.
+pub(super) const AUDIT: &str = "audit";
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refusal(&'static str);
+
+thread_local! {
+    /// How often each flaky transfer has failed: what user code calls outside has a memory.
+    static FAILED: RefCell<BTreeMap<u64, u32>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Forgets what failed in the world before.
+pub(super) fn forget_failures() {
+    FAILED.with_borrow_mut(BTreeMap::clear);
+}
+
+fn call_outside(transfer: &Transfer) -> Result<(), Failure> {
+    let fails = FAILED.with_borrow_mut(|failed| {
+        let count = failed.entry(transfer.id).or_default();
+        *count += 1;
+        *count <= transfer.flaky
+    });
+    if fails { Err(Failure::retry(Refusal("the outside is away"))) } else { Ok(()) }
+}
+
+/// The module function.
+pub(super) fn bank(m: &Module) -> Bank {
+    let deposits = m.depot::<Deposit>("deposits").hash_by(|deposit| &deposit.account);
+    let transfers = m.depot::<Transfer>("transfers").hash_by(|transfer| &transfer.from);
+    let happenings = m.depot::<Happening>("happenings").hash_by(|happening| &happening.key);
+    let receipts = m.depot::<Receipt>("receipts").hash_by(|receipt| &receipt.to);
+
+    let ledger = m.microbatch(|| "ledger");
+    let funds = ledger.pstate::<Map<u64, i64>>("funds");
+    let sent = ledger.pstate::<Map<u64, Chain>>("sent");
+    let history = ledger.pstate::<Map<u64, Sub<Map<u64, Line>>>>("history");
+    let done = ledger.pstate::<Map<u64, Sub<Set<u64>>>>("done");
+    ledger.source(deposits).aggregate(funds, |funds, it| funds.key(it.account).add(Sum(it.cents)));
+    ledger
+        .source(transfers)
+        .using((funds, sent, history, done))
+        .filter_map(async |at, (funds, sent, history, done), it: Transfer| {
+            if it.refused == Refused::AtSender {
+                return Err(Refusal("refused where the sender lives").into());
+            }
+            call_outside(&it)?;
+            let chain = at.get(sent.key(it.from)).await?.unwrap_or_default();
+            at.put(sent.key(it.from), chain.with(it.id))?;
+            let balance = at.get(funds.key(it.from)).await?.unwrap_or(0);
+            at.put(funds.key(it.from), balance - it.cents)?;
+            if it.clears {
+                at.delete(history.key(it.from))?;
+            }
+            at.put(history.key(it.from).key(it.id), Line { to: it.to, cents: it.cents })?;
+            at.put(done.key(it.from).has(it.id), true)?;
+            Ok(Some(it))
+        })
+        .hash_by(|it| &it.to)
+        .filter_map(async |_, it: Transfer| match it.refused {
+            Refused::AtReceiver => Err(Refusal("refused where the receiver lives").into()),
+            Refused::AtSender | Refused::Nowhere => Ok(Some(it)),
+        })
+        .also(|it| it.aggregate(funds, |funds, it| funds.key(it.to).add(Sum(it.cents))))
+        .map(|it| Receipt {
+            id: it.id | BY_LEDGER,
+            to: it.to,
+            cents: it.cents,
+            memo: String::new(),
+        })
+        .append_to(receipts);
+
+    let tally = m.microbatch(|| "tally");
+    let received = tally.pstate::<Map<u64, Chain>>("received");
+    let tallied = tally.pstate::<Map<u64, i64>>("tallied");
+    tally
+        .source(receipts)
+        .also(|it| it.aggregate(tallied, |tallied, it| tallied.key(it.to % 5).add(Sum(it.cents))))
+        .using(received)
+        .for_each(async |at, received, it| {
+            let chain = at.get(received.key(it.to)).await?.unwrap_or_default();
+            Ok(at.put(received.key(it.to), chain.with(it.id))?)
+        });
+
+    let audit = m.microbatch(|| AUDIT);
+    let counted = audit.pstate::<Map<u64, Chain>>("counted");
+    let happened = audit.pstate::<Map<u64, u64>>("happened");
+    audit
+        .source(happenings)
+        .also(|it| it.aggregate(happened, |happened, it| happened.key(it.key).add(Count)))
+        .using(counted)
+        .for_each(async |at, counted, it| {
+            let chain = at.get(counted.key(it.key)).await?.unwrap_or_default();
+            Ok(at.put(counted.key(it.key), chain.with(it.id))?)
+        });
+
+    Bank {
+        deposits,
+        transfers,
+        happenings,
+        receipts,
+        funds: funds.reader(),
+        sent: sent.reader(),
+        history: history.reader(),
+        done: done.reader(),
+        received: received.reader(),
+        tallied: tallied.reader(),
+        counted: counted.reader(),
+        happened: happened.reader(),
+    }
+}

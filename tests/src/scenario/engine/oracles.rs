@@ -1,0 +1,9 @@
+//! The invariants, one file each. All judge by what clients have seen, and by `verify`.
+
+pub(super) mod acknowledged;
+pub(super) mod applied;
+pub(super) mod explained;
+pub(super) mod folded;
+pub(super) mod offline;
+pub(super) mod once;
+pub(super) mod unchanged;
