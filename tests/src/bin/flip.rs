@@ -72,7 +72,7 @@ fn main() -> Result<ExitCode> {
 fn run(arguments: &Arguments, random: &Random) -> Result<Counts> {
     match arguments.exhaustive {
         None => make(&arguments.dir, 64, arguments.bytes, random)?,
-        Some(live) => make(&arguments.dir, 1, live * 16, random)?,
+        Some(live) => make(&arguments.dir, 1, live * 4, random)?,
     }
     let files = read(&arguments.dir)?;
     let report = verify::directory(&files, &mut |_| {});
@@ -111,7 +111,8 @@ fn notes(m: &Module) -> Notes {
     Notes { posted, _by_author: by_author.reader() }
 }
 
-/// Fills a new directory with at least so many bytes of files, and closes it.
+/// Fills a new directory with at least so many bytes of files, and a quarter of that of records, since
+/// files are made ahead of what goes into them; and closes it.
 fn make(dir: &Path, partitions: u32, bytes: u64, random: &Random) -> Result<()> {
     let shards = if partitions > 1 { 2 } else { 1 };
     let mut options = Options { shards, partitions: Some(partitions), ..Options::default() };
@@ -130,7 +131,7 @@ fn make(dir: &Path, partitions: u32, bytes: u64, random: &Random) -> Result<()> 
         for round in 0.. {
             let filled = bytes_below(dir)?;
             bar.set_position(filled.min(bytes));
-            if filled >= bytes {
+            if filled >= bytes && id * RECORD_BYTES >= bytes / 4 {
                 break;
             }
             let records: Vec<Note> = (0..batch)
@@ -155,6 +156,9 @@ fn make(dir: &Path, partitions: u32, bytes: u64, random: &Random) -> Result<()> 
     bar.finish_and_clear();
     Ok(())
 }
+
+/// About the size of a record, on average.
+const RECORD_BYTES: u64 = 440;
 
 fn bytes_below(dir: &Path) -> std::io::Result<u64> {
     let mut bytes = 0;
