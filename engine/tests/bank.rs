@@ -1,5 +1,7 @@
 //! The bank of the documentation, through the public API, on real files.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};

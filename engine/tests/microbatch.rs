@@ -96,7 +96,7 @@ fn options(shards: u16) -> Options {
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        assert!(started.elapsed() < Duration::from_mins(1), "not within a minute: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -110,7 +110,7 @@ fn soon<T: Send + 'static>(
 ) -> T {
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || drop(sender.send(block_on(future))));
-    let received = receiver.recv_timeout(Duration::from_secs(60));
+    let received = receiver.recv_timeout(Duration::from_mins(1));
     received.unwrap_or_else(|error| {
         for shard in (0..engine.shards()).map(ShardId) {
             let engine = engine.clone();
@@ -276,8 +276,8 @@ fn an_engine_closed_or_stopped_under_load_goes_on_where_it_was() {
     soon(&engine, "the effects", async move { check(&checked, acknowledged).await });
 }
 
-/// Numbers, and what several topologies make of them.
-struct Numbers {
+/// Arithmetic, and what several topologies make of them.
+struct Arithmetic {
     numbers: Depot<u64>,
     /// By the number, from one topology.
     squares: PState<Map<u64, u64>>,
@@ -288,7 +288,7 @@ struct Numbers {
 }
 
 /// Rejects multiples of ten, if it is told to.
-fn numbers(rejects: bool) -> impl FnOnce(&Module) -> Numbers {
+fn numbers(rejects: bool) -> impl FnOnce(&Module) -> Arithmetic {
     move |m| {
         let numbers = m.depot::<u64>("numbers").hash_by(|number| number);
         let first = m.microbatch(|| "squaring");
@@ -310,7 +310,7 @@ fn numbers(rejects: bool) -> impl FnOnce(&Module) -> Numbers {
             .source(numbers)
             .all()
             .aggregate(copies, |copies, number| copies.key(number).add(Sum(1)));
-        Numbers {
+        Arithmetic {
             numbers,
             squares: squares.reader(),
             count: count.reader(),

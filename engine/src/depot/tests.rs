@@ -165,7 +165,7 @@ fn a_reader_reaches_as_far_as_its_bytes_and_one_record_at_least() {
         let log = open(&env, &State::default()).await.unwrap();
         assert_eq!(log.reach(Offset(0), 100), (Offset(0), 0), "there is nothing");
         for batch in 0..40 {
-            let records = (0..1 + batch % 7).map(|n| vec![7; 100 * (1 + batch % 3) + n]);
+            let records = (0..=(batch % 7)).map(|n| vec![7; 100 * (1 + batch % 3) + n]);
             log.append(&Batch::of(records).unwrap(), WallTime(5)).unwrap();
         }
         let end = log.end();

@@ -48,8 +48,8 @@ fn the_root_of_a_closed_directory_is_sound() {
     let (files, end) = closed();
     let report = look(&files);
     assert_eq!((report.findings, report.notes), (vec![], vec![]));
-    assert_eq!(report.live["catalogue-4"], [0..end]);
-    assert_eq!(report.live["MANIFEST"], [0..8192]);
+    assert_eq!(report.live["catalogue-4"], vec![0..end]);
+    assert_eq!(report.live["MANIFEST"], vec![0..8192]);
 }
 
 #[test]
