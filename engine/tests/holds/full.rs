@@ -16,7 +16,7 @@ use crate::notes::{Notes, check, note, notes};
 async fn append(notes: &Launched<Notes>, next: &mut u64, acknowledged: &mut Vec<u64>) -> bool {
     let ids: Vec<u64> = (*next..*next + 100).collect();
     *next += 100;
-    let appends = ids.iter().map(|&id| notes.append(notes.notes, &note(id)));
+    let appends = ids.iter().map(|&id| notes.append(notes.depot, &note(id)));
     let mut full = false;
     for (id, result) in ids.iter().zip(join_all(appends).await) {
         match result {
