@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_channel::oneshot;
+use futures_util::future::join_all;
 
 use super::background::no_space;
 use super::entry::Prepare;
@@ -398,11 +399,17 @@ impl Replay<'_> {
 
     /// Opens the partitions without entries, and checks that nothing is missing.
     async fn finish(mut self) -> Result<BTreeMap<PartitionId, Rc<Partition>>> {
-        for id in (0..self.setup.partitions).map(PartitionId) {
-            if self.setup.owner(id) == self.env.shard() && !self.partitions.contains_key(&id) {
-                let opened = open_partition(self.env, self.setup, self.cache, id).await?;
-                self.partitions.insert(id, opened);
-            }
+        let own = |id: &PartitionId| self.setup.owner(*id) == self.env.shard();
+        let ids = (0..self.setup.partitions).map(PartitionId).filter(own);
+        let idle = ids.filter(|id| !self.partitions.contains_key(id));
+        // Together: each waits for the disk several times.
+        let opening = idle.map(|id| async move {
+            let opened = open_partition(self.env, self.setup, self.cache, id).await;
+            opened.map(|opened| (id, opened))
+        });
+        for opened in join_all(opening.collect::<Vec<_>>()).await {
+            let (id, opened) = opened?;
+            self.partitions.insert(id, opened);
         }
         let mut partitions = BTreeMap::new();
         for (id, replaying) in self.partitions {
@@ -421,9 +428,10 @@ impl Replay<'_> {
             if let Some(doubt) = replaying.doubt.filter(|_| !replayed && !self.fresh) {
                 return Err(Error::Corrupt { what: doubt });
             }
-            let recovered = replaying.partition.recovered().await;
-            recovered.map_err(|error| partition_error(&error))?;
             partitions.insert(id, replaying.partition);
+        }
+        for recovered in join_all(partitions.values().map(|it| it.recovered())).await {
+            recovered.map_err(|error| partition_error(&error))?;
         }
         Ok(partitions)
     }

@@ -145,7 +145,9 @@ fn everything_acknowledged_survives_kills_under_load_and_while_opening_with_any_
             process.kill();
             let lines = process.rest();
             opened_late += usize::from(lines.iter().any(|line| line == "opened"));
-            lines.iter().for_each(|line| told.note(line));
+            for line in &lines {
+                told.note(line);
+            }
         }
         let mut process = Process::start("load", &dir, (first + 500_000) * 8 + shards);
         let wanted = told.acknowledged.len() + 2_000;
@@ -153,7 +155,9 @@ fn everything_acknowledged_survives_kills_under_load_and_while_opening_with_any_
             told.note(&process.line().expect("it runs until it is killed"));
         }
         process.kill();
-        process.rest().iter().for_each(|line| told.note(line));
+        for line in process.rest() {
+            told.note(&line);
+        }
         // And with yet another number of shards.
         let next = [1, 4, 2, 3][usize::try_from(round).unwrap() % 4];
         block_on(async {
@@ -161,7 +165,11 @@ fn everything_acknowledged_survives_kills_under_load_and_while_opening_with_any_
             let ledger = engine.launch("ledger", ledger).await.unwrap();
             check(&ledger, &told).await;
             drop(ledger);
-            if round % 2 == 0 { engine.stop().await } else { engine.close().await.unwrap() }
+            if round.is_multiple_of(2) {
+                engine.stop().await;
+            } else {
+                engine.close().await.unwrap();
+            }
         });
     }
     let acknowledged = told.acknowledged.len();

@@ -111,7 +111,8 @@ pub(crate) fn idle(dir: &Path) {
         std::thread::sleep(Duration::from_secs(1));
         let before = (cpu_time(), Instant::now());
         std::thread::sleep(Duration::from_secs(4));
-        let used = (cpu_time() - before.0).as_secs_f64() / before.1.elapsed().as_secs_f64();
+        let used =
+            cpu_time().saturating_sub(before.0).as_secs_f64() / before.1.elapsed().as_secs_f64();
         tell(format_args!("{:.2}", used * 100.0 / f64::from(engine.shards())));
         engine.stop().await;
     });

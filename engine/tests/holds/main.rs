@@ -1,12 +1,14 @@
 //! What the engine promises whoever embeds it, each promise held against real files.
 
 #![allow(
+    clippy::unwrap_used,
     clippy::disallowed_types,
     clippy::disallowed_methods,
     reason = "tests look at the engine from outside, with threads, processes and clocks"
 )]
 
 mod api;
+mod damage;
 mod faults;
 mod full;
 mod killed;
@@ -17,8 +19,11 @@ mod notes;
 mod rejects;
 mod stopped;
 
-/// What [`kit::Process`] can run in a process of its own.
-const CHILDREN: &[(&str, fn(&std::path::Path))] = &[
+/// What [`kit::Process`] can run in a process of its own, by name.
+type Child = (&'static str, fn(&std::path::Path));
+
+/// See [`Child`].
+const CHILDREN: &[Child] = &[
     ("idle", limits::idle),
     ("load", killed::load),
     ("fill", memory::fill),

@@ -16,7 +16,7 @@ pub(crate) struct Note {
 }
 
 pub(crate) struct Notes {
-    pub(crate) notes: Depot<Note>,
+    pub(crate) depot: Depot<Note>,
     /// How often each id was seen.
     pub(crate) seen: PState<Map<u64, i64>>,
     /// The texts, on another partition.
@@ -24,16 +24,16 @@ pub(crate) struct Notes {
 }
 
 pub(crate) fn notes(m: &Module) -> Notes {
-    let notes = m.depot::<Note>("notes").hash_by(|it| &it.id);
+    let depot = m.depot::<Note>("notes").hash_by(|it| &it.id);
     let t = m.microbatch(|| "reading");
     let seen = t.pstate::<Map<u64, i64>>("seen");
     let texts = t.pstate::<Map<u64, String>>("texts");
-    t.source(notes)
+    t.source(depot)
         .also(|it| it.aggregate(seen, |seen, it| seen.key(it.id).add(Sum(1))))
         .hash_by_value(|it| it.id + 1)
         .using(texts)
         .for_each(async |at, texts, it: Note| Ok(at.put(texts.key(it.id + 1), it.text)?));
-    Notes { notes, seen: seen.reader(), texts: texts.reader() }
+    Notes { depot, seen: seen.reader(), texts: texts.reader() }
 }
 
 pub(crate) fn note(id: u64) -> Note {
@@ -47,7 +47,7 @@ pub(crate) async fn check(notes: &Launched<Notes>, acknowledged: &[u64]) {
     for partition in (0..notes.engine().partitions()).map(PartitionId) {
         let mut from = Offset(0);
         loop {
-            let some = notes.read_depot(notes.notes, partition, from, 1_000).await.unwrap();
+            let some = notes.read_depot(notes.depot, partition, from, 1_000).await.unwrap();
             let Some(last) = some.last() else { break };
             from = last.offset.advance(1);
             for record in some {

@@ -12,34 +12,39 @@ use crate::faults::{Faults, FaultyPlatform};
 use crate::kit::{directory, options};
 use crate::notes::{Notes, check, note, notes};
 
+fn handle<T: Clone + Send + Sync + 'static>() {}
+
+fn future<T: Send + 'static>() {}
+
+fn sent<T: Send>(_: T) {}
+
+/// Every future can move to another thread.
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn futures_can_go_anywhere(engine: &Engine, notes: &Launched<Notes>, appended: &Appended) {
+    sent(Engine::open("", options(1)));
+    sent(engine.launch("notes", self::notes));
+    sent(engine.counters());
+    sent(engine.fold());
+    sent(engine.reopen_shard(ShardId(0)));
+    sent(engine.clone().stop());
+    sent(engine.clone().close());
+    sent(notes.append(notes.depot, &note(1)));
+    sent(notes.append_many(notes.depot, &[note(1)]));
+    sent(notes.select(notes.seen.key(1)));
+    sent(notes.select_many([notes.seen.key(1)]));
+    sent(notes.wait("reading", appended));
+    sent(notes.caught_up("reading"));
+    sent(notes.read_depot(notes.depot, PartitionId(0), tidemill::types::Offset(0), 1));
+}
+
 #[test]
 fn handles_can_go_anywhere() {
-    fn handle<T: Clone + Send + Sync + 'static>() {}
-    fn sent<T: Send>(_: T) {}
     handle::<Engine>();
     handle::<Launched<Notes>>();
     handle::<Appended>();
     handle::<Error>();
-    fn future<T: Send + 'static>() {}
     future::<Append>();
     future::<AppendMany>();
-    // Every future can move to another thread; nothing here runs.
-    let _futures = |engine: &Engine, notes: &Launched<Notes>, appended: &Appended| {
-        sent(Engine::open("", options(1)));
-        sent(engine.launch("notes", self::notes));
-        sent(engine.counters());
-        sent(engine.fold());
-        sent(engine.reopen_shard(ShardId(0)));
-        sent(engine.clone().stop());
-        sent(engine.clone().close());
-        sent(notes.append(notes.notes, &note(1)));
-        sent(notes.append_many(notes.notes, &[note(1)]));
-        sent(notes.select(notes.seen.key(1)));
-        sent(notes.select_many([notes.seen.key(1)]));
-        sent(notes.wait("reading", appended));
-        sent(notes.caught_up("reading"));
-        sent(notes.read_depot(notes.notes, PartitionId(0), tidemill::types::Offset(0), 1));
-    };
 }
 
 #[test]
@@ -52,7 +57,7 @@ fn handles_work_from_many_threads_at_once() {
             let notes = notes.clone();
             std::thread::spawn(move || {
                 for id in thread * 100..thread * 100 + 100 {
-                    let appended = block_on(notes.append(notes.notes, &note(id))).unwrap();
+                    let appended = block_on(notes.append(notes.depot, &note(id))).unwrap();
                     block_on(notes.wait("reading", &appended)).unwrap();
                     let text = block_on(notes.select(notes.texts.key(id + 1))).unwrap();
                     assert_eq!(text, Some(note(id).text));
@@ -80,14 +85,13 @@ async fn append(
 ) -> (usize, usize) {
     let ids: Vec<u64> = (*next..*next + 100).collect();
     *next += 100;
-    let appends: Vec<_> = ids.iter().map(|&id| notes.append(notes.notes, &note(id))).collect();
+    let appends: Vec<_> = ids.iter().map(|&id| notes.append(notes.depot, &note(id))).collect();
     let (mut done, mut failed) = (0, 0);
     for (id, result) in ids.iter().zip(join_all(appends).await) {
         match result {
-            Ok(appended) => {
+            Ok(_) => {
                 acknowledged.push(*id);
                 done += 1;
-                let _partition = appended.partition;
             }
             Err(Error::ShardStopped { shard, cause }) => {
                 assert_eq!(shard, stopped);
@@ -118,7 +122,7 @@ fn a_shard_whose_disk_fails_stops_alone_and_is_reopened_in_place() {
             assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
 
             // In the middle of work, as such things are.
-            let before = notes.append_many(notes.notes, &[note(next), note(next + 1)]);
+            let before = notes.append_many(notes.depot, &[note(next), note(next + 1)]);
             next += 2;
             faults.broken(broken, true);
             let (done, failed) = append(&notes, &mut next, &mut acknowledged, broken).await;
