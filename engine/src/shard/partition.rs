@@ -318,10 +318,17 @@ impl Partition {
     pub(crate) fn forget_prepared(&self, transaction: Transaction) {
         let Transaction { topology, attempt } = transaction;
         self.prepared.borrow_mut().remove(&transaction);
-        let place = (topology, attempt.id);
-        if self.stacked.borrow().get(&place) == Some(&attempt) {
-            self.stacked.borrow_mut().remove(&place);
-            self.store.unstack(topology, attempt.id);
+        if self.stacked.borrow().get(&(topology, attempt.id)) != Some(&attempt) {
+            return;
+        }
+        // What was built on it goes with it, even if its own abort comes later: it stays prepared, and
+        // nobody reads through it any more.
+        let mut stacked = self.stacked.borrow_mut();
+        let from = (topology, attempt.id)..=(topology, MicrobatchId(u64::MAX));
+        let above: Vec<_> = stacked.range(from).map(|(&place, _)| place).collect();
+        for place in above.into_iter().rev() {
+            stacked.remove(&place);
+            self.store.unstack(topology, place.1);
         }
     }
 

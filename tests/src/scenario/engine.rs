@@ -260,6 +260,22 @@ async fn live(
     };
     shared.count("openings", 1);
     look(world, shared, &bank).await?;
+    if std::env::var("ES_DEBUG").is_ok() {
+        let all = async {
+            for topology in module::TOPOLOGIES {
+                bank.caught_up(topology).await?;
+            }
+            let depots = read::depots(&bank).await?;
+            let state = read::state(&bank, shared.shape.accounts).await?;
+            let letters = read::dead_letters(&bank).await?;
+            Ok::<_, Error>((depots, state, letters))
+        };
+        if let Ok((depots, state, letters)) = all.await {
+            world.note(0, || "DEBUG checked");
+            let judged = folded::judge(&depots, &state, &letters);
+            if let Err(f) = &judged { world.note(0, || format!("DEBUG {f}")); }
+        }
+    }
     trouble::start(world, &shared.node, shards, alive);
     let reopener = reopen_stopped(world.clone(), Rc::clone(shared), opened.clone(), Rc::clone(alive));
     world.spawn("reopen", reopener);
