@@ -8,6 +8,7 @@
 //! real   books the transactions of a file instead
 //! ```
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -79,7 +80,9 @@ impl Workload for BankFlags {
 fn dump(path: &Path, balances: impl IntoIterator<Item = (u64, i64)>) -> anyhow::Result<()> {
     let mut balances: Vec<(u64, i64)> = balances.into_iter().collect();
     balances.sort_unstable();
-    let lines: String =
-        balances.into_iter().map(|(account, balance)| format!("{account},{balance}\n")).collect();
+    let mut lines = String::new();
+    for (account, balance) in balances {
+        writeln!(lines, "{account},{balance}").context("no memory for the lines")?;
+    }
     std::fs::write(path, lines).with_context(|| format!("--dump: cannot write {}", path.display()))
 }

@@ -250,7 +250,7 @@ impl Document {
                 .map(|(name, value)| format!("{}: {}", name.replace('_', " "), number(*value))),
         );
         lines.extend(self.ratios.iter().map(|Ratio { phase, metric, against, ratio }| {
-            format!("{phase}: {ratio:.2} x {against} ({metric:?}; more is better)")
+            format!("{phase}: {ratio:.3} x {against} ({metric:?}; more is better)")
         }));
         lines.extend(self.invariants.iter().map(|Invariant { name, holds, detail }| {
             let verdict = if *holds { "holds" } else { "DOES NOT HOLD" };
@@ -281,15 +281,17 @@ impl Document {
         ]);
         for outcome in &self.results {
             let latency = &outcome.latency_us;
+            // Some phases count without timing each.
+            let micros = |value| if latency.max > 0.0 { number(value) } else { "-".to_owned() };
             table.add_row([
                 outcome.system.clone(),
                 outcome.phase.clone(),
                 grouped(outcome.per_second),
-                number(latency.p50),
-                number(latency.p90),
-                number(latency.p99),
-                number(latency.p999),
-                number(latency.max),
+                micros(latency.p50),
+                micros(latency.p90),
+                micros(latency.p99),
+                micros(latency.p999),
+                micros(latency.max),
                 format!("{:.2}", outcome.cpu_seconds),
                 number(rate(outcome.bytes_written, outcome.seconds)),
                 number(rate(outcome.bytes_read, outcome.seconds)),
@@ -313,7 +315,11 @@ fn rate(bytes: u64, seconds: f64) -> f64 {
 }
 
 fn number(value: f64) -> String {
-    if value < 10.0 { format!("{value:.2}") } else { grouped(value) }
+    match value {
+        ..10.0 => format!("{value:.2}"),
+        ..100.0 => format!("{value:.1}"),
+        _ => grouped(value),
+    }
 }
 
 /// A whole number with commas.
@@ -335,8 +341,14 @@ mod tests {
 
     #[test]
     fn numbers_are_readable() {
-        let cases =
-            [(0.0, "0.00"), (9.876, "9.88"), (123.4, "123"), (1234.0, "1,234"), (1e6, "1,000,000")];
+        let cases = [
+            (0.0, "0.00"),
+            (9.876, "9.88"),
+            (12.34, "12.3"),
+            (123.4, "123"),
+            (1234.0, "1,234"),
+            (1e6, "1,000,000"),
+        ];
         for (value, expected) in cases {
             assert_eq!(number(value), expected);
         }

@@ -169,6 +169,15 @@ impl Engine {
         self.inner.node.setup.stopped_cause(shard)
     }
 
+    /// Where the topologies of a shard stand, for people.
+    ///
+    /// # Errors
+    /// `ShardStopped`.
+    #[doc(hidden)]
+    pub async fn describe_shard(&self, shard: ShardId) -> Result<String> {
+        self.inner.node.ask(shard, |reply| Message::Describe { reply }).await
+    }
+
     /// Ends a shard as a failure of its disk or a bug would: for tests of what comes after.
     #[doc(hidden)]
     pub fn fail_shard(&self, shard: ShardId, cause: &str) {
@@ -514,6 +523,23 @@ impl<H> Launched<H> {
             }
             Ok(())
         }
+    }
+
+    /// Why a topology begins no further microbatch; `None` while it goes on. A shard that is down
+    /// pauses it until that is opened again, a microbatch that its code rejects as a whole until the
+    /// code is changed.
+    ///
+    /// # Errors
+    /// `Invalid` if the module has no such topology, `ShardStopped` if its coordinator's shard is down.
+    pub async fn paused(&self, topology: &str) -> Result<Option<String>> {
+        let id = self.topology(topology, None)?;
+        let node = &self.engine.inner.node;
+        let partition = crate::shard::microbatch::Topology::coordinator_partition(
+            topology,
+            self.engine.partitions(),
+        );
+        let shard = node.setup.owner(partition);
+        node.ask(shard, |reply| Message::Paused { topology: id, reply }).await
     }
 
     fn topology(&self, name: &str, reads: Option<DepotIndex>) -> Result<TopologyId> {

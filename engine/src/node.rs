@@ -38,6 +38,10 @@ pub struct Options {
     pub journal_file_bytes: u32,
     /// A microbatch takes at most this many records of one source partition.
     pub microbatch_records_max: u64,
+    /// What a microbatch may hold on one shard: rows that wait, and writes. One that needs more is tried
+    /// again with fewer records; a single record that needs more is rejected. At most 32 MiB, which is
+    /// the default.
+    pub microbatch_bytes_max: u64,
     /// Segment sizes and windows of depots.
     pub depot: depot::Options,
 }
@@ -52,6 +56,7 @@ impl Default for Options {
             journal_bytes_max: 512 << 20,
             journal_file_bytes: 16 << 20,
             microbatch_records_max: 1_024,
+            microbatch_bytes_max: MICROBATCH_BYTES_LIMIT,
             depot: depot::Options::default(),
         }
     }
@@ -78,6 +83,9 @@ impl Options {
         Ok(())
     }
 }
+
+/// What a prepare and the batch of records in it can be, with room for what they are wrapped in.
+pub(crate) const MICROBATCH_BYTES_LIMIT: u64 = 32 << 20;
 
 /// A module on its way into the catalogue.
 #[derive(Debug)]

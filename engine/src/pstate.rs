@@ -29,6 +29,7 @@ mod changes;
 mod fold;
 mod layer;
 mod open;
+mod points;
 mod read;
 mod rebuild;
 mod run;

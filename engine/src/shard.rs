@@ -37,6 +37,7 @@ mod peers;
 mod pressure;
 mod read;
 pub(crate) mod recover;
+mod tails;
 
 pub use event::DeadLetter;
 pub use message::{Acknowledge, Counters, Effects};
@@ -58,6 +59,7 @@ pub(crate) struct Shard {
     topologies: RefCell<BTreeMap<TopologyId, Rc<Topology>>>,
     appends: append::Queue,
     pressure: pressure::Pressure,
+    tails: tails::Tails,
     acks: RefCell<VecDeque<(Ticket, Ack)>>,
     /// The last group that was logged.
     logged: Cell<Ticket>,
@@ -164,6 +166,7 @@ impl Shard {
             topologies: RefCell::default(),
             appends: append::Queue::default(),
             pressure: pressure::Pressure::default(),
+            tails: tails::Tails::default(),
             acks: RefCell::default(),
             logged: Cell::default(),
             counters: RefCell::default(),
@@ -234,6 +237,7 @@ impl Shard {
         env.spawn(Class::Core, "acknowledge", Rc::clone(self).acknowledge());
         env.spawn(Class::Client, "append", Rc::clone(self).run_appends());
         env.spawn(Class::Background, "fold", Rc::clone(self).run_folds());
+        env.spawn(Class::Background, "flush", Rc::clone(self).run_tails());
     }
 
     async fn receive(self: Rc<Self>) {
@@ -253,7 +257,7 @@ impl Shard {
             Message::Append(request) if self.closing.get() => {
                 answer(request.reply, Err(Error::Closed));
             }
-            Message::Append(request) => self.appends.push(request),
+            Message::Append(request) => self.appends.push(request, self.queue_bytes_max()),
             Message::Read(request) => self.read(request),
             Message::ReadDepot(request) => self.read_depot(request),
             Message::Wait(request) => self.wait(request),
@@ -279,6 +283,8 @@ impl Shard {
                 self.start_topologies(&topologies);
                 answer(reply, Ok(()));
             }
+            Message::Paused { topology, reply } => answer(reply, self.paused(topology)),
+            Message::Describe { reply } => answer(reply, Ok(self.describe())),
             Message::Counters { reply } => answer(reply, Ok(self.counters())),
             Message::FoldAll { reply } => {
                 let shard = Rc::clone(self);

@@ -28,7 +28,7 @@ mod token;
 pub use aggregate::{Changes, NewEvent};
 pub use at::{At, Context};
 pub use chain::{Chain, Sink, Start};
-pub use event::{Event, EventFailure, FailureKind, Origin, Outgoing, Record, Rows};
+pub use event::{Done, Event, EventFailure, FailureKind, Origin, Outgoing, Record, Rows};
 pub use explain::Explanation;
 pub use failure::{Failure, Result};
 pub use flow::{Branch, Ended, Flow, Hopped, Next, Using};

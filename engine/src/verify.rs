@@ -302,3 +302,6 @@ fn faults(catalogue: &Catalogue) -> Vec<String> {
     }
     faults
 }
+
+#[cfg(test)]
+mod tests;

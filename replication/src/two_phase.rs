@@ -122,6 +122,9 @@ pub enum FailureKind {
     Retry,
     /// The record's fault (user error, panic, undecodable): dead-lettered when it happens twice.
     Reject,
+    /// The microbatch is too large for a shard's memory or journal: tried again with fewer records, at
+    /// once. A single record that is too large is rejected.
+    TooLarge,
 }
 
 /// Why an attempt cannot go on.

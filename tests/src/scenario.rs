@@ -37,7 +37,8 @@ pub trait Scenario: Sync {
 }
 
 /// Every scenario, in the order a seed runs them.
-pub const ALL: &[&dyn Scenario] = &[&journal::Journals, &pstate::Stores, &depot::Depots, &engine::Engines];
+pub const ALL: &[&dyn Scenario] =
+    &[&journal::Journals, &pstate::Stores, &depot::Depots, &engine::Engines];
 
 /// What a scenario did: a few counters, for reports and to see that it did anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -409,7 +409,7 @@ impl Inspection<'_> {
     /// The numbers of record fields; none if they cannot be read.
     fn fields(&self) -> FieldTable {
         let stored = self.report.catalogue.as_ref().map(|it| FieldTable::decode(&it.fields));
-        stored.and_then(Result::ok).unwrap_or_else(FieldTable::new)
+        stored.and_then(Result::ok).unwrap_or_default()
     }
 
     fn numbered(&self, kind: Kind) -> impl Iterator<Item = (&str, &Numbered)> {

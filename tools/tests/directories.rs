@@ -1,5 +1,7 @@
 //! `verify` and `inspect` on real directories, made by the engine.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -245,7 +245,7 @@ mod tests {
 
     fn verdicts(plan: &Plan, books: &Books, acknowledged: &[u64]) -> Vec<bool> {
         let mut ids = Ids::default();
-        acknowledged.iter().for_each(|&id| assert!(ids.insert(id)));
+        assert!(acknowledged.iter().all(|&id| ids.insert(id)));
         books.invariants(plan, &ids).iter().map(|it| it.holds).collect()
     }
 

@@ -4,12 +4,15 @@
 //! parent: deposits, then for each round
 //!           start child ──> child opens, says so, sends transfers; each durable id goes into a pipe
 //!           SIGKILL at a random moment
+//!           verify the files as they lie there
 //!           open, let the topology catch up, read everything back, reconcile with all ids so far
 //! ```
 //!
 //! The pipe outlives the child, so the parent knows every id that the child had an acknowledgement for and
 //! managed to tell. Ids of different rounds differ in their upper half.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -188,6 +191,25 @@ enum Kill {
     WhileOpening(Duration),
 }
 
+/// All files below `dir`, by their path in it, with `/` between names.
+fn read_files(
+    dir: &Path,
+    prefix: &str,
+    files: &mut BTreeMap<String, Vec<u8>>,
+) -> anyhow::Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let entry = entry.with_context(|| dir.display().to_string())?;
+        let path = entry.path();
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.file_type().with_context(|| path.display().to_string())?.is_dir() {
+            read_files(&path, &format!("{name}/"), files)?;
+        } else {
+            files.insert(name, fs::read(&path).with_context(|| path.display().to_string())?);
+        }
+    }
+    Ok(())
+}
+
 /// No opening takes this long.
 const OPENING_MAX: Duration = Duration::from_mins(1);
 
@@ -209,6 +231,9 @@ struct Findings {
     killed_opening: u32,
     entries: u64,
     torn: usize,
+    verified: u32,
+    /// What verification found wrong with the files of a killed process, in words.
+    damage: Vec<String>,
     invariants: Vec<Invariant>,
 }
 
@@ -251,15 +276,17 @@ pub(super) fn run(flags: &BankFlags, kills: u32, context: &Context) -> anyhow::R
         if round % 3 == 0 {
             child.run_and_kill(Kill::WhileOpening(moment(OPENING_KILL_MAX)))?;
             findings.killed_opening += 1;
+            findings.verify(&child.dir)?;
         }
         let (ids, loaded) = child.run_and_kill(Kill::UnderLoad(moment(LOAD_MAX)))?;
         findings.load += loaded;
         for id in ids {
             ensure!(findings.acknowledged.insert(id), "a child acknowledged {id} twice");
         }
+        findings.verify(&child.dir)?;
         let close = round % 2 == 0;
         findings.examine(&child, &plan, close).with_context(|| format!("after crash {round}"))?;
-        if findings.invariants.iter().any(|it| !it.holds) {
+        if findings.invariants.iter().any(|it| !it.holds) || !findings.damage.is_empty() {
             data.keep();
             break;
         }
@@ -269,6 +296,16 @@ pub(super) fn run(flags: &BankFlags, kills: u32, context: &Context) -> anyhow::R
 }
 
 impl Findings {
+    /// Checks every checksum and structure of the files, without opening them as an engine does.
+    fn verify(&mut self, dir: &Path) -> anyhow::Result<()> {
+        let mut files = BTreeMap::new();
+        read_files(dir, "", &mut files).context("cannot read what a killed process left")?;
+        let report = tidemill::verify::directory(&files, &mut |_| {});
+        self.verified += 1;
+        self.damage.extend(report.findings.iter().map(ToString::to_string));
+        Ok(())
+    }
+
     /// Opens what a killed process left, and reconciles it with everything acknowledged so far.
     fn examine(&mut self, child: &Child, plan: &Plan, close: bool) -> anyhow::Result<()> {
         let began = Instant::now();
@@ -305,6 +342,14 @@ impl Findings {
             ..recover.clone()
         };
         let mut invariants = self.invariants;
+        invariants.push(Invariant {
+            name: "the files of every killed process verify".to_owned(),
+            holds: self.damage.is_empty(),
+            detail: match self.damage.first() {
+                None => format!("{} verifications, nothing found", self.verified),
+                Some(first) => format!("{} findings; the first: {first}", self.damage.len()),
+            },
+        });
         invariants.push(Invariant {
             name: "every crash was survived".to_owned(),
             holds: survived == kills,

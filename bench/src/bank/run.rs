@@ -269,8 +269,12 @@ fn compare_with_the_disk(context: &Context, measured: &mut Measured) -> anyhow::
     let bytes = mean.next_multiple_of(4096).clamp(4096, 1 << 20);
     let write = |bytes, depth| Phase { direction: Direction::Write, bytes, depth };
     let phases = [write(4096, 1), write(bytes, 1), write(bytes, 4), write(1 << 20, 4)];
-    let seconds = context.settings.phase_seconds(CEILING_SECONDS, 10.0).min(10.0);
-    let raw: Vec<Outcome> = measure_all(context, &phases, seconds, CEILING_FILE_BYTES)?
+    let seconds = context
+        .settings
+        .phase_seconds(CEILING_SECONDS, CEILING_SECONDS_MAX)
+        .min(CEILING_SECONDS_MAX);
+    let file_bytes = if seconds < CEILING_SECONDS { 16 << 20 } else { CEILING_FILE_BYTES };
+    let raw: Vec<Outcome> = measure_all(context, &phases, seconds, file_bytes)?
         .into_iter()
         .map(|sounding| sounding.outcome)
         .collect();
@@ -293,6 +297,9 @@ fn compare_with_the_disk(context: &Context, measured: &mut Measured) -> anyhow::
 
 /// Time for each phase of the ceiling in a quick run.
 const CEILING_SECONDS: f64 = 0.5;
+
+/// More tells nothing more.
+const CEILING_SECONDS_MAX: f64 = 10.0;
 
 /// The ceiling's file: larger than what a controller might keep back.
 const CEILING_FILE_BYTES: u64 = 256 << 20;

@@ -44,6 +44,12 @@ pub(super) struct OpenBlock {
     rewriting: bool,
 }
 
+impl OpenBlock {
+    pub(super) fn is_rewriting(&self) -> bool {
+        self.rewriting
+    }
+}
+
 /// What the next step of a flush works on.
 enum Step {
     /// An extent that lies in its place already.

@@ -229,6 +229,20 @@ impl Log {
         self.inner.evict(&mut self.inner.core.borrow_mut());
     }
 
+    /// Lets go once of everything above `bytes` that is in segments, and of what was read ahead. If that
+    /// takes it, the next flush starts a new block.
+    pub fn let_go(&self, bytes: usize) {
+        self.inner.windows.clear();
+        let core = &mut *self.inner.core.borrow_mut();
+        let stable = core.open_block.as_ref().map_or(core.flushed, |open| open.before.end);
+        core.tail.evict(stable, bytes);
+        let closable = core.open_block.as_ref().is_some_and(|open| !open.is_rewriting());
+        if closable && core.tail.bytes() > bytes {
+            core.open_block = None;
+            core.tail.evict(core.flushed, bytes);
+        }
+    }
+
     /// Whether the tail cache is above its share.
     pub fn wants_flush(&self) -> bool {
         self.tail_bytes() > self.inner.tail_bytes_max.get()

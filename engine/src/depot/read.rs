@@ -39,6 +39,40 @@ pub enum TryRead {
 }
 
 impl Log {
+    /// About how far a reader gets from `from` on with so many bytes, and how many it really takes: at
+    /// least one record, if one is durable. What is not in memory is taken for as large as its neighbours.
+    pub fn reach(&self, from: Offset, bytes: u64) -> (Offset, u64) {
+        let core = self.inner.core.borrow();
+        let end = core.durable_end();
+        let from = from.max(core.first);
+        if from >= end {
+            return (from, 0);
+        }
+        if core.tail.first().is_none_or(|chunk| from < chunk.first()) {
+            let states = core.segments.iter().map(|segment| segment.state());
+            let segment = states.into_iter().find(|state| from < state.end);
+            let (size, upto) = segment.map_or((1, end), |state| {
+                (state.bytes / (state.end.0 - state.base.0).max(1), state.end)
+            });
+            let count = (bytes / size.max(1)).max(1).min(upto.min(end).0 - from.0);
+            return (from.advance(count), count * size);
+        }
+        let (mut at, mut used) = (from, 0);
+        for chunk in core.tail.from(from) {
+            if at >= end || (used >= bytes && at > from) {
+                break;
+            }
+            let size = (chunk.run.body.len() as u64 / u64::from(chunk.run.count).max(1)).max(1);
+            let there = chunk.end().min(end).0 - at.0;
+            let count = ((bytes - used.min(bytes)) / size).max(u64::from(at == from)).min(there);
+            if count == 0 {
+                break;
+            }
+            (at, used) = (at.advance(count), used + count * size);
+        }
+        (at, used)
+    }
+
     /// Reads from memory alone, without waiting.
     ///
     /// # Errors

@@ -159,6 +159,67 @@ fn append_flush_reopen_read() {
 }
 
 #[test]
+fn a_reader_reaches_as_far_as_its_bytes_and_one_record_at_least() {
+    let disk = MemoryDisk::new();
+    memory::run(&disk, |env| async move {
+        let log = open(&env, &State::default()).await.unwrap();
+        assert_eq!(log.reach(Offset(0), 100), (Offset(0), 0), "there is nothing");
+        for batch in 0..40 {
+            let records = (0..1 + batch % 7).map(|n| vec![7; 100 * (1 + batch % 3) + n]);
+            log.append(&Batch::of(records).unwrap(), WallTime(5)).unwrap();
+        }
+        let end = log.end();
+        assert_eq!(log.reach(Offset(0), u64::MAX), (Offset(0), 0), "nothing is durable");
+        log.durable(end);
+        let check = || {
+            for from in (0..end.0).map(Offset) {
+                let mut before = from;
+                for bytes in [0, 1, 90, 350, 1_000, 5_000, 1 << 20] {
+                    let (upto, used) = log.reach(from, bytes);
+                    assert!(from < upto && before <= upto && upto <= end);
+                    assert!(used <= bytes.max(400) && used >= 90 * (upto.0 - from.0));
+                    before = upto;
+                }
+            }
+            assert_eq!(log.reach(end, 1_000), (end, 0));
+        };
+        check();
+        assert_eq!(log.reach(Offset(0), 1 << 20).0, end);
+        // Also where all that is known is how large a segment is.
+        log.flush().await.unwrap();
+        let before = log.tail_bytes();
+        log.let_go(0);
+        assert!(log.tail_bytes() < before / 2, "{} of {before}", log.tail_bytes());
+        check();
+        assert_eq!(read_all(&log, Offset(0)).await.unwrap().len() as u64, end.0);
+    });
+}
+
+#[test]
+fn what_is_let_go_takes_no_memory_and_the_next_flush_goes_on_behind_it() {
+    let disk = MemoryDisk::new();
+    memory::run(&disk, |env| async move {
+        let log = open(&env, &State::default()).await.unwrap();
+        for round in 0..20_u64 {
+            let batch = Batch::of([round.to_le_bytes()]).unwrap();
+            log.append(&batch, WallTime(round)).unwrap();
+            log.let_go(0);
+            assert!(log.tail_bytes() > 0, "only memory has it");
+            log.durable(log.end());
+            log.flush().await.unwrap();
+            log.let_go(0);
+            assert_eq!(log.tail_bytes(), 0);
+        }
+        let log = open(&env, &State::decode(&log.state().encode()).unwrap()).await.unwrap();
+        log.recovered().await.unwrap();
+        let records = read_all(&log, Offset(0)).await.unwrap();
+        let expected: Vec<_> =
+            (0..20_u64).map(|n| (n.to_le_bytes().to_vec(), WallTime(n))).collect();
+        assert_eq!(records, expected);
+    });
+}
+
+#[test]
 fn a_gap_a_conflict_and_another_depot_are_errors() {
     let disk = MemoryDisk::new();
     memory::run(&disk, |env| async move {

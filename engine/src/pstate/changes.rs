@@ -22,7 +22,7 @@ impl<'a> Changes<'a> {
         }
         self.tables.iter().any(|table| {
             table.ranges.overlaps(from, to)
-                || table.points.range::<[u8], _>((Bound::Included(from), upper)).next().is_some()
+                || table.points.range((Bound::Included(from), upper)).next().is_some()
         })
     }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use super::run::{Run, RunPart, Write};
+use super::points::PointMap;
+use super::run::{Run, RunPart};
 use super::small::Small;
 use crate::types::PStateId;
 
@@ -16,15 +17,7 @@ pub(crate) struct Layer {
 
 impl Layer {
     pub(crate) fn put(&mut self, pstate: PStateId, key: &[u8], value: Option<&[u8]>) {
-        let table = self.tables.entry(pstate).or_default();
-        let value = value.map(Small::from);
-        self.bytes += value.as_ref().map_or(0, Small::heap_bytes);
-        let key = Small::from(key);
-        let key_bytes = key.heap_bytes() + POINT_BYTES;
-        match table.points.insert(key, value) {
-            Some(old) => self.bytes -= old.as_ref().map_or(0, Small::heap_bytes),
-            None => self.bytes += key_bytes,
-        }
+        self.tables.entry(pstate).or_default().put(key, value, &mut self.bytes);
     }
 
     pub(crate) fn delete_range(&mut self, pstate: PStateId, from: &[u8], to: Option<&[u8]>) {
@@ -32,25 +25,22 @@ impl Layer {
             return;
         }
         let table = self.tables.entry(pstate).or_default();
-        let upper = to.map_or(Bound::Unbounded, |to| Bound::Excluded(Small::from(to)));
-        let dropped = table
-            .points
-            .extract_if((Bound::Included(Small::from(from)), upper), |_, _| true)
-            .map(|(key, value)| {
-                POINT_BYTES + key.heap_bytes() + value.as_ref().map_or(0, Small::heap_bytes)
-            });
-        self.bytes -= dropped.sum::<u64>();
+        table.points.remove_range(from, to, |key, value| {
+            self.bytes -= POINT_BYTES + key.heap_bytes() + value.map_or(0, Small::heap_bytes);
+        });
         let before = table.ranges.bytes;
         table.ranges.insert(from, to);
         self.bytes = self.bytes + table.ranges.bytes - before;
     }
 
     pub(crate) fn apply(&mut self, run: &Run) {
-        for write in run.iter() {
-            match write {
-                Write::DeleteRange { pstate, from, to } => self.delete_range(pstate, from, to),
-                Write::Put { pstate, key, value } => self.put(pstate, key, Some(value)),
-                Write::Delete { pstate, key } => self.put(pstate, key, None),
+        for (pstate, part) in run.parts() {
+            for (from, to) in part.ranges() {
+                self.delete_range(pstate, from, to);
+            }
+            let table = self.tables.entry(pstate).or_default();
+            for (key, value) in part.points((Bound::Unbounded, Bound::Unbounded)) {
+                table.put(key, value, &mut self.bytes);
             }
         }
     }
@@ -58,11 +48,8 @@ impl Layer {
     /// Drops up to about `count` keys; whether there are more. The layer is no longer good for reads.
     pub(crate) fn drop_some(&mut self, count: usize) -> bool {
         let Some(mut table) = self.tables.first_entry() else { return false };
-        for _ in 0..count {
-            if table.get_mut().points.pop_first().is_none() {
-                table.remove();
-                return true;
-            }
+        if !table.get_mut().points.drop_some(count) {
+            table.remove();
         }
         true
     }
@@ -76,15 +63,26 @@ impl Layer {
     }
 }
 
-/// What a map entry costs beside the heap: two `Small`s and its share of a map node.
+/// What a map entry costs beside the heap: two `Small`s and its share of a leaf.
 pub(super) const POINT_BYTES: u64 = 64;
 
 /// One `PState`'s writes in a layer.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     /// A value, or a deletion.
-    pub(super) points: BTreeMap<Small, Option<Small>>,
+    pub(super) points: PointMap,
     pub(super) ranges: Ranges,
+}
+
+impl Table {
+    /// Sets a key, and counts in `bytes` what that takes.
+    fn put(&mut self, key: &[u8], value: Option<&[u8]>, bytes: &mut u64) {
+        *bytes += value.map_or(0, Small::heap_bytes_of);
+        match self.points.insert(key, value) {
+            Some(old) => *bytes -= old.as_ref().map_or(0, Small::heap_bytes),
+            None => *bytes += POINT_BYTES + Small::heap_bytes_of(key),
+        }
+    }
 }
 
 /// Disjoint deleted ranges: start to end, none for no end. Neighbours that touch are one.
@@ -128,6 +126,9 @@ impl Ranges {
     }
 
     pub(crate) fn covers(&self, key: &[u8]) -> bool {
+        if self.map.is_empty() {
+            return false;
+        }
         let mut before = self.map.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
         before.next_back().is_some_and(|(_, end)| end.as_deref().is_none_or(|end| key < end))
     }
@@ -193,7 +194,7 @@ impl<'a> Part<'a> {
     /// What the layer says about a key; none if nothing.
     pub(crate) fn lookup(&self, key: &[u8]) -> Option<Known<'a>> {
         let point = match self {
-            Self::Table(table) => table.points.get(key).map(|value| value.as_deref().into()),
+            Self::Table(table) => table.points.get(key),
             Self::Run(run) => run.point(key),
         };
         point.or_else(|| self.covers(key).then_some(Known::Gone))
@@ -211,10 +212,7 @@ impl<'a> Part<'a> {
     pub(crate) fn points(&self, range: (Bound<&[u8]>, Bound<&[u8]>), backward: bool) -> Points<'a> {
         match self {
             Self::Table(table) => {
-                let points = table
-                    .points
-                    .range::<[u8], _>(range)
-                    .map(|(key, value)| (&**key, value.as_deref()));
+                let points = table.points.range(range);
                 if backward { Box::new(points.rev()) } else { Box::new(points) }
             }
             Self::Run(run) => {

@@ -120,6 +120,7 @@ impl Store {
     }
 
     /// Brings the leaves of many keys in, at depth; a hint, so that the reads that follow are ready.
+    /// Returns how many keys were not in memory.
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Io`].
@@ -127,10 +128,12 @@ impl Store {
         &self,
         pstate: PStateId,
         keys: impl IntoIterator<Item = &'k [u8]>,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         let mut loads = FuturesUnordered::new();
+        let mut missed = 0;
         for key in keys {
             if let Found::Miss(miss) = self.get(&View::visible(), pstate, key, |_| ())? {
+                missed += 1;
                 loads.push(self.load(miss));
             }
             if loads.len() >= PREFETCH_DEPTH
@@ -142,7 +145,7 @@ impl Store {
         while let Some(loaded) = loads.next().await {
             drop(loaded?);
         }
-        Ok(())
+        Ok(missed)
     }
 
     async fn load_path(

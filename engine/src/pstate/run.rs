@@ -12,6 +12,7 @@
 use std::ops::{Bound, Range};
 
 use super::layer::{Known, Layer, Part};
+use super::points::{head_of, search};
 use super::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::types::PStateId;
 
@@ -58,29 +59,37 @@ impl WriteSet {
     /// Makes it immutable.
     #[must_use]
     pub fn seal(self) -> Run {
-        let mut bytes = Vec::with_capacity(usize::try_from(self.bytes()).unwrap_or(0) / 2 + 64);
-        bytes.extend_from_slice(&MAGIC.to_le_bytes());
-        bytes.extend_from_slice(&count(self.layer.tables.len()).to_le_bytes());
+        let points = self.layer.tables.values().map(|table| table.points.len()).sum();
+        let mut run = Run {
+            // An entry is counted with more than its key, its value and their lengths take.
+            bytes: Vec::with_capacity(usize::try_from(self.bytes()).unwrap_or(0) + 64),
+            sections: Vec::with_capacity(self.layer.tables.len()),
+            ranges: Vec::new(),
+            points: Vec::with_capacity(points),
+            heads: Vec::with_capacity(points),
+        };
+        run.bytes.extend_from_slice(&MAGIC.to_le_bytes());
+        run.bytes.extend_from_slice(&count(self.layer.tables.len()).to_le_bytes());
         for (pstate, table) in &self.layer.tables {
             let ranges = table.ranges.iter();
-            bytes.extend_from_slice(&pstate.0.to_le_bytes());
-            bytes.extend_from_slice(&count(ranges.len()).to_le_bytes());
-            bytes.extend_from_slice(&count(table.points.len()).to_le_bytes());
+            run.bytes.extend_from_slice(&pstate.0.to_le_bytes());
+            run.bytes.extend_from_slice(&count(ranges.len()).to_le_bytes());
+            run.bytes.extend_from_slice(&count(table.points.len()).to_le_bytes());
+            let (range_first, point_first) = (run.ranges.len(), run.points.len());
             for (from, to) in ranges {
-                bytes.extend_from_slice(&short(from.len()).to_le_bytes());
-                bytes.extend_from_slice(&to.map_or(NO_END, |to| short(to.len())).to_le_bytes());
-                bytes.extend_from_slice(from);
-                bytes.extend_from_slice(to.unwrap_or_default());
+                run.add_range(from, to);
             }
-            for (key, value) in &table.points {
-                bytes.extend_from_slice(&short(key.len()).to_le_bytes());
-                let value_len = value.as_ref().map_or(DELETED, |value| count(value.len()));
-                bytes.extend_from_slice(&value_len.to_le_bytes());
-                bytes.extend_from_slice(key);
-                bytes.extend_from_slice(value.as_deref().unwrap_or_default());
+            for (key, value) in table.points.iter() {
+                run.add_point(key, value);
             }
+            run.sections.push(Section {
+                pstate: *pstate,
+                ranges: range_first..run.ranges.len(),
+                points: point_first..run.points.len(),
+            });
         }
-        Run::parse(bytes).expect("what was just encoded decodes")
+        debug_assert!(Run::decode(&run.bytes).is_ok_and(|decoded| decoded == run));
+        run
     }
 
     pub(super) fn part(&self, pstate: PStateId) -> Option<Part<'_>> {
@@ -102,14 +111,17 @@ const NO_END: u16 = u16::MAX;
 const DELETED: u32 = u32::MAX;
 
 /// An immutable run of writes, sorted by `PState` and key: what a prepare carries.
+#[derive(PartialEq, Eq)]
 pub struct Run {
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
     sections: Vec<Section>,
     ranges: Vec<RangeAt>,
     points: Vec<PointAt>,
+    /// The head of each point's key, for searches.
+    heads: Vec<u64>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Section {
     pstate: PStateId,
     ranges: Range<usize>,
@@ -117,7 +129,7 @@ struct Section {
 }
 
 /// Where a range lies in the bytes; `to_len` is none without an end.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct RangeAt {
     at: u32,
     from_len: u16,
@@ -125,7 +137,7 @@ struct RangeAt {
 }
 
 /// Where a point lies in the bytes; `value_len` is none for a deletion.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct PointAt {
     at: u32,
     key_len: u16,
@@ -194,22 +206,20 @@ impl Run {
 
     /// Its writes: by `PState`, in each first the range deletes, then the keys, both ascending.
     pub fn iter(&self) -> impl Iterator<Item = Write<'_>> {
-        self.sections.iter().flat_map(|section| {
-            let pstate = section.pstate;
-            let part = RunPart { run: self, section };
-            let ranges = self.ranges[section.ranges.clone()].iter().map(move |at| {
-                let (from, to) = part.run.range(at);
-                Write::DeleteRange { pstate, from, to }
-            });
-            let points = self.points[section.points.clone()].iter().map(move |at| {
-                let key = part.run.key(at);
-                match part.run.value(at) {
-                    Some(value) => Write::Put { pstate, key, value },
-                    None => Write::Delete { pstate, key },
-                }
-            });
-            ranges.chain(points)
+        self.parts().flat_map(|(pstate, part)| {
+            let ranges =
+                part.ranges().map(move |(from, to)| Write::DeleteRange { pstate, from, to });
+            let points = part.points((Bound::Unbounded, Bound::Unbounded));
+            ranges.chain(points.map(move |(key, value)| match value {
+                Some(value) => Write::Put { pstate, key, value },
+                None => Write::Delete { pstate, key },
+            }))
         })
+    }
+
+    /// Its parts, ascending by `PState`.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (PStateId, RunPart<'_>)> {
+        self.sections.iter().map(|section| (section.pstate, RunPart { run: self, section }))
     }
 
     /// Whether it holds no write.
@@ -221,10 +231,10 @@ impl Run {
     /// About how much memory it takes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        let index = self.points.len() * size_of::<PointAt>()
+        let index = self.points.len() * (size_of::<PointAt>() + size_of::<u64>())
             + self.ranges.len() * size_of::<RangeAt>()
             + self.sections.len() * size_of::<Section>();
-        (self.bytes.len() + index) as u64
+        (self.bytes.capacity() + index) as u64
     }
 
     fn parse(bytes: Vec<u8>) -> Result<Self, RunError> {
@@ -239,6 +249,7 @@ impl Run {
         let mut sections: Vec<Section> = Vec::new();
         let mut ranges = Vec::new();
         let mut points = Vec::new();
+        let mut heads = Vec::new();
         for _ in 0..section_count {
             let pstate = PStateId(reader.u32()?);
             if sections.last().is_some_and(|last| last.pstate >= pstate) {
@@ -247,7 +258,7 @@ impl Run {
             let (range_count, point_count) = (reader.u32()?, reader.u32()?);
             let (range_first, point_first) = (ranges.len(), points.len());
             reader.ranges(range_count, &mut ranges)?;
-            reader.points(point_count, &mut points)?;
+            reader.points(point_count, &mut points, &mut heads)?;
             sections.push(Section {
                 pstate,
                 ranges: range_first..ranges.len(),
@@ -257,12 +268,31 @@ impl Run {
         if reader.at != bytes.len() {
             return Err(reader.error("bytes after the end"));
         }
-        Ok(Self { bytes: bytes.into_boxed_slice(), sections, ranges, points })
+        Ok(Self { bytes, sections, ranges, points, heads })
     }
 
     pub(super) fn part(&self, pstate: PStateId) -> Option<Part<'_>> {
         let found = self.sections.binary_search_by_key(&pstate, |section| section.pstate).ok()?;
         Some(Part::Run(RunPart { run: self, section: &self.sections[found] }))
+    }
+
+    fn add_range(&mut self, from: &[u8], to: Option<&[u8]>) {
+        let (from_len, to_len) = (short(from.len()), to.map(|to| short(to.len())));
+        self.bytes.extend_from_slice(&from_len.to_le_bytes());
+        self.bytes.extend_from_slice(&to_len.unwrap_or(NO_END).to_le_bytes());
+        self.ranges.push(RangeAt { at: count(self.bytes.len()), from_len, to_len });
+        self.bytes.extend_from_slice(from);
+        self.bytes.extend_from_slice(to.unwrap_or_default());
+    }
+
+    fn add_point(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let (key_len, value_len) = (short(key.len()), value.map(|value| count(value.len())));
+        self.bytes.extend_from_slice(&key_len.to_le_bytes());
+        self.bytes.extend_from_slice(&value_len.unwrap_or(DELETED).to_le_bytes());
+        self.points.push(PointAt { at: count(self.bytes.len()), key_len, value_len });
+        self.heads.push(head_of(key));
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value.unwrap_or_default());
     }
 
     fn range(&self, range: &RangeAt) -> (&[u8], Option<&[u8]>) {
@@ -302,8 +332,14 @@ pub(crate) struct RunPart<'a> {
 impl<'a> RunPart<'a> {
     pub(super) fn point(&self, key: &[u8]) -> Option<Known<'a>> {
         let points = &self.run.points[self.section.points.clone()];
-        let found = points.binary_search_by(|point| self.run.key(point).cmp(key)).ok()?;
+        let heads = &self.run.heads[self.section.points.clone()];
+        let found = search(heads, head_of(key), key, |nth| self.run.key(&points[nth])).ok()?;
         Some(self.run.value(&points[found]).into())
+    }
+
+    pub(super) fn ranges(self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a {
+        let run = self.run;
+        run.ranges[self.section.ranges.clone()].iter().map(|range| run.range(range))
     }
 
     pub(super) fn covers(&self, key: &[u8]) -> bool {
@@ -314,7 +350,7 @@ impl<'a> RunPart<'a> {
     }
 
     pub(super) fn points(
-        &self,
+        self,
         (from, to): (Bound<&[u8]>, Bound<&[u8]>),
     ) -> impl DoubleEndedIterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a {
         let run = self.run;
@@ -389,7 +425,12 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn points(&mut self, count: u32, out: &mut Vec<PointAt>) -> Result<(), RunError> {
+    fn points(
+        &mut self,
+        count: u32,
+        out: &mut Vec<PointAt>,
+        heads: &mut Vec<u64>,
+    ) -> Result<(), RunError> {
         let mut last_key: Option<&[u8]> = None;
         for _ in 0..count {
             let key_len = self.u16()?;
@@ -409,6 +450,7 @@ impl<'a> Reader<'a> {
             }
             last_key = Some(key);
             out.push(PointAt { at, key_len, value_len });
+            heads.push(head_of(key));
         }
         Ok(())
     }

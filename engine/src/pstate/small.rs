@@ -15,6 +15,11 @@ pub(crate) enum Small {
 const INLINE_BYTES: usize = 22;
 
 impl Small {
+    /// What [`Small::heap_bytes`] would say of these bytes.
+    pub(crate) fn heap_bytes_of(bytes: &[u8]) -> u64 {
+        if bytes.len() <= INLINE_BYTES { 0 } else { bytes.len() as u64 + 16 }
+    }
+
     /// Bytes of memory beyond the value itself, with the allocator's share.
     pub(crate) fn heap_bytes(&self) -> u64 {
         match self {

@@ -191,7 +191,7 @@ async fn against_model(env: Env, disk: MemoryDisk, seed: u64, shape: Shape) {
     let mut stacked: Vec<(MicrobatchId, Rc<Run>, Model)> = Vec::new();
     let mut cache = Cache::new(shape.cache_bytes);
     let (mut store, opened) = Store::open(&env, &cache, DIR, PARTITION, Index(1)).await.unwrap();
-    assert_eq!(opened, Opened { covers: Index(0), pending: vec![], fold: 0 });
+    assert_eq!(opened, Opened { covers: Index(0), pending: vec![], fold: 0, damaged: None });
     let (mut id, mut covers) = (MicrobatchId(0), Index(0));
     for round in 0..shape.rounds {
         match chance.below(10) {

@@ -26,20 +26,20 @@ pub(super) struct Queue {
     waker: RefCell<Option<Waker>>,
 }
 
-/// Appends beyond this many waiting bytes are refused, so that a full journal cannot fill the memory.
-const QUEUE_BYTES_MAX: u64 = 64 << 20;
+/// Whatever the budget is, so much may wait to be appended.
+const QUEUE_BYTES_MIN: u64 = 4 << 20;
 
 /// What one entry costs beside its records.
 const ENTRY_BYTES: usize = 96;
 
 impl Queue {
-    pub(super) fn push(&self, request: AppendRequest) {
-        let bytes = self.bytes.get() + request.batch.body().len() as u64;
-        if bytes > QUEUE_BYTES_MAX {
-            let partition = request.partition;
-            let error = Error::Overloaded { partition, limit_bytes: QUEUE_BYTES_MAX };
+    /// Takes a request, or refuses it if more than `limit_bytes` wait already.
+    pub(super) fn push(&self, request: AppendRequest, limit_bytes: u64) {
+        if self.bytes.get() > limit_bytes {
+            let error = Error::Overloaded { partition: request.partition, limit_bytes };
             return answer(request.reply, Err(error));
         }
+        let bytes = self.bytes.get() + request.batch.body().len() as u64;
         self.bytes.set(bytes);
         self.requests.borrow_mut().push(request);
         if let Some(waker) = self.waker.take() {
@@ -62,6 +62,12 @@ impl Queue {
 }
 
 impl Shard {
+    /// Appends beyond this many waiting bytes are refused, so that a full journal cannot fill the memory.
+    pub(super) fn queue_bytes_max(&self) -> u64 {
+        let share = self.setup.options.memory_bytes / 8 / u64::from(self.setup.shards);
+        share.max(QUEUE_BYTES_MIN)
+    }
+
     pub(super) async fn run_appends(self: Rc<Self>) {
         loop {
             let requests = self.appends.take().await;
@@ -170,6 +176,7 @@ impl Shard {
             counters.appends += u64::from(batch.count());
             counters.append_bytes += batch.body().len() as u64;
         }
+        self.tails_grew(batch.body().len());
         let entry = NewEntry::new(partition, Kind::Append, appended.payload.to_vec());
         depot.note(entry.index, appended.offsets.end);
         let mut replies = Vec::with_capacity(requests.len());
@@ -232,6 +239,7 @@ impl Shard {
             counters.appends += u64::from(request.batch.count());
             counters.append_bytes += bytes as u64;
         }
+        self.tails_grew(bytes);
         let entry = NewEntry::new(partition, Kind::AppendBulk, appended.payload.to_vec());
         depot.note(entry.index, appended.offsets.end);
         let (end, first) = (appended.offsets.end, appended.offsets.start);

@@ -24,6 +24,7 @@ impl Shard {
         let mut pause = LOOK_EVERY;
         loop {
             self.env.sleep(pause).await;
+            self.look_at_tails();
             self.relieve();
             while let Some(id) = self.fold_due() {
                 match self.fold(id).await {
@@ -94,7 +95,7 @@ impl Shard {
     }
 
     /// Waits until everything that was journalled so far is durable and was released.
-    async fn settle(&self) -> Result<()> {
+    pub(super) async fn settle(&self) -> Result<()> {
         let last = self.logged.get();
         self.durable_through(last).await?;
         // The acknowledger releases in order; give it its turn.
@@ -129,7 +130,7 @@ impl Shard {
     }
 }
 
-fn no_space(error: &partition::Error) -> bool {
+pub(super) fn no_space(error: &partition::Error) -> bool {
     match error {
         partition::Error::PState { source, .. } => matches!(source, pstate::Error::NoSpace { .. }),
         partition::Error::Depot { source, .. } => {

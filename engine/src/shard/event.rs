@@ -13,6 +13,7 @@ use super::local::EventLocal;
 use super::message::{Message, RowBatch};
 use super::microbatch::{Running, Topology, Work};
 use super::{Shard, partition};
+use crate::depot::batch::RECORD_BYTES_MAX;
 use crate::depot::{Limits, Record as DepotRecord, Upto};
 use crate::module::DepotIndex;
 use crate::topology::{self, EventFailure, NodeIndex, Origin, Record, Rows};
@@ -38,7 +39,12 @@ impl Shard {
         let local = EventLocal::new(self, topology, running, work);
         let event = &topology.definition().nodes[node.0 as usize].event;
         match event.run(&local, rows).await {
-            Ok(outgoing) => self.send_rows(topology, running, outgoing),
+            Ok(done) => {
+                for failure in &done.rejected {
+                    self.event_failed(topology, running, failure);
+                }
+                self.send_rows(topology, running, done.outgoing);
+            }
             Err(failure) => self.event_failed(topology, running, &failure),
         }
     }
@@ -81,7 +87,9 @@ impl Shard {
         running: &Rc<Running>,
         failure: &EventFailure,
     ) {
-        if running.failed.replace(true) {
+        // A bad record is left behind; the rest goes on, so that one attempt finds all of them.
+        let goes_on = failure.kind == topology::FailureKind::Reject && failure.origin.is_some();
+        if running.failed.get() || !goes_on && running.failed.replace(true) {
             return;
         }
         let origin = failure.origin.map(|origin| two_phase::Origin {
@@ -191,15 +199,18 @@ impl Shard {
         exclusion: &Exclusion,
     ) {
         let work = running.work(partition);
-        let letter = DeadLetter {
+        let mut letter = DeadLetter {
             depot: exclusion.origin.source.depot,
             offset: record.offset,
             reason: &exclusion.reason,
-            record: record.bytes,
+            record: &[],
         };
+        // A record that only just fits a depot is cut: the whole of it lies where the letter says.
+        let room = RECORD_BYTES_MAX - letter.encode().len();
+        letter.record = record.bytes.get(..room).unwrap_or(record.bytes);
         let depot = topology.module.dead_letters[topology.place];
-        push_append(&mut work.appends.borrow_mut(), depot, letter.encode());
-        self.touch(topology, running, &work);
+        push_append(&work, depot, letter.encode());
+        self.wrote(topology, running, &work, 0);
     }
 }
 
@@ -211,11 +222,11 @@ fn depot_index(topology: &Topology, depot: DepotId) -> DepotIndex {
 }
 
 /// Adds a record to what an attempt appends.
-pub(super) fn push_append(
-    appends: &mut super::entry::PreparedAppends,
-    depot: DepotId,
-    record: Vec<u8>,
-) {
+pub(super) fn push_append(work: &Work, depot: DepotId, record: Vec<u8>) {
+    // A vector in a vector, and a length in the batch.
+    let bytes = record.len() as u64 + size_of::<Vec<u8>>() as u64;
+    work.appended_bytes.set(work.appended_bytes.get() + bytes);
+    let mut appends = work.appends.borrow_mut();
     match appends.depots.iter_mut().find(|(id, _)| *id == depot) {
         Some((_, records)) => records.push(record),
         None => appends.depots.push((depot, vec![record])),
@@ -235,7 +246,7 @@ pub struct DeadLetter<'a> {
     pub offset: Offset,
     /// What the last attempt failed of.
     pub reason: &'a str,
-    /// The record.
+    /// The record; its beginning, if it is about as large as a record can be.
     pub record: &'a [u8],
 }
 

@@ -105,6 +105,7 @@ impl Local for EventLocal<'_> {
             }
             Found::Miss(miss) => {
                 self.shard.counters.borrow_mut().undeclared_misses += 1;
+                self.work.partition.missed();
                 Ok(Access::Miss(Box::pin(async move {
                     let loaded = self.work.partition.store.load(miss).await;
                     let loaded = loaded.map_err(|error| self.unavailable("read", error))?;
@@ -166,15 +167,21 @@ impl Local for EventLocal<'_> {
         keys: &'a [&'a [u8]],
     ) -> LocalFuture<'a, Result<(), StateError>> {
         Box::pin(async move {
+            let partition = &self.work.partition;
+            if !partition.is_cold() {
+                return Ok(());
+            }
             let id = self.pstate(pstate);
-            let fetched = self.work.partition.store.prefetch(id, keys.iter().copied()).await;
-            fetched.map_err(|error| self.unavailable("prefetch", error))
+            let fetched = partition.store.prefetch(id, keys.iter().copied()).await;
+            let missed = fetched.map_err(|error| self.unavailable("prefetch", error))?;
+            partition.prefetched(missed);
+            Ok(())
         })
     }
 
     fn append(&self, depot: DepotIndex, record: &[u8]) -> Result<(), StateError> {
         let id = self.topology.module.depots[depot.0 as usize];
-        push_append(&mut self.work.appends.borrow_mut(), id, record.to_vec());
+        push_append(self.work, id, record.to_vec());
         Ok(())
     }
 }

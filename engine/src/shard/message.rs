@@ -47,6 +47,10 @@ pub(crate) enum Message {
     Install { module: Arc<Installed>, reply: Reply<()> },
     /// Every shard has the module: coordinators may speak.
     StartTopologies { topologies: Vec<TopologyId>, reply: Reply<()> },
+    /// Why a topology begins no microbatch; for the shard of its coordinator.
+    Paused { topology: TopologyId, reply: Reply<Option<String>> },
+    /// Where the topologies stand, for people.
+    Describe { reply: Reply<String> },
     /// What the shard has counted.
     Counters { reply: Reply<Counters> },
     /// Folds every partition.

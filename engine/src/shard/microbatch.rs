@@ -37,6 +37,7 @@ use crate::types::{
 
 mod attempt;
 mod rows;
+mod window;
 
 /// One topology on one shard.
 pub(crate) struct Topology {
@@ -55,6 +56,7 @@ pub(crate) struct Topology {
     held: RefCell<VecDeque<(ShardId, RowBatch)>>,
     visible: Cell<MicrobatchId>,
     read: RefCell<BTreeMap<Source, Offset>>,
+    windows: RefCell<BTreeMap<Source, window::Window>>,
     waiting: RefCell<Waiting>,
     /// Records given up, per source, for those who wait; the newest only.
     excluded: RefCell<BTreeMap<Source, VecDeque<Offset>>>,
@@ -78,6 +80,8 @@ pub(crate) struct Running {
     pub(super) attempt: AttemptId,
     pub(super) began: WallTime,
     pub(super) failed: Cell<bool>,
+    /// Rows that wait here, and what was written.
+    bytes: Cell<u64>,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
 }
 
@@ -87,6 +91,10 @@ pub(crate) struct Work {
     pub(super) writes: RefCell<WriteSet>,
     pub(super) appends: RefCell<PreparedAppends>,
     touched: Cell<bool>,
+    /// Bytes of `appends`.
+    pub(super) appended_bytes: Cell<u64>,
+    /// Of its writes, what the attempt's bytes contain.
+    counted_bytes: Cell<u64>,
     queue: RefCell<VecDeque<(NodeIndex, Rows)>>,
     busy: Cell<bool>,
 }
@@ -114,6 +122,8 @@ impl Running {
                 writes: RefCell::default(),
                 appends: RefCell::default(),
                 touched: Cell::new(false),
+                appended_bytes: Cell::default(),
+                counted_bytes: Cell::default(),
                 queue: RefCell::default(),
                 busy: Cell::new(false),
             })
@@ -194,6 +204,7 @@ impl Shard {
             held: RefCell::default(),
             visible: Cell::default(),
             read: RefCell::default(),
+            windows: RefCell::default(),
             waiting: RefCell::default(),
             excluded: RefCell::default(),
             visible_waiting: RefCell::default(),
@@ -227,9 +238,14 @@ impl Shard {
                 self.coordinate(&topology, coordinator::Input::ShardDown(peer));
             }
             self.coordinate(&topology, coordinator::Input::Start);
-            let ends = self.source_ends(&topology);
-            self.participate(&topology, participant::Input::SourceEnds(ends));
+            self.tell_sources(&topology);
         }
+    }
+
+    /// Tells the coordinator of all sources on this shard.
+    fn tell_sources(self: &Rc<Self>, topology: &Rc<Topology>) {
+        let ends = self.source_ends(topology);
+        self.tell_source(topology, ends.iter().map(|end| end.source));
     }
 
     /// How far each source of a topology on this shard is durable.
@@ -260,14 +276,8 @@ impl Shard {
                 let sources = &topology.definition().sources;
                 sources.iter().any(|it| topology.module.depots[it.depot.0 as usize] == depot)
             };
-            let ends: Vec<_> = grown
-                .iter()
-                .filter(|(source, _)| reads(source.depot))
-                .map(|(&source, &offset)| SourceOffset { source, offset })
-                .collect();
-            if !ends.is_empty() {
-                self.participate(&topology, participant::Input::SourceEnds(ends));
-            }
+            let grown = grown.keys().filter(|source| reads(source.depot));
+            self.tell_source(&topology, grown.copied());
         }
     }
 
@@ -464,7 +474,7 @@ impl Shard {
                 }
             }
             Effect::Paused { reason } => {
-                *topology.paused.borrow_mut() = Some(format!("{reason:?}"));
+                *topology.paused.borrow_mut() = Some(reason.to_string());
             }
             Effect::Resumed => *topology.paused.borrow_mut() = None,
             Effect::Excluded { .. } => self.counters.borrow_mut().dead_letters += 1,

@@ -75,6 +75,8 @@ pub(crate) struct Partition {
     /// Replay cut a depot's log at a torn extent; the entries behind it count again at the next replay
     /// unless a fold covers them first.
     cut: Cell<bool>,
+    /// While above 0, what events declare is fetched before they run; see [`Partition::is_cold`].
+    cold: Cell<u32>,
     /// At most one fold at a time.
     pub(crate) folding: Cell<bool>,
     pub(crate) folds: Cell<u64>,
@@ -131,8 +133,7 @@ impl Partition {
     ) -> Result<Opened, Error> {
         let dir = format!("p/{id}");
         let failed = |source| Error::PState { partition: id, source };
-        let (store, opened) =
-            Store::open(env, cache, &dir, id, Index(1)).await.map_err(failed)?;
+        let (store, opened) = Store::open(env, cache, &dir, id, Index(1)).await.map_err(failed)?;
         let partition = Self {
             id,
             store,
@@ -151,6 +152,7 @@ impl Partition {
             covers: Cell::new(opened.covers),
             has_root: Cell::new(opened.fold > 0),
             cut: Cell::new(false),
+            cold: Cell::new(0),
             folding: Cell::new(false),
             folds: Cell::new(0),
         };
@@ -458,6 +460,24 @@ impl Partition {
         self.coordinated.borrow().get(&topology).cloned().unwrap_or_default()
     }
 
+    // ---- fetching ahead ----
+
+    /// Whether fetching ahead is worth its look-ups: only while some read has missed lately. A partition
+    /// whose state is in memory would look up every declared key twice.
+    pub(crate) fn is_cold(&self) -> bool {
+        self.cold.get() > 0
+    }
+
+    /// A read had to wait for a page.
+    pub(crate) fn missed(&self) {
+        self.cold.set(COLD_ROUNDS);
+    }
+
+    /// A batch's keys were fetched ahead, `missed` of them from disk.
+    pub(crate) fn prefetched(&self, missed: usize) {
+        self.cold.set(if missed > 0 { COLD_ROUNDS } else { self.cold.get().saturating_sub(1) });
+    }
+
     // ---- folding ----
 
     /// Bytes of what readers see and the trees do not have.
@@ -603,16 +623,32 @@ impl Partition {
     }
 }
 
+/// After so many batches without a miss a partition counts as warm.
+const COLD_ROUNDS: u32 = 64;
+
 /// What a fold contains now.
 pub(crate) struct Folded {
     pub(crate) covers: Index,
     pub(crate) pending: Vec<Index>,
 }
 
+/// So many entries are remembered one by one.
+const NOTES_MAX: usize = 8_192;
+
 impl Depot {
     /// The entry at `index` holds records up to `end`.
     pub(crate) fn note(&self, index: Index, end: Offset) {
-        self.entries.borrow_mut().push_back((index, end));
+        let mut entries = self.entries.borrow_mut();
+        entries.push_back((index, end));
+        if entries.len() > NOTES_MAX {
+            // Of two neighbours the first index and the second end are kept, which says less, but nothing
+            // wrong: a fold may then cover a little less than it could.
+            let thinned = entries.make_contiguous().chunks(2).map(|pair| {
+                let last = pair.last().expect("chunks are not empty");
+                (pair[0].0, last.1)
+            });
+            *entries = thinned.collect();
+        }
     }
 
     /// The last index such that no entry up to it holds records at or above `flushed`; `None` if no

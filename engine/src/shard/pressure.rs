@@ -1,7 +1,7 @@
 //! When clients' appends have to wait or to be refused, beyond what the journal itself asks for.
 //!
 //! Every append causes overlays, and every overlay a fold. So appends are admitted only while the overlays
-//! fit their share of the memory, and while the disk has room for the folds and segments that what was
+//! and the newest records fit their shares of the memory, and while the disk has room for the folds and segments that what was
 //! admitted will cause. Folds, decisions and trims always go on: they are what brings the room back.
 
 use std::cell::{Cell, RefCell};
@@ -26,7 +26,7 @@ const FOLD_FACTOR: u64 = 3;
 const MARGIN_BYTES: u64 = 8 << 20;
 
 impl Shard {
-    /// Waits until the overlays have room for more.
+    /// Waits until the memory has room for more.
     ///
     /// # Errors
     /// `DiskFull`, at once: waiting would not help before somebody frees space.
@@ -36,13 +36,17 @@ impl Shard {
                 let what = "no room is left for the folds of what is appended".to_owned();
                 return Poll::Ready(Err(Error::DiskFull { what }));
             }
-            if self.overlay_bytes() < self.overlay_bytes_max() {
+            if self.memory_has_room() {
                 return Poll::Ready(Ok(()));
             }
             self.pressure.waiting.borrow_mut().push(context.waker().clone());
             Poll::Pending
         })
         .await
+    }
+
+    fn memory_has_room(&self) -> bool {
+        self.overlay_bytes() < self.overlay_bytes_max() && self.tails_have_room()
     }
 
     /// Bytes of memory in runs and memtables.
@@ -55,13 +59,14 @@ impl Shard {
         self.setup.options.memory_bytes / 4 / u64::from(self.setup.shards)
     }
 
-    /// Looks at the disk and the overlays again.
+    /// Looks at the disk and the memory again.
     pub(super) fn relieve(&self) {
         let needed = self.overlay_bytes() * FOLD_FACTOR + MARGIN_BYTES;
         // An error says nothing about the space; the next write will say what is wrong.
         let free = self.env.disk().free_bytes().unwrap_or(u64::MAX);
-        self.pressure.disk_full.set(self.pressure.fold_failed.get() || free < needed);
-        if self.pressure.disk_full.get() || self.overlay_bytes() < self.overlay_bytes_max() {
+        let found_none = self.pressure.fold_failed.get() || self.tails_found_no_space();
+        self.pressure.disk_full.set(found_none || free < needed);
+        if self.pressure.disk_full.get() || self.memory_has_room() {
             for waker in self.pressure.waiting.take() {
                 waker.wake();
             }

@@ -14,11 +14,12 @@ use std::sync::Arc;
 
 use futures_channel::oneshot;
 
+use super::background::no_space;
 use super::entry::Prepare;
 use super::keeper::{self, Keeper, RetainByKeeper};
 use super::message::{Message, Reply, answer};
 use super::partition::Partition;
-use super::{Ending, Setup, Shard, TERM};
+use super::{Ending, Setup, Shard, TERM, tails};
 use crate::env::{Env, LocalFuture, ShardMain};
 use crate::error::{Error, Result, chain};
 use crate::journal::{
@@ -208,6 +209,7 @@ async fn open(
         cache: &cache,
         partitions: BTreeMap::new(),
         entries: 0,
+        taken_bytes: 0,
         progress,
         fresh: matches!(&plan, Plan::Create { read, .. } if read.is_empty()),
     };
@@ -297,6 +299,8 @@ struct Replay<'r> {
     cache: &'r Cache,
     partitions: BTreeMap<PartitionId, Replaying>,
     entries: u64,
+    /// Of entries that were taken since the logs were looked at.
+    taken_bytes: u64,
     progress: &'r (dyn Fn(Progress) + Send + Sync),
     /// The directory is being created: partitions need not have files yet.
     fresh: bool,
@@ -327,6 +331,7 @@ impl Replay<'_> {
                 }
             }
             self.bound_memory().await?;
+            self.bound_tails().await?;
             if self.env.should_yield() {
                 (self.progress)(Progress::Replayed {
                     shard: self.env.shard(),
@@ -340,6 +345,7 @@ impl Replay<'_> {
 
     async fn entry(&mut self, entry: Entry) -> Result<()> {
         self.entries += 1;
+        self.taken_bytes += entry.bytes.len() as u64;
         if entry.partition.0 >= self.setup.partitions {
             let what = format!("the journal names partition {}", entry.partition);
             return Err(Error::Corrupt { what });
@@ -369,6 +375,25 @@ impl Replay<'_> {
         let folded = largest.partition.fold(largest.partition.last()).await;
         folded.map_err(|error| partition_error(&error))?;
         Ok(())
+    }
+
+    /// Writes logs out when the newest records outgrow their share of the memory.
+    async fn bound_tails(&mut self) -> Result<()> {
+        let bytes_max = tails::bytes_max(&self.setup.options, self.setup.shards);
+        if self.taken_bytes <= bytes_max / 4 {
+            return Ok(());
+        }
+        self.taken_bytes = 0;
+        let partitions = || self.partitions.values().map(|it| &it.partition);
+        if tails::held(partitions()) <= bytes_max / 2 {
+            return Ok(());
+        }
+        partitions().for_each(|it| it.replayed_is_durable());
+        match tails::shrink(partitions(), bytes_max / 4).await {
+            // On a full disk memory holds it until there is space.
+            Err(error) if !no_space(&error) => Err(partition_error(&error)),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Opens the partitions without entries, and checks that nothing is missing.

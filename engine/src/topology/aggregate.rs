@@ -16,7 +16,7 @@ use super::read::{fetch, index};
 use super::run::{caught, failed, pause};
 use super::token::Tokens;
 use super::{
-    At, Context, Event, EventFailure, Local, NodeIndex, Outgoing, Result, Rows, StateError,
+    At, Context, Done, Event, EventFailure, Local, NodeIndex, Outgoing, Result, Rows, StateError,
 };
 use crate::codec::KeyBuf;
 use crate::env::LocalFuture;
@@ -269,12 +269,12 @@ impl<P: Data> Event for Applied<P> {
         &'a self,
         local: &'a dyn Local,
         rows: Rows,
-    ) -> LocalFuture<'a, Result<Vec<Outgoing>, EventFailure>> {
+    ) -> LocalFuture<'a, Result<Done, EventFailure>> {
         Box::pin(async move {
             let context = Context::new(local, self.node);
             let applied = caught(apply_all::<P>(&context, rows.take())).await;
             applied.map_err(|failure| failed(&self.name, &context, failure))?;
-            Ok(Vec::new())
+            Ok(Done::default())
         })
     }
 }

@@ -17,10 +17,15 @@ use crate::types::{Offset, PartitionId, WallTime};
 pub trait Event: Send + Sync {
     /// Runs one batch on the partition behind `local`.
     ///
-    /// Row after row passes all stages of the event, in the order of the batch. The writes of a row
-    /// that failed are not undone here: after an error, whoever runs the event must drop everything
-    /// this attempt wrote. The future never unwinds: a panic in user code is an [`EventFailure`].
-    /// Dropping the future early leaves the writes of the rows that were done.
+    /// Row after row passes all stages of the event, in the order of the batch. A row that condemns
+    /// its record is left behind, and the rest goes on, so that one attempt finds all bad records. Its
+    /// writes are not undone here: after any failure, whoever runs the event must drop everything this
+    /// attempt wrote. The future never unwinds: a panic in user code is an [`EventFailure`]. Dropping
+    /// the future early leaves the writes of the rows that were done.
+    ///
+    /// # Errors
+    /// A failure that no record is named for, or that is not a record's fault: the rest of the batch
+    /// was not run.
     ///
     /// # Panics
     /// If `rows` are not of the type that this node takes, which only the engine can cause.
@@ -28,7 +33,16 @@ pub trait Event: Send + Sync {
         &'a self,
         local: &'a dyn Local,
         rows: Rows,
-    ) -> LocalFuture<'a, Result<Vec<Outgoing>, EventFailure>>;
+    ) -> LocalFuture<'a, Result<Done, EventFailure>>;
+}
+
+/// What came of a batch that was run to its end.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// Rows for other nodes.
+    pub outgoing: Vec<Outgoing>,
+    /// Rows that condemned their record. Unless this is empty, the attempt must not commit.
+    pub rejected: Vec<EventFailure>,
 }
 
 /// A batch of rows of one type, each with its [`Origin`]. Between the shards of one process it
@@ -121,7 +135,8 @@ pub struct Outgoing {
     pub rows: Rows,
 }
 
-/// Why a batch could not be run to its end. All that its attempt wrote must be dropped.
+/// Why a batch could not be run to its end, or without one of its records. All that its attempt wrote
+/// must be dropped.
 #[derive(Debug, thiserror::Error)]
 #[error("{node} failed on partition {partition}{}: {failure}", at_record(*.origin))]
 pub struct EventFailure {

@@ -210,7 +210,11 @@ impl Harness {
                 ran.batches += 1;
             }
             let event = &definition.nodes[node.0 as usize].event;
-            for outgoing in block_on(event.run(&locals[to.0 as usize], rows))? {
+            let done = block_on(event.run(&locals[to.0 as usize], rows))?;
+            if let Some(rejected) = done.rejected.into_iter().next() {
+                return Err(rejected);
+            }
+            for outgoing in done.outgoing {
                 assert!(outgoing.rows.count() > 0, "no batch is empty");
                 inbox.push(Some(to), outgoing);
             }

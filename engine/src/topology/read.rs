@@ -14,8 +14,8 @@ use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
 use crate::schema::plan::RangeOp;
 use crate::schema::{
-    Answer, Data, Direct, Many, Maybe, OwnedBy, Path, Position, ReadOp, ReadPlan, Reads, Removal, Rows,
-    Select, Stored, Target, Written,
+    Answer, Data, Direct, Many, Maybe, OwnedBy, Path, Position, ReadOp, ReadPlan, Reads, Removal,
+    Rows, Select, Stored, Target, Written,
 };
 use crate::types::PStateId;
 
@@ -71,7 +71,10 @@ impl<'a, O> At<'a, O> {
     ///
     /// # Panics
     /// If the path has a limit: which elements that leaves is known only to a reader.
-    pub fn delete_range<S, O2: OwnedBy<O>>(self, path: Path<S, Many, O2>) -> Result<(), StateError> {
+    pub fn delete_range<S, O2: OwnedBy<O>>(
+        self,
+        path: Path<S, Many, O2>,
+    ) -> Result<(), StateError> {
         self.context().delete_range(path.rows())
     }
 

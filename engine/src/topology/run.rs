@@ -2,8 +2,10 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::iter::Enumerate;
 use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
+use std::vec;
 
 use futures_util::FutureExt;
 
@@ -11,8 +13,8 @@ use super::chain::Sink;
 use super::read::index;
 use super::token::Tokens;
 use super::{
-    At, Context, Event, EventFailure, Failure, FailureKind, Local, NodeIndex, Origin, Outgoing,
-    Record, Result, Row, Rows, StateError,
+    At, Context, Done, Event, EventFailure, Failure, FailureKind, Local, NodeIndex, Origin, Record,
+    Result, Row, Rows, StateError,
 };
 use crate::codec::{KeyBuf, decode};
 use crate::env::LocalFuture;
@@ -25,8 +27,8 @@ pub(crate) struct Traced<T> {
     pub(crate) row: T,
 }
 
-/// Turns what arrives into rows; on failure says which record it was.
-pub(crate) type Intake<T> = fn(Rows, &Context<'_>) -> Result<Vec<Traced<T>>>;
+/// Turns what arrives into rows; what is none goes to the function, while the context names its record.
+pub(crate) type Intake<T> = fn(Rows, &Context<'_>, &mut dyn FnMut(Failure)) -> Vec<Traced<T>>;
 
 /// Brings what the first stages will read into memory, for a whole batch.
 pub(crate) type Touch<T> = Box<
@@ -50,74 +52,105 @@ impl<O: 'static, T: Send + 'static, S: Sink<O, T>> Event for Fused<O, T, S> {
         &'a self,
         local: &'a dyn Local,
         rows: Rows,
-    ) -> LocalFuture<'a, Result<Vec<Outgoing>, EventFailure>> {
-        Box::pin(async move {
-            let context = Context::new(local, self.node);
-            let ran = caught(self.run_all(&context, rows)).await;
-            ran.map_err(|failure| failed(&self.name, &context, failure))
-        })
+    ) -> LocalFuture<'a, Result<Done, EventFailure>> {
+        Box::pin(async move { self.run_all(&Context::new(local, self.node), rows).await })
     }
 }
 
 impl<O: 'static, T: Send + 'static, S: Sink<O, T>> Fused<O, T, S> {
-    async fn run_all(&self, context: &Context<'_>, rows: Rows) -> Result<Vec<Outgoing>> {
-        let rows = (self.intake)(rows, context)?;
-        for touch in &self.touches {
-            touch(context, &rows).await?;
-        }
+    async fn run_all(&self, context: &Context<'_>, rows: Rows) -> Result<Done, EventFailure> {
+        let named = |failure| failed(&self.name, context, failure);
+        let mut rejected = Vec::new();
+        let taken = caught(async {
+            let rows = (self.intake)(rows, context, &mut |failure| rejected.push(named(failure)));
+            for touch in &self.touches {
+                touch(context, &rows).await?;
+            }
+            Ok(rows)
+        });
+        let mut rows = taken.await.map_err(named)?.into_iter().enumerate();
         let state = S::State::default();
+        while let Err(failure) = caught(self.push_all(context, &state, &mut rows)).await {
+            let failure = named(failure);
+            if failure.kind != FailureKind::Reject || failure.origin.is_none() {
+                return Err(failure);
+            }
+            rejected.push(failure);
+        }
+        context.end();
+        let finished = caught(async {
+            let mut outgoing = Vec::new();
+            self.sink.finish(context, state, &mut outgoing);
+            Ok(outgoing)
+        });
+        Ok(Done { outgoing: finished.await.map_err(named)?, rejected })
+    }
+
+    /// Runs rows until one fails or there are none left.
+    async fn push_all(
+        &self,
+        context: &Context<'_>,
+        state: &S::State,
+        rows: &mut Enumerate<vec::IntoIter<Traced<T>>>,
+    ) -> Result<()> {
         let at = At::new(context);
-        for (nth, traced) in rows.into_iter().enumerate() {
+        for (nth, traced) in rows {
             pause(context.local(), nth).await;
             context.begin(traced.origin);
-            self.sink.push(&state, at, traced.row).await?;
+            self.sink.push(state, at, traced.row).await?;
             if context.has_failed() {
                 return Err(Failure::retry(WentOn));
             }
         }
-        context.end();
-        let mut out = Vec::new();
-        self.sink.finish(context, state, &mut out);
-        Ok(out)
+        Ok(())
     }
 }
 
 /// The intake of a node behind a hop.
-#[allow(clippy::unnecessary_wraps, reason = "an `Intake`, like that of a source")]
 pub(crate) fn take_traced<T: Send + 'static>(
     rows: Rows,
     _context: &Context<'_>,
-) -> Result<Vec<Traced<T>>> {
-    Ok(rows.take())
+    _rejected: &mut dyn FnMut(Failure),
+) -> Vec<Traced<T>> {
+    rows.take()
 }
 
 /// The intake of a source node.
-pub(crate) fn take_records<T: Row>(rows: Rows, context: &Context<'_>) -> Result<Vec<Traced<T>>> {
-    decode_all(rows, context, |_, record| record)
+pub(crate) fn take_records<T: Row>(
+    rows: Rows,
+    context: &Context<'_>,
+    rejected: &mut dyn FnMut(Failure),
+) -> Vec<Traced<T>> {
+    decode_all(rows, context, rejected, |_, record| record)
 }
 
 /// The intake of a source node that wants the times of appending.
 pub(crate) fn take_timed<T: Row>(
     rows: Rows,
     context: &Context<'_>,
-) -> Result<Vec<Traced<(WallTime, T)>>> {
-    decode_all(rows, context, |appended, record| (appended, record))
+    rejected: &mut dyn FnMut(Failure),
+) -> Vec<Traced<(WallTime, T)>> {
+    decode_all(rows, context, rejected, |appended, record| (appended, record))
 }
 
 fn decode_all<T: Row, U>(
     rows: Rows,
     context: &Context<'_>,
+    rejected: &mut dyn FnMut(Failure),
     row: impl Fn(WallTime, T) -> U,
-) -> Result<Vec<Traced<U>>> {
+) -> Vec<Traced<U>> {
     let fields = context.local().fields();
     let records = rows.take::<Record>();
     let mut rows = Vec::with_capacity(records.len());
     for Record { origin, appended, bytes } in records {
         context.begin(origin);
-        rows.push(Traced { origin, row: row(appended, decode(fields, &bytes)?) });
+        match decode(fields, &bytes) {
+            Ok(record) => rows.push(Traced { origin, row: row(appended, record) }),
+            Err(error) => rejected(error.into()),
+        }
     }
     context.end();
-    Ok(rows)
+    rows
 }
 
 /// Fetches what the rows of a batch lead to. What cannot be read here is left to the stage that will

@@ -137,8 +137,7 @@ fn ranges_go_both_ways_and_merge_over_partitions_and_deleted_ranges_stay_deleted
     block_on(async {
         let engine = Engine::open(&dir, options(2)).await.unwrap();
         let wall = engine.launch("wall", wall).await.unwrap();
-        let posts: Vec<Post> =
-            (0..USERS * POSTS).map(|n| post(n / POSTS, n * 7 % POSTS)).collect();
+        let posts: Vec<Post> = (0..USERS * POSTS).map(|n| post(n / POSTS, n * 7 % POSTS)).collect();
         for it in &posts {
             model.entry(it.user.clone()).or_default().insert(it.at, it.text.clone());
         }

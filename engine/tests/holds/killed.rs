@@ -138,7 +138,8 @@ fn everything_acknowledged_survives_kills_under_load_and_while_opening_with_any_
         let first = round * 1_000_000;
         // Openings that do not get far: each ends somewhere else.
         for attempt in 0..if round == 0 { 0 } else { 4 } {
-            let mut process = Process::start("load", &dir, (first + attempt * 100_000) * 8 + shards);
+            let mut process =
+                Process::start("load", &dir, (first + attempt * 100_000) * 8 + shards);
             assert_eq!(process.line().as_deref(), Some("opening"));
             std::thread::sleep(Duration::from_millis((attempt * 97 + round * 31) % 400));
             process.kill();

@@ -7,17 +7,24 @@
 )]
 
 mod api;
+mod faults;
+mod full;
 mod killed;
 mod kit;
 mod limits;
 mod memory;
+mod notes;
 mod rejects;
+mod stopped;
 
 /// What [`kit::Process`] can run in a process of its own.
 const CHILDREN: &[(&str, fn(&std::path::Path))] = &[
     ("idle", limits::idle),
     ("load", killed::load),
     ("fill", memory::fill),
+    ("tails", memory::tails),
+    ("reopen", memory::reopen_shelves),
+    ("large", memory::large),
     ("recover", memory::recover),
     ("deal", memory::deal),
 ];

@@ -8,7 +8,7 @@ use tidemill::module::{Depot, Module};
 use tidemill::schema::{Map, PState};
 use tidemill::{Engine, Launched, Options, block_on};
 
-use crate::kit::{Process, directory, tell};
+use crate::kit::{Process, argument, directory, tell};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Document {
@@ -166,6 +166,118 @@ fn reopen(dir: &Path, shards: u16) {
         tell(format_args!("opened after {:?}: {entries} entries, {opened} MiB", started.elapsed()));
         let library = engine.launch("library", library).await.unwrap();
         read_back(&library).await;
+        drop(library);
+        engine.stop().await;
+        tell(peak_mib());
+    });
+}
+
+/// Records of ten depots that no topology reads, and recovering them.
+#[test]
+fn records_that_nobody_reads_keep_to_the_budget() {
+    let dir = directory("tails");
+    for (child, shards) in [("tails", 2), ("reopen", 2), ("reopen", 3)] {
+        let lines = Process::start(child, &dir, shards).finish();
+        println!("{child} {shards}: {lines:?}");
+        let peak: u64 = lines.last().unwrap().parse().unwrap();
+        let allowed = allowed_mib(u16::try_from(shards).unwrap());
+        assert!(peak <= allowed, "{child}: {peak} MiB at the most, {allowed} are allowed");
+    }
+}
+
+fn shelves(m: &Module) -> Vec<Depot<Document>> {
+    (0..10).map(|n| m.depot::<Document>(&format!("shelf-{n}")).random()).collect()
+}
+
+/// Child: opens, and appends a lot to ten depots.
+pub(crate) fn tails(dir: &Path) {
+    let shards = u16::try_from(argument()).unwrap();
+    block_on(async {
+        let engine = Engine::open(dir, options(shards)).await.unwrap();
+        tell(format_args!("opened: {} entries, {} MiB", engine.recovery().entries, peak_mib()));
+        let shelves = engine.launch("shelves", shelves).await.unwrap();
+        let count = allowed_mib(2) * (5 << 18) / 65_536;
+        let mut waiting = FuturesUnordered::new();
+        for n in 0..count {
+            let batch: Vec<_> = (0..64).map(|id| document(n * 64 + id)).collect();
+            let shelf = shelves[usize::try_from(n % 10).unwrap()];
+            waiting.push(shelves.append_many(shelf, &batch));
+            if waiting.len() >= 16 {
+                waiting.next().await.unwrap().unwrap();
+            }
+        }
+        while let Some(appended) = waiting.next().await {
+            appended.unwrap();
+        }
+        let counters = engine.counters().await.unwrap();
+        let used: u64 = counters.iter().map(|it| it.journal_used_bytes >> 20).sum();
+        tell(format_args!("appended, journals of {used} MiB"));
+        drop(shelves);
+        engine.stop().await;
+        tell(peak_mib());
+    });
+}
+
+/// Child: opens what the one before left, and ends as it is.
+pub(crate) fn reopen_shelves(dir: &Path) {
+    block_on(async {
+        let shards = u16::try_from(argument()).unwrap();
+        let engine = Engine::open(dir, options(shards)).await.unwrap();
+        let shelves = engine.launch("shelves", shelves).await.unwrap();
+        let partitions = (0..engine.partitions()).map(tidemill::types::PartitionId);
+        let mut found = 0;
+        for partition in partitions {
+            for &shelf in &*shelves {
+                let range = shelves.depot_range(shelf, partition).await.unwrap();
+                found += range.end.0 - range.start.0;
+            }
+        }
+        assert_eq!(found, allowed_mib(2) * (5 << 18) / 65_536 * 64);
+        tell(format_args!("{} entries", engine.recovery().entries));
+        drop(shelves);
+        engine.stop().await;
+        tell(peak_mib());
+    });
+}
+
+/// Records so large that a microbatch of the usual number would not fit.
+#[test]
+fn large_records_keep_to_the_budget() {
+    let dir = directory("large");
+    let lines = Process::start("large", &dir, 2).finish();
+    println!("large: {lines:?}");
+    let peak: u64 = lines.last().unwrap().parse().unwrap();
+    let allowed = allowed_mib(2);
+    assert!(peak <= allowed, "{peak} MiB at the most, {allowed} are allowed");
+}
+
+/// Child: large records through a topology.
+pub(crate) fn large(dir: &Path) {
+    block_on(async {
+        let engine = Engine::open(dir, options(2)).await.unwrap();
+        // The topology comes when everything is there, so that nothing but the engine bounds a microbatch.
+        let only_depot = |m: &Module| m.depot::<Document>("incoming").random();
+        let depot = engine.launch("library", only_depot).await.unwrap();
+        let count = allowed_mib(2) * 2 * 16;
+        let large = |id: u64| Document { id, text: "x".repeat(64 << 10) };
+        let mut waiting = FuturesUnordered::new();
+        for n in 0..count {
+            waiting.push(depot.append(*depot, &large(n)));
+            if waiting.len() >= 32 {
+                waiting.next().await.unwrap().unwrap();
+            }
+        }
+        while let Some(appended) = waiting.next().await {
+            appended.unwrap();
+        }
+        tell(format_args!("appended, {} MiB", peak_mib()));
+        drop(depot);
+        engine.close().await.unwrap();
+        let engine = Engine::open(dir, options(2)).await.unwrap();
+        let library = engine.launch("library", library).await.unwrap();
+        library.caught_up("shelf").await.unwrap();
+        let found = library.select(library.documents.key(count / 2)).await.unwrap();
+        assert_eq!(found.unwrap().text.len(), 64 << 10);
         drop(library);
         engine.stop().await;
         tell(peak_mib());

@@ -175,11 +175,9 @@ fn a_record_that_cannot_be_decoded_becomes_a_dead_letter() {
             let sales = m.depot::<Numbered>("sales").hash_by(|it| &it.id);
             let t = m.microbatch(|| "adding");
             let totals = t.pstate::<Map<u64, u64>>("totals");
-            t.source(sales)
-                .using(totals)
-                .for_each(async |at, totals, it: Numbered| {
-                    Ok(at.put(totals.key(it.id), it.amount)?)
-                });
+            t.source(sales).using(totals).for_each(async |at, totals, it: Numbered| {
+                Ok(at.put(totals.key(it.id), it.amount)?)
+            });
             (sales, totals.reader())
         };
         let shop = engine.launch("sales", second).await.unwrap();

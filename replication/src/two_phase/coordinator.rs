@@ -62,6 +62,12 @@ pub struct Coordinator {
     wake_ns: Option<u64>,
     /// The wall-clock time told last.
     wall_us: u64,
+    /// How many records of one source the next microbatch takes: fewer after one was too large, and
+    /// then more again with each that commits.
+    records_max: u64,
+    /// The last attempt of ids that lost their place when a lower one shrank, and when they first
+    /// began: numbers are not used twice.
+    displaced: BTreeMap<MicrobatchId, (Attempt, u64)>,
 }
 
 /// A decision on its way.
@@ -90,6 +96,8 @@ impl Coordinator {
         let row = row.unwrap_or_default();
         let shards: BTreeSet<_> = config.owners.iter().copied().chain([config.own]).collect();
         let mut coordinator = Self {
+            records_max: config.records_max,
+            displaced: BTreeMap::new(),
             config,
             shards,
             run,
@@ -371,11 +379,33 @@ impl Coordinator {
         effects: &mut Vec<Effect>,
     ) {
         self.abort_from(place, now_ns, effects);
+        let too_large = |failure: &&Failure| failure.kind == FailureKind::TooLarge;
+        if let Some(failure) = failures.iter().find(too_large) {
+            return self.shrink(place, now_ns, failure, effects);
+        }
         let flight = &mut self.flights[place];
         for failure in failures {
             if let Some(exclusion) = flight.failed(now_ns, failure) {
                 effects.push(Effect::Excluded { id: flight.id, exclusion });
             }
+        }
+    }
+
+    /// Takes fewer records. What was planned above began where this one ended, so it is planned anew.
+    fn shrink(&mut self, place: usize, now_ns: u64, failure: &Failure, effects: &mut Vec<Effect>) {
+        let flight = &mut self.flights[place];
+        if flight.shrink().is_some() {
+            self.records_max = flight.plan.range_len_max().max(1);
+            for above in self.flights.drain(place + 1..) {
+                self.displaced.insert(above.id, (above.attempt, above.began_us));
+            }
+            return;
+        }
+        // What is left of one record that is left out, its dead letter, always fits.
+        let kind = FailureKind::Reject;
+        let rejected = Failure { origin: flight.plan.record(0), kind, ..failure.clone() };
+        if let Some(exclusion) = flight.failed(now_ns, &rejected) {
+            effects.push(Effect::Excluded { id: flight.id, exclusion });
         }
     }
 
@@ -405,7 +435,13 @@ impl Coordinator {
                     && (attempt.attempt < flight.attempt
                         || attempt.attempt == flight.attempt && flight.is_waiting())
             });
-        if fenced { Message::Abort { attempt } } else { Message::Undecided { attempt } }
+        let displaced = self.displaced.get(&attempt.id);
+        let over = displaced.is_some_and(|&(last, _)| attempt.attempt <= last);
+        if fenced || attempt.run == self.run && over {
+            Message::Abort { attempt }
+        } else {
+            Message::Undecided { attempt }
+        }
     }
 
     fn on_persisted(&mut self, token: Token, effects: &mut Vec<Effect>) {
@@ -557,6 +593,8 @@ impl Coordinator {
             assert_eq!(flight.id, self.decided.next(), "ids commit in order");
         }
         self.decided = self.decided.max(flight.id);
+        let more = self.records_max + self.records_max / 4 + 1;
+        self.records_max = more.min(self.config.records_max);
         let offsets = flight.plan.ends();
         self.offsets.extend(offsets.iter().map(|moved| (moved.source, moved.offset)));
         let waiting = if local { BTreeSet::new() } else { self.owners_of(&touched) };
@@ -601,7 +639,10 @@ impl Coordinator {
             return;
         }
         let id = self.flights.back().map_or(self.decided, |flight| flight.id).next();
-        self.flights.push_back(Flight::new(id, plan, BeginRecord::Unwritten, self.wall_us));
+        let (attempt, began_us) = self.displaced.remove(&id).unwrap_or((Attempt(0), self.wall_us));
+        let mut flight = Flight::new(id, plan, BeginRecord::Unwritten, began_us);
+        flight.attempt = attempt;
+        self.flights.push_back(flight);
         self.start(self.flights.len() - 1, effects);
     }
 
@@ -724,7 +765,7 @@ impl Coordinator {
             let planned = self.flights.iter().rev().find_map(|flight| flight.end_of(source));
             let from = planned.unwrap_or_else(|| offset_in(&self.offsets, source));
             if from < end {
-                let to = end.min(Offset(from.0.saturating_add(self.config.records_max)));
+                let to = end.min(Offset(from.0.saturating_add(self.records_max)));
                 ranges.push(SourceRange { source, from, to });
             }
             if ranges.len() == wire::LIST_MAX {

@@ -330,10 +330,23 @@ impl Participant {
         }
     }
 
-    /// The attempt can no longer commit. What is committed already stays: then this is an old
-    /// message.
+    /// The attempt can no longer commit, nor can what runs on its overlay, which goes first. What is
+    /// committed already stays: then this is an old message.
     fn drop_attempt(&mut self, attempt: AttemptId, effects: &mut Vec<Effect>) {
         self.raise_fence(attempt);
+        let built_on = match self.attempts.get(&attempt) {
+            None | Some(State::Committing { .. }) => return,
+            Some(State::InDoubt { .. }) => None,
+            Some(State::Running(_) | State::Preparing { .. } | State::Prepared { .. }) => {
+                let is_live = |state: &State| !matches!(state, State::InDoubt { .. });
+                let mut above = self.attempts.iter().rev();
+                above.find(|(it, state)| it.id > attempt.id && is_live(state)).map(|(&it, _)| it)
+            }
+        };
+        if let Some(above) = built_on {
+            self.drop_attempt(above, effects);
+            return self.drop_attempt(attempt, effects);
+        }
         let aborted = match self.attempts.get(&attempt) {
             None | Some(State::Committing { .. }) => return,
             Some(State::Running(_)) => Vec::new(),

@@ -94,6 +94,7 @@ pub fn encode_message(topology: TopologyId, message: &Message) -> Vec<u8> {
                 kind: match failure.kind {
                     FailureKind::Retry => fb::FailureKind::Retry,
                     FailureKind::Reject => fb::FailureKind::Reject,
+                    FailureKind::TooLarge => fb::FailureKind::TooLarge,
                 },
                 message,
             };
@@ -214,6 +215,7 @@ fn failure_from(body: &fb::Failed<'_>) -> Result<Failure, Error> {
     let kind = match body.kind() {
         fb::FailureKind::Retry => FailureKind::Retry,
         fb::FailureKind::Reject => FailureKind::Reject,
+        fb::FailureKind::TooLarge => FailureKind::TooLarge,
         _ => return Err(Error::Field { field: "kind" }),
     };
     let origin = body.origin().map(origin_from);

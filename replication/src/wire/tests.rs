@@ -60,13 +60,13 @@ fn partitions() -> impl Strategy<Value = Vec<PartitionId>> {
 }
 
 fn failures() -> impl Strategy<Value = Failure> {
-    (proptest::option::of(origins()), any::<bool>(), ".{0,300}").prop_map(
-        |(origin, rejects, message)| Failure {
+    (proptest::option::of(origins()), 0..3usize, ".{0,300}").prop_map(|(origin, kind, message)| {
+        Failure {
             origin,
-            kind: if rejects { FailureKind::Reject } else { FailureKind::Retry },
+            kind: [FailureKind::Retry, FailureKind::Reject, FailureKind::TooLarge][kind],
             message: cut_reason(&message),
-        },
-    )
+        }
+    })
 }
 
 fn messages() -> impl Strategy<Value = Message> {

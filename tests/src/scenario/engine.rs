@@ -115,6 +115,7 @@ impl Shape {
                 journal_bytes_max: u64::from(file_bytes) * random.within(5..9),
                 journal_file_bytes: file_bytes,
                 microbatch_records_max: *random.pick(&[2, 8, 64]),
+                microbatch_bytes_max: 1 << 20,
                 depot: depot::Options {
                     allocation_bytes_min: 16 << 10,
                     allocation_bytes_max: 64 << 10,
@@ -277,7 +278,8 @@ async fn live(
         }
     }
     trouble::start(world, &shared.node, shards, alive);
-    let reopener = reopen_stopped(world.clone(), Rc::clone(shared), opened.clone(), Rc::clone(alive));
+    let reopener =
+        reopen_stopped(world.clone(), Rc::clone(shared), opened.clone(), Rc::clone(alive));
     world.spawn("reopen", reopener);
     work(world, shared, &bank, 40).await?;
     note_progress(shared, &bank).await;

@@ -72,7 +72,7 @@ fn a_page_file_of_version_1_opens() {
         let (store, opened) = open(&env, Index(21)).await.unwrap();
         assert_eq!(
             opened,
-            Opened { covers: Index(20), pending: vec![Index(2), Index(9)], fold: 2 }
+            Opened { covers: Index(20), pending: vec![Index(2), Index(9)], fold: 2, damaged: None }
         );
         assert_eq!(store.trees()[1].description, b"Map<String, Bytes>");
         for pstate in (0..3).map(PStateId) {

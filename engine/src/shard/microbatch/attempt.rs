@@ -171,6 +171,7 @@ impl Shard {
             read.insert(moved.source, moved.offset);
         }
         drop(read);
+        self.sources_taken(topology, offsets.iter().copied());
         for moved in offsets {
             let mut waiting = topology.waiting.borrow_mut();
             let from = (moved.source, Offset(0));
@@ -226,6 +227,28 @@ impl Shard {
         let topology = self.topology(id)?;
         let coordinator = topology.coordinator.borrow();
         Ok(coordinator.as_ref().map(Coordinator::decided).unwrap_or_default())
+    }
+
+    /// Why the coordinator, which lives here, begins no microbatch.
+    pub(in crate::shard) fn paused(&self, id: TopologyId) -> Result<Option<String>> {
+        Ok(self.topology(id)?.paused.borrow().clone())
+    }
+
+    /// What the two machines of each topology hold.
+    pub(in crate::shard) fn describe(&self) -> String {
+        let topologies = self.topologies.borrow();
+        let lines = topologies.values().map(|topology| {
+            format!(
+                "{}: {:?}\nrunning {:?}, held {:?}\n{:?}\n{:?}\n",
+                topology.definition().name,
+                self.peers,
+                topology.running.borrow().keys(),
+                topology.held.borrow(),
+                topology.participant.borrow(),
+                topology.coordinator.borrow(),
+            )
+        });
+        lines.collect()
     }
 
     /// Answers when readers of this shard see an id.

@@ -3,10 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use tidemill_replication::two_phase::{AttemptId, Exclusion, SourceRange, participant};
+use tidemill_replication::two_phase::{
+    AttemptId, Exclusion, Failure, FailureKind, SourceOffset, SourceRange, participant,
+};
 
 use super::{EXCLUDED_MAX, Running, Topology, Work};
 use crate::env::Class;
+use crate::node::MICROBATCH_BYTES_LIMIT;
 use crate::shard::Shard;
 use crate::shard::message::RowBatch;
 use crate::topology::{NodeIndex, Rows};
@@ -23,12 +26,17 @@ impl Shard {
         let Some(topology) = self.topologies.borrow().get(&id).cloned() else { return };
         let attempt = batch.transaction.attempt;
         let admission = topology.participant.borrow().admission(attempt);
-        match admission {
-            participant::Admission::Run => self.run_batch(&topology, batch),
-            participant::Admission::Hold => {
+        let running = topology.running.borrow().get(&attempt).cloned();
+        match (admission, running) {
+            (participant::Admission::Run, Some(running)) => {
+                self.run_batch(&topology, &running, batch);
+            }
+            // Without the attempt: the participant has begun it, but an earlier effect of the same step
+            // is still being performed.
+            (participant::Admission::Run | participant::Admission::Hold, _) => {
                 topology.held.borrow_mut().push_back((sender, batch));
             }
-            participant::Admission::Stale => {}
+            (participant::Admission::Stale, _) => {}
         }
     }
 
@@ -39,14 +47,11 @@ impl Shard {
         }
     }
 
-    fn run_batch(self: &Rc<Self>, topology: &Rc<Topology>, batch: RowBatch) {
-        let attempt = batch.transaction.attempt;
+    fn run_batch(self: &Rc<Self>, topology: &Rc<Topology>, running: &Rc<Running>, batch: RowBatch) {
+        let attempt = running.attempt;
         self.participate(topology, participant::Input::BatchReceived { attempt, count: 1 });
-        let running = topology.running.borrow().get(&attempt).cloned();
-        if let Some(running) = running {
-            for (partition, node, rows) in batch.parts {
-                self.queue_rows(topology, &running, partition, node, rows);
-            }
+        for (partition, node, rows) in batch.parts {
+            self.queue_rows(topology, running, partition, node, rows);
         }
         self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
     }
@@ -66,6 +71,7 @@ impl Shard {
         let attempt = running.attempt;
         self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
         let work = running.work(&self.partitions[&partition]);
+        self.count_bytes(topology, running, running.bytes.get() + rows.bytes() as u64);
         work.queue.borrow_mut().push_back((node, rows));
         if !work.busy.replace(true) {
             let (shard, topology, running) =
@@ -74,6 +80,23 @@ impl Shard {
                 shard.run_queue(&topology, &running, &work).await;
                 work.busy.set(false);
             });
+        }
+    }
+
+    /// Notes what an attempt holds here. Too much fails it: neither the memory nor a prepare has room.
+    fn count_bytes(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running, bytes: u64) {
+        running.bytes.set(bytes);
+        let bytes_max = self.setup.options.microbatch_bytes_max.min(MICROBATCH_BYTES_LIMIT);
+        if bytes > bytes_max && !running.failed.replace(true) {
+            let message = format!(
+                "microbatch {} of {} needs more than {bytes_max} bytes on shard {}",
+                running.attempt.id,
+                topology.definition().name,
+                self.env.shard()
+            );
+            let failure = Failure { origin: None, kind: FailureKind::TooLarge, message };
+            let attempt = running.attempt;
+            self.participate(topology, participant::Input::Failed { attempt, failure });
         }
     }
 
@@ -87,15 +110,10 @@ impl Shard {
         loop {
             let next = work.queue.borrow_mut().pop_front();
             let Some((node, rows)) = next else { return };
+            let queued = rows.bytes() as u64;
             self.run_event(topology, running, work, node, rows).await;
             let attempt = running.attempt;
-            if !work.touched.get()
-                && (!work.writes.borrow().is_empty() || !work.appends.borrow().depots.is_empty())
-            {
-                work.touched.set(true);
-                let partition = work.partition.id;
-                self.participate(topology, participant::Input::Touched { attempt, partition });
-            }
+            self.wrote(topology, running, work, queued);
             self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
             if self.env.should_yield() {
                 self.env.yield_now().await;
@@ -116,6 +134,7 @@ impl Shard {
             attempt,
             began,
             failed: Cell::new(false),
+            bytes: Cell::default(),
             works: RefCell::default(),
         });
         topology.running.borrow_mut().insert(attempt, Rc::clone(&running));
@@ -144,16 +163,25 @@ impl Shard {
         }
         self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
         self.offer_held(topology);
+        let taken = ranges.iter().map(|it| SourceOffset { source: it.source, offset: it.to });
+        self.sources_taken(topology, taken);
     }
 
-    /// Tells the participant that an attempt wrote to a partition outside of an event.
-    pub(in crate::shard) fn touch(
+    /// Notes what an attempt has written to a partition, in the stead of `queued` bytes of rows.
+    pub(in crate::shard) fn wrote(
         self: &Rc<Self>,
         topology: &Rc<Topology>,
         running: &Running,
         work: &Work,
+        queued: u64,
     ) {
-        if !work.touched.replace(true) {
+        let written = work.writes.borrow().bytes() + work.appended_bytes.get();
+        let before = work.counted_bytes.replace(written) + queued;
+        let bytes = (running.bytes.get() + written).saturating_sub(before);
+        self.count_bytes(topology, running, bytes);
+        let is_touched =
+            !work.writes.borrow().is_empty() || !work.appends.borrow().depots.is_empty();
+        if is_touched && !work.touched.replace(true) {
             let (attempt, partition) = (running.attempt, work.partition.id);
             self.participate(topology, participant::Input::Touched { attempt, partition });
         }

@@ -89,7 +89,7 @@ impl Flight {
     pub(super) fn failed(&mut self, now_ns: u64, failure: &Failure) -> Option<Exclusion> {
         let message = cut_reason(&failure.message);
         match (failure.kind, failure.origin.filter(|&origin| self.plan.reads(origin))) {
-            (FailureKind::Retry, _) => {
+            (FailureKind::Retry | FailureKind::TooLarge, _) => {
                 self.back_off(now_ns);
                 None
             }
@@ -100,6 +100,15 @@ impl Flight {
             }
             (FailureKind::Reject, None) => self.nameless_reject(now_ns, message),
         }
+    }
+
+    /// The present attempt, which is aborted already, was too large: the next one reads about half.
+    /// `None` if that is nothing; then the only record is to blame.
+    pub(super) fn shrink(&mut self) -> Option<()> {
+        self.plan = self.plan.half()?;
+        self.begin = BeginRecord::Unwritten;
+        self.search = None;
+        Some(())
     }
 
     fn nameless_reject(&mut self, now_ns: u64, message: String) -> Option<Exclusion> {

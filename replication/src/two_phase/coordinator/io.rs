@@ -37,12 +37,13 @@ pub enum Input {
     },
     /// What this token named is durable.
     Persisted(Token),
-    /// What [`Effect::CommitLocally`] asked for was not written at all, and will not be (no space).
+    /// What [`Effect::CommitLocally`] asked for was not written at all, and will not be (no space, or
+    /// too much for one write).
     /// The participant was not told yet.
     Refused {
         /// What was asked for.
         token: Token,
-        /// Why; of kind `Retry`.
+        /// Why; of kind `Retry` or `TooLarge`.
         failure: Failure,
     },
     /// A shard stopped, and everything volatile on it is gone.
@@ -120,14 +121,17 @@ pub enum Effect {
 }
 
 /// Why a topology begins no further microbatch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PauseReason {
     /// It was asked to.
+    #[error("it was asked to pause")]
     Asked,
     /// This shard is down.
+    #[error("shard {0} is down")]
     ShardDown(ShardId),
     /// A microbatch is rejected even without any record; only a change of code, and `Resume`, can
     /// help.
+    #[error("microbatch {id} is rejected even without any record: {message}")]
     Rejected {
         /// The microbatch.
         id: MicrobatchId,

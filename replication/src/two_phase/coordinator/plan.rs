@@ -93,6 +93,29 @@ impl Plan {
         Self::new(ranges, self.exclusions.clone())
     }
 
+    /// The plan that reads about half as much: half of each range, or of the ranges where they have one
+    /// record each. `None` if that would be nothing.
+    pub(super) fn half(&self) -> Option<Self> {
+        let halved: Vec<_> = self
+            .ranges
+            .iter()
+            .map(|range| {
+                let length = (range.to.0 - range.from.0).div_ceil(2);
+                SourceRange { to: range.from.advance(length), ..*range }
+            })
+            .collect();
+        if halved != self.ranges {
+            return Some(Self::new(halved, self.exclusions.clone()));
+        }
+        let half = self.ranges.get(..self.ranges.len() / 2).filter(|half| !half.is_empty())?;
+        Some(Self::new(half.to_vec(), self.exclusions.clone()))
+    }
+
+    /// How many records the longest range has.
+    pub(super) fn range_len_max(&self) -> u64 {
+        self.ranges.iter().map(|range| range.to.0 - range.from.0).max().unwrap_or(0)
+    }
+
     /// The part whose sources lie on `shard`.
     pub(super) fn part(
         &self,
@@ -167,6 +190,19 @@ mod tests {
                 assert_eq!(prefix.record(number), plan.record(number));
             }
         }
+    }
+
+    #[test]
+    fn halves_end_at_one_record() {
+        let plan = Plan::new(vec![range(0, 5, 8), range(3, 10, 11)], vec![exclusion(0, 7)]);
+        let half = plan.half().unwrap();
+        assert_eq!(half.ranges(), [range(0, 5, 7), range(3, 10, 11)]);
+        assert_eq!((half.exclusions().len(), half.range_len_max()), (0, 2));
+        let quarter = half.half().unwrap();
+        assert_eq!(quarter.ranges(), [range(0, 5, 6), range(3, 10, 11)]);
+        let last = quarter.half().unwrap();
+        assert_eq!(last.ranges(), [range(0, 5, 6)]);
+        assert_eq!(last.half(), None);
     }
 
     #[test]

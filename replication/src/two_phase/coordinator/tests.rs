@@ -587,6 +587,66 @@ fn a_pause_lets_what_is_under_way_complete() {
 }
 
 #[test]
+fn a_microbatch_that_is_too_large_is_halved_and_what_stands_on_it_is_planned_anew() {
+    let too_large = |shard, of| {
+        let message = "large".to_owned();
+        let failure = Failure { origin: None, kind: FailureKind::TooLarge, message };
+        from(shard, Message::Failed { attempt: attempt(of), failure })
+    };
+    let mut bench = Bench::new(2);
+    bench.give(Input::Start);
+    bench.give(ends(&[(0, 9), (1, 1)]));
+    bench.come_to_rest("1.1", &[&[0], &[1]]);
+    bench.expect(
+        ends(&[(0, 12)]),
+        &["write#2 begin 2.1 0:9..12", "0: begin 2.1 0:9..12", "1: begin 2.1"],
+    );
+    bench.expect(
+        too_large(1, "1.1"),
+        &[
+            "0: abort 2.1",
+            "1: abort 2.1",
+            "0: abort 1.1",
+            "1: abort 1.1",
+            "write#3 begin 1.2 0:0..5 1:0..1",
+            "0: begin 1.2 0:0..5",
+            "1: begin 1.2 1:0..1",
+        ],
+    );
+    let asked = Message::Ask { attempts: vec![attempt("2.1")] };
+    bench.expect(from(1, asked), &["1: abort 2.1"]);
+    let effects = bench.come_to_rest("1.2", &[&[0], &[1]]);
+    assert_eq!(effects[2], "write#4 begin 2.2 0:5..10", "numbers are not used twice");
+    // The limit grows again with what commits.
+    bench.give(Input::Persisted(Token(3)));
+    bench.give(vote(0, "1.2", &[0]));
+    bench.give(vote(1, "1.2", &[1]));
+    bench.give(Input::Persisted(Token(5)));
+    bench.give(ends(&[(0, 100)]));
+    let effects = bench.come_to_rest("2.2", &[&[0], &[1]]);
+    assert_eq!(effects[3], "0: begin 3.1 0:10..17", "{effects:?}");
+}
+
+#[test]
+fn one_record_that_is_too_large_is_left_out() {
+    let too_large = |of| {
+        let failure =
+            Failure { origin: None, kind: FailureKind::TooLarge, message: "large".to_owned() };
+        from(0, Message::Failed { attempt: attempt(of), failure })
+    };
+    let mut bench = Bench::new(2);
+    bench.give(Input::Start);
+    bench.give(ends(&[(0, 2)]));
+    bench.give(too_large("1.1"));
+    bench.expect(
+        too_large("1.2"),
+        &["0: abort 1.2", "1: abort 1.2", "0: begin 1.3 0:0..1", "1: begin 1.3"],
+    );
+    let effects = bench.give(too_large("1.3"));
+    assert!(effects.contains(&"0: begin 1.4 0:0..1 -0:0".to_owned()), "{effects:?}");
+}
+
+#[test]
 fn a_microbatch_takes_a_bounded_number_of_records() {
     let mut bench = Bench::new(1);
     bench.give(Input::Start);

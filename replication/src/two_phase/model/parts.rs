@@ -77,6 +77,7 @@ impl Seen {
             "local commit",
             "local commit refused",
             "prepare failed",
+            "too large",
             "repeated message",
             "shard crash",
             "home crash",

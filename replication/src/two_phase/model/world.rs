@@ -87,6 +87,8 @@ pub(super) struct World {
     rows: BTreeMap<(usize, usize), VecDeque<(AttemptId, Flow)>>,
     appended: BTreeMap<Source, Offset>,
     flaky: BTreeMap<Origin, u64>,
+    /// Ids that were called too large.
+    too_large: BTreeSet<MicrobatchId>,
     oracle: Oracle,
     seen: Seen,
     violation: Option<String>,
@@ -129,6 +131,7 @@ impl World {
             rows: BTreeMap::new(),
             appended: BTreeMap::new(),
             flaky: BTreeMap::new(),
+            too_large: BTreeSet::new(),
             oracle: Oracle::default(),
             seen: Seen::default(),
             violation: None,

@@ -339,6 +339,29 @@ fn a_new_coordinator_ends_what_was_not_prepared_and_is_asked_about_the_rest() {
 }
 
 #[test]
+fn what_was_built_on_an_attempt_is_dropped_with_it_and_first() {
+    // A new coordinator answers one by one, in the order asked.
+    let mut bench = Bench::new();
+    bench.prepare("1.1", &[1]);
+    bench.prepare("2.1", &[1, 3]);
+    let hello = Input::Message(Message::Hello { run: Run(8) });
+    bench.expect(hello, &["ask 1.1, 2.1", "wake at 10000000"]);
+    bench.expect(abort("1.1"), &["drop 2.1 [1, 3]", "drop 1.1 [1]"]);
+    bench.expect(abort("2.1"), &[]);
+    // Another attempt than the one it was built on is decided.
+    let mut bench = Bench::new();
+    bench.prepare("1.1", &[1]);
+    bench.run("2.1", &[1]);
+    bench.expect(decided("1.2", &[]), &["drop 2.1 []", "drop 1.1 [1]", "applied 1.2"]);
+    // Nothing is built on a doubt.
+    let older = |of| AttemptId { run: Run(5), ..attempt(of) };
+    let mut bench = Bench::recovered(&[(older("1.1"), 1), (older("2.1"), 1)], &[(1, 0)]);
+    bench.give(Input::Start);
+    let over = Input::Message(Message::Abort { attempt: older("1.1") });
+    bench.expect(over, &["drop 1.1 of run 5 [1]"]);
+}
+
+#[test]
 fn recovered_doubts_are_asked_about_and_resolved() {
     let older = AttemptId { run: Run(5), ..attempt("1.9") };
     let prepares = [(attempt("1.1"), 1), (older, 3), (attempt("1.1"), 3), (attempt("2.1"), 1)];

@@ -6,12 +6,13 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_FAILURE_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_FAILURE_KIND: u8 = 1;
+pub const ENUM_MAX_FAILURE_KIND: u8 = 2;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_FAILURE_KIND: [FailureKind; 2] = [
+pub const ENUM_VALUES_FAILURE_KIND: [FailureKind; 3] = [
   FailureKind::Retry,
   FailureKind::Reject,
+  FailureKind::TooLarge,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -21,18 +22,21 @@ pub struct FailureKind(pub u8);
 impl FailureKind {
   pub const Retry: Self = Self(0);
   pub const Reject: Self = Self(1);
+  pub const TooLarge: Self = Self(2);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 1;
+  pub const ENUM_MAX: u8 = 2;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Retry,
     Self::Reject,
+    Self::TooLarge,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
     match self {
       Self::Retry => Some("Retry"),
       Self::Reject => Some("Reject"),
+      Self::TooLarge => Some("TooLarge"),
       _ => None,
     }
   }

@@ -32,7 +32,7 @@ impl World {
             Effect::CommitLocally { token, decision } => {
                 if self.chaos && self.rng.below(6) == 0 {
                     self.seen.mark("local commit refused");
-                    let failure = no_space();
+                    let failure = self.no_room(decision.attempt.id);
                     self.step_home(coordinator::Input::Refused { token, failure });
                 } else {
                     self.commit_locally(token, decision);
@@ -107,7 +107,7 @@ impl World {
             Effect::WritePrepare { attempt, partitions } => {
                 if self.chaos && self.rng.below(12) == 0 {
                     self.seen.mark("prepare failed");
-                    let failure = no_space();
+                    let failure = self.no_room(attempt.id);
                     self.step_shard(shard, participant::Input::Failed { attempt, failure });
                     return;
                 }
@@ -130,6 +130,11 @@ impl World {
             Effect::Drop { attempt, aborted } => {
                 let dropped = self.oracle.drop(shard, attempt);
                 self.accuse(dropped);
+                let above = self.shards[shard].overlays.keys().find(|it| it.id > attempt.id);
+                if let Some(above) = above {
+                    let what = format!("{attempt} is dropped from under {above} on {shard}");
+                    self.accuse(Err(what));
+                }
                 let it = &mut self.shards[shard];
                 // Highest first.
                 let next_prepared = it.dropped_prepared == Some(attempt.id.next());
@@ -187,14 +192,20 @@ impl World {
         }
     }
 
+    /// No space, or too large: once per id, so that no good record is blamed twice.
+    fn no_room(&mut self, id: MicrobatchId) -> Failure {
+        let mut kind = FailureKind::Retry;
+        if self.rng.below(2) == 0 && self.too_large.insert(id) {
+            self.seen.mark("too large");
+            kind = FailureKind::TooLarge;
+        }
+        Failure { origin: None, kind, message: "no room".to_owned() }
+    }
+
     pub(super) fn check_visible(&mut self, id: MicrobatchId) {
         let durable: Vec<_> =
             self.shards.iter().map(|shard| &shard.journal[..shard.durable]).collect();
         let visible = self.oracle.visible(id, &durable);
         self.accuse(visible);
     }
-}
-
-fn no_space() -> Failure {
-    Failure { origin: None, kind: FailureKind::Retry, message: "no space".to_owned() }
 }

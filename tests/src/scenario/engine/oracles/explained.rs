@@ -42,7 +42,5 @@ pub(in super::super) fn judge(
 
 fn damaged(disk: &DiskHandle, what: &str, text: &str) -> Result<(), Failure> {
     let damage = disk.damage();
-    check(NAME, !damage.is_empty(), || {
-        format!("{what}: {text}; but nothing was damaged")
-    })
+    check(NAME, !damage.is_empty(), || format!("{what}: {text}; but nothing was damaged"))
 }

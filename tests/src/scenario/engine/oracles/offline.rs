@@ -23,9 +23,7 @@ pub(in super::super) fn judge(disk: &DiskHandle) -> Result<u64, Failure> {
             let verified = verify(&bytes, Some(partition));
             let torn = verified.findings.iter().filter(|it| it.byte < ROOTS_END).count();
             let bad = verified.findings.iter().find(|it| it.byte >= ROOTS_END);
-            check(NAME, torn <= 1 && bad.is_none(), || {
-                format!("{path}: {:?}", verified.findings)
-            })?;
+            check(NAME, torn <= 1 && bad.is_none(), || format!("{path}: {:?}", verified.findings))?;
         } else if !name.contains("reserve") && !bytes.is_empty() {
             // Only the last block of an unsealed segment may be torn, which is no panic here; what is
             // proved is checked by opening.
