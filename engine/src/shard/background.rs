@@ -27,10 +27,16 @@ impl Shard {
             self.look_at_tails();
             self.relieve();
             while let Some(id) = self.fold_due() {
+                let covered = self.partitions[&id].covers();
                 match self.fold(id).await {
                     Ok(()) => {
                         pause = LOOK_EVERY;
                         self.fold_ended(true);
+                        if self.partitions[&id].covers() == covered {
+                            // What is not visible everywhere yet cannot be covered; doing it again at once
+                            // would not help.
+                            break;
+                        }
                     }
                     Err(Error::DiskFull { .. }) => {
                         pause = (pause * 2).min(BACK_OFF_MAX);

@@ -172,14 +172,20 @@ pub(crate) async fn read_catalogue(env: &Env, named: CatalogueRef) -> Result<Cat
     if named.bytes > CATALOGUE_BYTES_MAX {
         return Err(damaged("MANIFEST gives it an impossible length"));
     }
-    let missing = |error: std::io::Error| damaged(&error.to_string());
+    let missing = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof => {
+            damaged(&error.to_string())
+        }
+        // The device refused, which says nothing about what is stored.
+        _ => Error::Open { what: format!("cannot read {path}: {error}") },
+    };
     let file = env.disk().open(&path, Open::Existing).await.map_err(missing)?;
     let mut bytes = Vec::new();
     let length = usize::try_from(named.bytes).map_err(|_| damaged("it exceeds the memory"))?;
     while bytes.len() < length {
         let wanted = (length - bytes.len()).min(crate::env::IO_BYTES_MAX);
         let (result, buf) = read_full(&*file, bytes.len() as u64, Buf::zeroed(wanted)).await;
-        result.map_err(|error| damaged(&error.to_string()))?;
+        result.map_err(missing)?;
         bytes.extend_from_slice(&buf);
     }
     bytes.truncate(length);

@@ -71,6 +71,9 @@ pub(crate) struct Partition {
     system_id: Cell<MicrobatchId>,
     /// What the newest root covers; entries above are needed for recovery.
     covers: Cell<Index>,
+    /// The prepares that the newest root asks for; recovery fails without them, also without those
+    /// that were aborted since.
+    pending: RefCell<Vec<Index>>,
     has_root: Cell<bool>,
     /// Replay cut a depot's log at a torn extent; the entries behind it count again at the next replay
     /// unless a fold covers them first.
@@ -150,6 +153,7 @@ impl Partition {
             coordinated: RefCell::default(),
             system_id: Cell::new(MicrobatchId(0)),
             covers: Cell::new(opened.covers),
+            pending: RefCell::new(opened.pending.clone()),
             has_root: Cell::new(opened.fold > 0),
             cut: Cell::new(false),
             cold: Cell::new(0),
@@ -320,10 +324,17 @@ impl Partition {
     pub(crate) fn forget_prepared(&self, transaction: Transaction) {
         let Transaction { topology, attempt } = transaction;
         self.prepared.borrow_mut().remove(&transaction);
-        let place = (topology, attempt.id);
-        if self.stacked.borrow().get(&place) == Some(&attempt) {
-            self.stacked.borrow_mut().remove(&place);
-            self.store.unstack(topology, attempt.id);
+        if self.stacked.borrow().get(&(topology, attempt.id)) != Some(&attempt) {
+            return;
+        }
+        // What was built on it goes with it, even if its own abort comes later: it stays prepared, and
+        // nobody reads through it any more.
+        let mut stacked = self.stacked.borrow_mut();
+        let from = (topology, attempt.id)..=(topology, MicrobatchId(u64::MAX));
+        let above: Vec<_> = stacked.range(from).map(|(&place, _)| place).collect();
+        for place in above.into_iter().rev() {
+            stacked.remove(&place);
+            self.store.unstack(topology, place.1);
         }
     }
 
@@ -397,7 +408,7 @@ impl Partition {
 
     /// Indexes at or below [`Partition::covers`] that recovery still needs.
     pub(crate) fn pending(&self) -> Vec<Index> {
-        self.needed_through(self.covers.get())
+        self.pending.borrow().clone()
     }
 
     /// Prepares at or below `covers` whose outcome a fold to there does not contain, ascending.
@@ -520,6 +531,7 @@ impl Partition {
         let failed = |source| Error::PState { partition: self.id, source };
         self.store.fold(covers, &pending).await.map_err(failed)?;
         self.covers.set(covers);
+        self.pending.borrow_mut().clone_from(&pending);
         self.merged.borrow_mut().retain(|_, it| covers < it.committed);
         self.has_root.set(true);
         self.cut.set(false);

@@ -6,6 +6,7 @@
 //! seed must contain is checked too, so that a seed which tests little is a failure.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tidemill::codec::{Placement, encode_key};
 use tidemill::depot;
 use tidemill::env::LocalFuture;
 use tidemill::error::Error;
+use tidemill::journal::{JournalId, parse_slot};
 use tidemill::node::Options;
 use tidemill::types::{PartitionId, ShardId};
 
@@ -189,6 +191,10 @@ async fn run(world: World) -> Result<Outcome, Failure> {
         }
     }
     heal(&world, &shared, shards).await?;
+    if world.random().one_in(3) {
+        shared.count("damaged", 1);
+        damage(&world, &shared, shards).await?;
+    }
     let mut outcome = shared.outcome.take();
     outcome.add("lives", lives);
     outcome.add("crashes", node.crashes());
@@ -204,6 +210,35 @@ fn is_enough(world: &World, shared: &Shared) -> bool {
     shared.node.crashes() >= CRASHES_MIN
         && shared.counted("appends") >= APPENDS_MIN
         && world.counts().io_faults() >= IO_FAULTS_MIN
+}
+
+/// Rounds of work of the last life.
+const ROUNDS_MAX: u64 = 60;
+
+/// Whether enough microbatches ran and a journal file was used again.
+fn is_rich(shared: &Shared) -> bool {
+    shared.history.borrow().microbatches() >= MICROBATCHES_MIN
+        && (shared.counted("reused journals") > 0 || note_reuse(shared))
+}
+
+/// Whether a journal has written more files than it has, which it counts.
+fn note_reuse(shared: &Shared) -> bool {
+    let disk = shared.node.disk();
+    let mut journals: BTreeMap<JournalId, (u64, u64)> = BTreeMap::new();
+    for path in disk.paths() {
+        let Some((id, _)) = path.strip_prefix("journal/").and_then(parse_slot) else { continue };
+        let (files, number_max) = journals.entry(id).or_default();
+        *files += 1;
+        // The number of the file stands in its first frame; see the journal's format.
+        let head = disk.contents(&path).unwrap_or_default();
+        if let Some(number) = head.get(48..56).filter(|_| head.starts_with(b"TMJF")) {
+            let number = u64::from_le_bytes(number.try_into().expect("8 bytes"));
+            *number_max = number.max(*number_max);
+        }
+    }
+    let reused = journals.values().filter(|(files, number_max)| number_max > files).count() as u64;
+    shared.count("reused journals", reused);
+    reused > 0
 }
 
 /// The directory is opened, checked, used, and left by a crash or cleanly.
@@ -223,19 +258,11 @@ async fn one_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result<(),
     node.disk().set_quota(None);
     node.disk().set_faults(Faults::default());
     lived?;
+    note_reuse(shared);
     if node.crashes() == crashes {
         node.crash(if world.random().one_in(4) { Crash::Kill } else { Crash::Power });
     }
     shared.verdict()
-}
-
-/// How a life was left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Left {
-    /// Something may still run.
-    Running,
-    /// Nothing does.
-    Ended,
 }
 
 async fn live(
@@ -243,20 +270,19 @@ async fn live(
     shared: &Rc<Shared>,
     shards: u16,
     alive: &trouble::Alive,
-) -> Result<Left, Failure> {
+) -> Result<(), Failure> {
     let opened = match open(shared, shards).await {
         Ok(opened) => opened,
         Err(error) => {
             shared.tolerate(world, "opening", &error)?;
             shared.count("failed openings", 1);
-            return Ok(Left::Running);
+            return Ok(());
         }
     };
     let bank = match opened.launch("bank", module::bank).await {
         Ok(bank) => bank,
         Err(error) => {
-            shared.tolerate(world, "launching", &error)?;
-            return Ok(Left::Running);
+            return shared.tolerate(world, "launching", &error);
         }
     };
     shared.count("openings", 1);
@@ -267,11 +293,7 @@ async fn live(
     world.spawn("reopen", reopener);
     work(world, shared, &bank, 40).await?;
     note_progress(shared, &bank).await;
-    if shared.node.crashes() > 0 && world.random().one_in(4) {
-        alive.set(false);
-        world.sleep(Duration::from_millis(1)).await;
-    }
-    Ok(Left::Running)
+    Ok(())
 }
 
 async fn open(shared: &Rc<Shared>, shards: u16) -> Result<Engine, Error> {
@@ -299,7 +321,7 @@ async fn work(
         world.spawn("client", async move {
             client.run().await;
             // Nobody waits if the life was given up.
-            drop(done.send(()));
+            let _unheard = done.send(());
         });
         working.push(waiting);
     }
@@ -374,7 +396,12 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
     let engine = open(shared, shards).await.map_err(failed("opening"))?;
     let bank = engine.launch("bank", module::bank).await.map_err(failed("launching"))?;
     look(world, shared, &bank).await?;
-    for _ in 0..FOLDS_MIN {
+    let mut rounds = 0;
+    while rounds < FOLDS_MIN || !is_rich(shared) {
+        check("contents", rounds < ROUNDS_MAX, || {
+            format!("{rounds} rounds were not enough: {:?}", shared.outcome.borrow().counters)
+        })?;
+        rounds += 1;
         touch_all(world, shared, &bank).await?;
         work(world, shared, &bank, 20).await?;
         for topology in module::TOPOLOGIES {
@@ -392,10 +419,30 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
     folded::judge(&depots, &state, &letters)?;
     let counters = engine.counters().await.map_err(failed("counting"))?;
     let folds = counters.iter().map(|it| it.folds_least).min().unwrap_or_default();
+    let microbatches = shared.history.borrow().microbatches();
+    shared.count("microbatches", microbatches);
     check("contents", folds >= FOLDS_MIN, || format!("some partition was folded {folds} times"))?;
     drop(bank);
     engine.close().await.map_err(failed("closing"))?;
     shared.count("files verified", offline::judge(&shared.node.disk())?);
+    Ok(())
+}
+
+/// Bits of the partitions' files flip: what is read is right, or the error names the damage.
+async fn damage(world: &World, shared: &Rc<Shared>, shards: u16) -> Result<(), Failure> {
+    shared.healthy.set(false);
+    for _ in 0..2 {
+        let node = &shared.node;
+        let faults = Faults { bit_flip: 8_000, damage_only: "p/", ..trouble::benign() };
+        node.disk().set_faults(faults);
+        let alive = Rc::new(Cell::new(false));
+        live(world, shared, shards, &alive).await?;
+        shared.verdict()?;
+        node.crash(Crash::Power);
+        if shared.given_up.get() {
+            break;
+        }
+    }
     Ok(())
 }
 
@@ -424,8 +471,6 @@ mod tests {
 
     #[test]
     fn audits_commit_alone() {
-        let coordinator = Placement::of(module::AUDIT.as_bytes()).partition(PARTITIONS);
-        assert_eq!(coordinator, Placement::of(module::AUDIT.as_bytes()).partition(PARTITIONS));
         assert!(Shape::draw(&Random::new(1)).keys_at_audit.len() > 2);
     }
 }

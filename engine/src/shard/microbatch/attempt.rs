@@ -270,7 +270,11 @@ impl Shard {
 
     fn topology(&self, id: TopologyId) -> Result<Rc<Topology>> {
         let found = self.topologies.borrow().get(&id).cloned();
-        found.ok_or_else(|| Error::Invalid { what: format!("topology {id} does not run here") })
+        // Clients know no topology that was not launched, so this life of the shard is a new one.
+        found.ok_or_else(|| Error::ShardStopped {
+            shard: self.env.shard(),
+            cause: format!("topology {id} is being started again"),
+        })
     }
 }
 

@@ -242,6 +242,12 @@ impl Client {
         match self.bank.wait(record.kind().topology(), appended).await {
             Ok(effects) => {
                 let applied = matches!(effects, Effects::Applied { .. });
+                let (Effects::Applied { id } | Effects::DeadLettered { id }) = effects;
+                {
+                    let mut history = self.shared.history.borrow_mut();
+                    let last = history.visible.entry(record.kind().topology()).or_default();
+                    *last = id.max(*last);
+                }
                 applied::answer(record, applied)?;
                 let promise = Promise { id: record.id(), applied };
                 self.shared.history.borrow_mut().promises.push(promise);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tidemill::codec::{Placement, encode_key};
 use tidemill::depot::Key;
-use tidemill::types::{Offset, PartitionId};
+use tidemill::types::{MicrobatchId, Offset, PartitionId};
 
 use super::PARTITIONS;
 use super::module::{Chain, Deposit, Happening, Receipt, Transfer};
@@ -31,15 +31,6 @@ impl Kind {
         }
     }
 
-    /// Its name in the module.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Deposits => "deposits",
-            Self::Transfers => "transfers",
-            Self::Happenings => "happenings",
-            Self::Receipts => "receipts",
-        }
-    }
 }
 
 /// A record of any depot.
@@ -135,6 +126,8 @@ pub(super) struct History {
     groups: u64,
     pub(super) sent: BTreeMap<u64, Sent>,
     pub(super) promises: Vec<Promise>,
+    /// The last microbatch of each topology that a wait was answered with.
+    pub(super) visible: BTreeMap<&'static str, MicrobatchId>,
     /// What clients have read from depots.
     pub(super) read: BTreeMap<Place, u64>,
     /// The longest chain that was seen of each key.
@@ -176,6 +169,11 @@ impl History {
         let mine = self.sent.values().filter(|sent| sent.fate == Fate::Unknown);
         let keyed = mine.filter_map(|sent| Some((sent.key?, sent.record.clone())));
         keyed.filter(|(key, _)| key.client == client).collect()
+    }
+
+    /// How many microbatches were committed, as far as clients know.
+    pub(super) fn microbatches(&self) -> u64 {
+        self.visible.values().map(|id| id.0).sum()
     }
 
     /// The longest chain that some client has seen of a key: reads asked for from now on must not be

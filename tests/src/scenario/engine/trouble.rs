@@ -38,24 +38,15 @@ pub(super) fn plan_crash(world: &World, node: &Node) {
 
 /// Starts what disturbs a running engine, until `alive` is unset.
 pub(super) fn start(world: &World, node: &Node, shards: u16, alive: &Alive) {
-    spawn(world, alive, "bad device", bad_device(world.clone(), node.clone(), Rc::clone(alive)));
+    world.spawn("bad device", bad_device(world.clone(), node.clone(), Rc::clone(alive)));
     if world.random().one_in(2) {
         let full = full_disk(world.clone(), node.clone(), Rc::clone(alive));
-        spawn(world, alive, "full disk", full);
+        world.spawn("full disk", full);
     }
     if world.random().one_in(2) {
         let hit = hit_shards(world.clone(), node.clone(), shards, Rc::clone(alive));
-        spawn(world, alive, "hit shards", hit);
+        world.spawn("hit shards", hit);
     }
-}
-
-fn spawn(
-    world: &World,
-    _alive: &Alive,
-    name: &'static str,
-    future: impl Future<Output = ()> + 'static,
-) {
-    world.spawn(name, future);
 }
 
 /// Phases in which the device refuses.
