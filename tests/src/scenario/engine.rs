@@ -258,6 +258,11 @@ async fn one_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result<(),
         trouble::benign()
     });
     trouble::plan_crash(world, node);
+    if world.random().one_in(8) {
+        // Hardly any room while it opens, which matters where files are made or partitions folded.
+        let rest = world.random().below(4 << 20);
+        node.disk().set_quota(Some(node.disk().used_bytes() + rest));
+    }
     let lived = live(world, shared, shards, &alive).await;
     alive.set(false);
     node.crash_never();
