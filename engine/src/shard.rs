@@ -339,9 +339,16 @@ impl Shard {
             Ack::Append { depot, id, partition, end, replies } => {
                 depot.log.durable(end);
                 grown.insert(two_phase::Source { depot: id, partition }, depot.log.durable_end());
-                for (reply, offset) in replies {
-                    answer(reply, Ok(offset));
+                if end <= depot.log.durable_end() {
+                    return answer_all(replies);
                 }
+                // A bulk append before them is still being written.
+                self.env.spawn(Class::Client, "acknowledge behind a bulk append", async move {
+                    // If that fails the shard stops, and dropping the replies says so.
+                    if depot.log.durable_through(end).await.is_ok() {
+                        answer_all(replies);
+                    }
+                });
             }
             Ack::Placed { depots } => {
                 for (depot, id, partition, end) in depots {
@@ -369,5 +376,11 @@ impl Shard {
             page_misses: pages.misses,
             ..self.counters.borrow().clone()
         }
+    }
+}
+
+fn answer_all(replies: Vec<(Reply<Offset>, Offset)>) {
+    for (reply, offset) in replies {
+        answer(reply, Ok(offset));
     }
 }

@@ -162,6 +162,7 @@ impl Log {
         if let Some(offsets) = batch.key().and_then(|key| core.dedup.lookup(key)) {
             return Ok(Bulk::Repeated(offsets));
         }
+        assert!(core.cut.is_none(), "recovered() comes before the first append");
         let head = inner.next_head(core, batch, now);
         let run = Run {
             first: head.offsets.start,

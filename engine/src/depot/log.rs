@@ -125,6 +125,7 @@ impl Log {
         if let Some(offsets) = batch.key().and_then(|key| core.dedup.lookup(key)) {
             return Ok(Append::Repeated(offsets));
         }
+        assert!(core.cut.is_none(), "recovered() comes before the first append");
         let head = self.inner.next_head(core, batch, now);
         let payload = Payload::new(&head, &PayloadTail::Body(batch.body()));
         self.inner.admit(core, &head, batch, Index(0), Place::Blocks);
@@ -135,8 +136,10 @@ impl Log {
     /// Gives a microbatch's records their offsets at the place of its entry `Committed`, whose index
     /// is `index`; they need no payload of their own, since that entry is at the same place of the
     /// sequence at every replay. One batch for each index. `time` comes from the entries, so that it
-    /// is the same at replay. `None` if the log has the
-    /// records of that index already, or recovery cut it before them.
+    /// is the same at replay. `None` if the log has the records of that index already.
+    ///
+    /// Recovery may have cut the log before them. They are committed all the same, so they get the
+    /// offsets at the cut: nobody was told the others, since those were not durable.
     ///
     /// # Errors
     /// As [`Log::append`].
@@ -148,7 +151,7 @@ impl Log {
     ) -> Result<Option<Range<Offset>>> {
         assert!(index > Index(0), "entries count from 1");
         let core = &mut *self.inner.core.borrow_mut();
-        if index <= core.placed || core.cut.is_some() {
+        if index <= core.placed {
             return Ok(None);
         }
         self.inner.check(batch)?;
@@ -296,7 +299,6 @@ impl Inner {
     }
 
     pub(super) fn next_head(&self, core: &Core, batch: &Batch, now: WallTime) -> Head {
-        assert!(core.cut.is_none(), "recovered() comes before the first append");
         Head {
             depot: self.depot,
             offsets: core.end..core.end.advance(u64::from(batch.count())),

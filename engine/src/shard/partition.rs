@@ -20,7 +20,9 @@ use crate::journal::Kind;
 use crate::page::Cache;
 use crate::probe::{Plant, planted};
 use crate::pstate::{self, KeyRange, Run, Store, View, WriteSet};
-use crate::types::{DepotId, Index, MicrobatchId, Offset, PStateId, PartitionId, TopologyId};
+use crate::types::{
+    DepotId, Index, MicrobatchId, Offset, PStateId, PartitionId, TopologyId, WallTime,
+};
 
 /// The engine's own state.
 pub(crate) const SYSTEM: PStateId = PStateId(0);
@@ -378,6 +380,20 @@ impl Partition {
             self.forget_prepared(transaction);
         }
         Ok(true)
+    }
+
+    /// For [`Plant::OffsetsBeforeCommitted`]: gives a prepared transaction's records their offsets.
+    pub(crate) fn place_prepared(&self, transaction: Transaction, time: WallTime) {
+        let mut prepared = self.prepared.borrow_mut();
+        let Some(prepared) = prepared.get_mut(&transaction) else { return };
+        for (depot, records) in std::mem::take(&mut prepared.appends.depots) {
+            let (Some(depot), Ok(batch)) = (self.known_depot(depot), Batch::of(&records)) else {
+                continue;
+            };
+            if let Ok(Some(offsets)) = depot.log.place(prepared.index, &batch, time) {
+                depot.note(prepared.index, offsets.end);
+            }
+        }
     }
 
     /// Readers see every committed id up to `id` from now on.

@@ -82,6 +82,30 @@ impl Shard {
         (entries, acks)
     }
 
+    /// The planted bug [`Plant::OffsetsBeforeCommitted`](crate::probe::Plant): records take their offsets
+    /// with the prepare.
+    pub(super) fn place_prepared(
+        &self,
+        topology: &Topology,
+        attempt: AttemptId,
+        partitions: &[PartitionId],
+    ) -> Ack {
+        let transaction = Self::transaction(topology, attempt);
+        let mut depots = Vec::new();
+        for id in partitions {
+            let partition = &self.partitions[id];
+            let placed = partition.placing(transaction);
+            partition.place_prepared(transaction, self.env.wall());
+            for depot in placed {
+                if let Some(known) = partition.known_depot(depot) {
+                    let end = known.log.end();
+                    depots.push((known, depot, *id, end));
+                }
+            }
+        }
+        Ack::Placed { depots }
+    }
+
     /// Everything lies in this shard's journal: one write for all of it.
     pub(super) fn commit_locally(
         self: &Rc<Self>,

@@ -30,7 +30,6 @@ impl Kind {
             Self::Receipts => "tally",
         }
     }
-
 }
 
 /// A record of any depot.

@@ -89,6 +89,7 @@ impl Chain {
 pub(super) struct Line {
     pub(super) to: u64,
     pub(super) cents: i64,
+    pub(super) memo: String,
 }
 
 /// What the module function returns.
@@ -165,7 +166,8 @@ pub(super) fn bank(m: &Module) -> Bank {
             if it.clears {
                 at.delete(history.key(it.from))?;
             }
-            at.put(history.key(it.from).key(it.id), Line { to: it.to, cents: it.cents })?;
+            let line = Line { to: it.to, cents: it.cents, memo: it.memo.clone() };
+            at.put(history.key(it.from).key(it.id), line)?;
             at.put(done.key(it.from).has(it.id), true)?;
             Ok(Some(it))
         })

@@ -45,7 +45,8 @@ pub(super) fn replay(depots: &Depots) -> State {
                 if it.clears {
                     history.clear();
                 }
-                history.insert(it.id, Line { to: it.to, cents: it.cents });
+                let line = Line { to: it.to, cents: it.cents, memo: it.memo.clone() };
+                history.insert(it.id, line);
                 state.done.entry(it.from).or_default().insert(it.id);
                 state.receipts.insert(it.id | BY_LEDGER, (it.to, it.cents));
             }
