@@ -96,7 +96,7 @@ fn planted_bugs_are_caught() {
     ];
     let mut caught = BTreeMap::new();
     for (name, plant) in plants {
-        let oracle = (0..40)
+        let oracle = (0..200)
             .find_map(|seed| scenario::run(named(name), seed, Some(plant), false).result.err());
         caught.insert(plant.name(), oracle);
     }
