@@ -64,7 +64,7 @@ named! {
         PreparedUndecidedAtCrash = "prepared-undecided-at-crash",
         /// A recovered coordinator has a decision that a participant had not applied.
         DecidedUnappliedAtCrash = "decided-unapplied-at-crash",
-        /// Two attempts of one id are prepared.
+        /// The sequence of a partition has prepares of two attempts of one id.
         TwoAttemptsPrepared = "two-attempts-prepared",
         /// An id is aborted while the next one is prepared.
         AbortWithNextPrepared = "abort-with-next-prepared",

@@ -60,8 +60,6 @@ pub(crate) struct Topology {
     waiting: RefCell<Waiting>,
     /// Records given up, per source, for those who wait; the newest only.
     excluded: RefCell<BTreeMap<Source, VecDeque<Offset>>>,
-    /// The outcomes that each shard asked for last.
-    asked: RefCell<BTreeMap<ShardId, Vec<AttemptId>>>,
     visible_waiting: RefCell<Vec<(MicrobatchId, Reply<()>)>>,
     wake_participant: Cell<Option<u64>>,
     wake_coordinator: Cell<Option<u64>>,
@@ -134,18 +132,6 @@ impl Running {
 }
 
 impl Topology {
-    /// Marks that two shards ask for the outcome of different attempts at one id: the abort of the older
-    /// one was not durable where it is prepared, when the other shard prepared the newer one.
-    fn note_asked(&self, from: ShardId, attempts: &[AttemptId]) {
-        let mut asked = self.asked.borrow_mut();
-        let others = asked.iter().filter(|(shard, _)| **shard != from);
-        let mut theirs = others.flat_map(|(_, attempts)| attempts);
-        if theirs.any(|other| attempts.iter().any(|it| it.id == other.id && it != other)) {
-            reached(State::TwoAttemptsPrepared);
-        }
-        asked.insert(from, attempts.to_vec());
-    }
-
     /// The partition in whose sequence the coordinator of the topology called `name` writes.
     pub(crate) fn coordinator_partition(name: &str, partitions: u32) -> PartitionId {
         Placement::of(name.as_bytes()).partition(partitions)
@@ -221,7 +207,6 @@ impl Shard {
             windows: RefCell::default(),
             waiting: RefCell::default(),
             excluded: RefCell::default(),
-            asked: RefCell::default(),
             visible_waiting: RefCell::default(),
             wake_participant: Cell::default(),
             wake_coordinator: Cell::default(),
@@ -339,9 +324,6 @@ impl Shard {
             Err(error) => return self.fail(&error),
         };
         let Some(topology) = self.topologies.borrow().get(&id).cloned() else { return };
-        if let Control::Ask { attempts } = &message {
-            topology.note_asked(from, attempts);
-        }
         match message {
             Control::SourceEnds { .. }
             | Control::Report { .. }

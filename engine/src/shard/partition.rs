@@ -18,7 +18,7 @@ use crate::depot::{self, Batch, Log};
 use crate::env::Env;
 use crate::journal::Kind;
 use crate::page::Cache;
-use crate::probe::{Plant, planted};
+use crate::probe::{Plant, State, planted, reached};
 use crate::pstate::{self, KeyRange, Run, Store, View, WriteSet};
 use crate::types::{
     DepotId, Index, MicrobatchId, Offset, PStateId, PartitionId, TopologyId, WallTime,
@@ -61,6 +61,8 @@ pub(crate) struct Partition {
     next: Cell<Index>,
     depots: RefCell<BTreeMap<DepotId, Rc<Depot>>>,
     prepared: RefCell<BTreeMap<Transaction, Prepared>>,
+    /// Of each topology, whatever came of it.
+    last_prepared: RefCell<BTreeMap<TopologyId, AttemptId>>,
     /// Runs that lie over the trees but not in the memtable yet.
     stacked: RefCell<BTreeMap<(TopologyId, MicrobatchId), AttemptId>>,
     /// Committed, but the writes are not in the memtable yet.
@@ -148,6 +150,7 @@ impl Partition {
             next: Cell::new(opened.covers.next()),
             depots: RefCell::default(),
             prepared: RefCell::default(),
+            last_prepared: RefCell::default(),
             stacked: RefCell::default(),
             unmerged: RefCell::default(),
             merged: RefCell::default(),
@@ -307,6 +310,11 @@ impl Partition {
         run: Rc<Run>,
         appends: PreparedAppends,
     ) {
+        let Transaction { topology, attempt } = transaction;
+        let before = self.last_prepared.borrow_mut().insert(topology, attempt);
+        if before.is_some_and(|it| it.id == attempt.id && it != attempt) {
+            reached(State::TwoAttemptsPrepared);
+        }
         self.prepared.borrow_mut().insert(transaction, Prepared { index, run, appends });
     }
 

@@ -35,11 +35,6 @@ impl Shard {
         for id in partitions {
             let work = running.works.borrow_mut().remove(id).expect("it was touched");
             let partition = &self.partitions[id];
-            if partition.in_doubt().iter().any(|it| {
-                it.topology == topology.id && it.attempt.id == attempt.id && it.attempt != attempt
-            }) {
-                reached(State::TwoAttemptsPrepared);
-            }
             let run = Rc::new(work.writes.take().seal());
             let appends = work.appends.take();
             let mut bytes = Vec::with_capacity(64 + run.encoded_bytes());
