@@ -45,10 +45,10 @@ use oracles::{acknowledged, applied, folded, offline, once, unchanged};
 const PARTITIONS: u32 = 8;
 
 /// A healthy engine has caught up within this, whatever happened before.
-const HEALING_MAX: Duration = Duration::from_secs(60);
+const HEALING_MAX: Duration = Duration::from_mins(1);
 
 /// No call of a client hangs longer than this, whatever goes wrong.
-const LIFE_MAX: Duration = Duration::from_secs(600);
+const LIFE_MAX: Duration = Duration::from_mins(10);
 
 /// The same while stored data is damaged: nobody reopens then what has stopped.
 const DAMAGED_LIFE_MAX: Duration = Duration::from_secs(20);

@@ -79,8 +79,9 @@ impl Client {
         let id = self.shared.history.borrow_mut().next_id();
         let accounts = self.shared.shape.accounts;
         let bytes = memo_bytes.max(random.index(200));
-        let memo: String =
-            (0..bytes).map(|at| char::from(b'a' + ((id as usize + at) % 26) as u8)).collect();
+        let memo: String = (0..bytes)
+            .map(|at| char::from(b'a' + u8::try_from((id + at as u64) % 26).expect("below 26")))
+            .collect();
         match random.below(10) {
             0..=4 => Record::Transfer(Transfer {
                 id,
@@ -93,7 +94,11 @@ impl Client {
                     1 => Refused::AtReceiver,
                     _ => Refused::Nowhere,
                 },
-                flaky: if random.one_in(40) { 1 + random.below(2) as u32 } else { 0 },
+                flaky: if random.one_in(40) {
+                    1 + u32::try_from(random.below(2)).expect("below 2")
+                } else {
+                    0
+                },
                 memo,
             }),
             5..=6 => {
