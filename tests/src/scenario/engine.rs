@@ -299,9 +299,11 @@ async fn live(
     shared.count("openings", 1);
     look(world, shared, &bank).await?;
     trouble::start(world, &shared.node, shards, alive);
-    let reopener =
-        reopen_stopped(world.clone(), Rc::clone(shared), opened.clone(), Rc::clone(alive));
-    world.spawn("reopen", reopener);
+    for shard in (0..shards).map(ShardId) {
+        let (world, shared, engine) = (world.clone(), Rc::clone(shared), opened.clone());
+        let alive = Rc::clone(alive);
+        world.clone().spawn("reopen", reopen_stopped(world, shared, engine, shard, alive));
+    }
     work(world, shared, &bank, 40).await?;
     note_progress(shared, &bank).await;
     Ok(())
@@ -365,22 +367,27 @@ async fn look(world: &World, shared: &Rc<Shared>, bank: &Launched<Bank>) -> Resu
     }
 }
 
-/// Reopens shards that stopped, as a service would.
-async fn reopen_stopped(world: World, shared: Rc<Shared>, engine: Engine, alive: trouble::Alive) {
+/// Reopens a shard whenever it stopped, as a service would. A task for each: the reopening of one may wait
+/// for another that stops meanwhile.
+async fn reopen_stopped(
+    world: World,
+    shared: Rc<Shared>,
+    engine: Engine,
+    shard: ShardId,
+    alive: trouble::Alive,
+) {
     while alive.get() {
         world.sleep(Duration::from_millis(5)).await;
-        for shard in (0..engine.shards()).map(ShardId) {
-            if !alive.get() || engine.stopped(shard).is_none() {
-                continue;
-            }
-            world.note(u64::from(shard.0), || format!("reopening {shard}"));
-            match engine.reopen_shard(shard).await {
-                Ok(()) => shared.count("reopened shards", 1),
-                Err(_) if !alive.get() => return,
-                Err(error) => {
-                    if let Err(failure) = shared.tolerate(&world, "reopening a shard", &error) {
-                        shared.fail(failure);
-                    }
+        if !alive.get() || engine.stopped(shard).is_none() {
+            continue;
+        }
+        world.note(u64::from(shard.0), || format!("reopening {shard}"));
+        match engine.reopen_shard(shard).await {
+            Ok(()) => shared.count("reopened shards", 1),
+            Err(_) if !alive.get() => return,
+            Err(error) => {
+                if let Err(failure) = shared.tolerate(&world, "reopening a shard", &error) {
+                    shared.fail(failure);
                 }
             }
         }

@@ -77,6 +77,12 @@ fn note(world: &mut World, batch: &Batch, offsets: &std::ops::Range<Offset>, tim
     }
 }
 
+/// Forgets records from `end` on.
+fn truncate(world: &mut World, end: Offset) {
+    world.records.truncate(usize::try_from(end.0).unwrap());
+    world.keys.retain(|(_, offsets)| offsets.end <= end);
+}
+
 /// Opens, replays, compares, and forgets what the crash took.
 async fn recover(env: &Env, shared: &Shared, chance: &mut Chance) -> Result<Log> {
     let (recorded, journal) = {
@@ -100,11 +106,22 @@ async fn recover(env: &Env, shared: &Shared, chance: &mut Chance) -> Result<Log>
             },
             What::Place(index, batch, time) => {
                 let placed = log.place(*index, batch, *time)?;
-                assert!(placed.is_none_or(|offsets| offsets.end == entry.end && !cut));
+                match placed {
+                    Some(offsets) if cut => {
+                        // Committed all the same, at the cut.
+                        let mut world = shared.borrow_mut();
+                        truncate(&mut world, offsets.start);
+                        note(&mut world, batch, &offsets, log.append_time());
+                        let what = What::Place(*index, batch.clone(), *time);
+                        kept.push(Entry { end: offsets.end, what });
+                    }
+                    Some(offsets) => assert_eq!(offsets.end, entry.end),
+                    None => assert!(!cut),
+                }
             }
         }
         if cut {
-            // The partition's sequence ends here.
+            // Appends behind a torn extent never were.
             continue;
         }
         assert!(log.end() >= entry.end);
@@ -127,8 +144,7 @@ async fn recover(env: &Env, shared: &Shared, chance: &mut Chance) -> Result<Log>
         assert_eq!(log.durable_end(), log.end());
         let end = usize::try_from(log.end().0).unwrap();
         assert!(end <= world.records.len());
-        world.records.truncate(end);
-        world.keys.retain(|(_, offsets)| offsets.end <= log.end());
+        truncate(&mut world, log.end());
         world.acknowledged = log.end();
     }
     let first = log.first();
