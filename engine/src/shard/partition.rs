@@ -221,8 +221,15 @@ impl Partition {
 
     // ---- replay ----
 
-    /// Applies an entry found at recovery, in its place.
-    pub(crate) async fn replay(&self, index: Index, kind: Kind, bytes: &[u8]) -> Result<(), Error> {
+    /// Applies an entry found at recovery, in its place. Of a topology in `visible`, readers see no id above
+    /// that.
+    pub(crate) async fn replay(
+        &self,
+        index: Index,
+        kind: Kind,
+        bytes: &[u8],
+        visible: &BTreeMap<TopologyId, MicrobatchId>,
+    ) -> Result<(), Error> {
         let wrong = |what: String| Error::Entry { partition: self.id, index, what };
         let malformed = |error: Malformed| wrong(error.to_string());
         match kind {
@@ -239,7 +246,9 @@ impl Partition {
                 if !self.commit(committed, index).map_err(wrong)? {
                     return Ok(());
                 }
-                self.merge_through(topology, attempt.id);
+                if visible.get(&topology).is_none_or(|&visible| attempt.id <= visible) {
+                    self.merge_through(topology, attempt.id);
+                }
             }
             Kind::Aborted => {
                 let transaction = Transaction::decode(bytes).map_err(malformed)?;
