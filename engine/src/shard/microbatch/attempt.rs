@@ -182,6 +182,8 @@ impl Shard {
             partition.merge_through(topology.id, id);
         }
         topology.visible.set(id);
+        // What had nothing to prepare here is still among the running ones.
+        topology.running.borrow_mut().retain(|attempt, _| attempt.id > id);
         for (wanted, reply) in topology.visible_waiting.take() {
             if wanted <= id {
                 answer(reply, Ok(()));
