@@ -297,6 +297,10 @@ async fn live(
         }
     };
     shared.count("openings", 1);
+    if explained::torn(&shared.node.disk(), &opened.recovery().torn) {
+        shared.given_up.set(true);
+        return Ok(());
+    }
     look(world, shared, &bank).await?;
     trouble::start(world, &shared.node, shards, alive);
     for shard in (0..shards).map(ShardId) {
