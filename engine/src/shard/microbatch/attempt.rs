@@ -146,6 +146,7 @@ impl Shard {
             for work in running.works.borrow().values() {
                 work.queue.borrow_mut().clear();
             }
+            self.wake_events();
         }
         let above = topology.running.borrow().keys().any(|it| it.id > attempt.id);
         let prepared_above = aborted.iter().any(|id| {
