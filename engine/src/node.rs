@@ -42,6 +42,10 @@ pub struct Options {
     /// again with fewer records; a single record that needs more is rejected. At most 32 MiB, which is
     /// the default.
     pub microbatch_bytes_max: u64,
+    /// How much of what a microbatch sends from one shard to another may lie there unread; the rest waits
+    /// at its sender, as part of what the microbatch holds there. Less if a quarter of
+    /// `microbatch_bytes_max`, shared among the senders, is less. Default: 4 MiB.
+    pub hop_bytes_max: u64,
     /// Segment sizes and windows of depots.
     pub depot: depot::Options,
 }
@@ -57,6 +61,7 @@ impl Default for Options {
             journal_file_bytes: 16 << 20,
             microbatch_records_max: 1_024,
             microbatch_bytes_max: MICROBATCH_BYTES_LIMIT,
+            hop_bytes_max: 4 << 20,
             depot: depot::Options::default(),
         }
     }

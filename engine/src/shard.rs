@@ -26,6 +26,7 @@ use crate::types::{DepotId, Offset, PartitionId, Run, ShardId, Term, TopologyId}
 
 pub(crate) mod append;
 mod background;
+mod credit;
 pub(crate) mod entry;
 mod event;
 pub(crate) mod keeper;
@@ -265,6 +266,10 @@ impl Shard {
             Message::Rows(batch) => match sender {
                 Sender::Shard(from) => self.rows(from, batch),
                 Sender::Client => unreachable!("clients send no rows"),
+            },
+            Message::Credit(credit) => match sender {
+                Sender::Shard(from) => self.credit(from, credit),
+                Sender::Client => unreachable!("clients are sent no rows"),
             },
             Message::CaughtUp { topology, reply } => self.wait_caught_up(topology, reply),
             Message::Decided { topology, reply } => answer(reply, self.decided(topology)),
