@@ -176,6 +176,8 @@ impl Shard {
         id: MicrobatchId,
         offsets: &[SourceOffset],
     ) {
+        // First, so that a shard that is opened now shows no less.
+        topology.module.note_visible(topology.place, id);
         for partition in self.partitions.values() {
             partition.merge_through(topology.id, id);
         }
