@@ -43,6 +43,10 @@ pub struct Options {
     /// again with fewer records; a single record that needs more is rejected. At most 32 MiB, which is
     /// the default.
     pub microbatch_bytes_max: u64,
+    /// How much of what a microbatch sends from one shard to another may lie there unread; the rest waits
+    /// at its sender, as part of what the microbatch holds there. Less if a quarter of
+    /// `microbatch_bytes_max`, shared among the senders, is less. Default: 4 MiB.
+    pub hop_bytes_max: u64,
     /// Segment sizes and windows of depots.
     pub depot: depot::Options,
 }
@@ -58,6 +62,7 @@ impl Default for Options {
             journal_file_bytes: 16 << 20,
             microbatch_records_max: 1_024,
             microbatch_bytes_max: MICROBATCH_BYTES_LIMIT,
+            hop_bytes_max: 4 << 20,
             depot: depot::Options::default(),
         }
     }
@@ -101,8 +106,8 @@ pub(crate) struct Node {
 pub struct Recovery {
     /// Journal entries that were read.
     pub entries: u64,
-    /// Journals that ended in frames which no later frame proves durable: what a crash leaves. Each with
-    /// the position, for people.
+    /// Ends of journals and bulk appends that no later frame proves durable: what a crash leaves. Each
+    /// with the position, for people.
     pub torn: Vec<String>,
 }
 
@@ -115,8 +120,7 @@ impl Node {
         options.check()?;
         let boot = boot(&platform, &options).await?;
         let plans = plan(options.shards, &boot.journals);
-        let (run, shape) =
-            (boot.manifest.run, (boot.manifest.partitions, boot.manifest.data_id));
+        let (run, shape) = (boot.manifest.run, (boot.manifest.partitions, boot.manifest.data_id));
         let keeper = Keeper::new(boot.manifest, boot.catalogue);
         let setup = Arc::new(Setup::new(options, shape, run, keeper));
         let dealt = plans.iter().any(|plan| matches!(plan, Plan::Create { .. }));
@@ -136,12 +140,7 @@ impl Node {
             match ready {
                 Ok(ready) => {
                     recovery.entries += ready.entries;
-                    recovery.torn.extend(ready.torn.iter().map(|(journal, tail)| {
-                        format!(
-                            "journal {journal}: file {} at byte {}, {} later frames discarded",
-                            tail.file.number, tail.byte, tail.frames_discarded
-                        )
-                    }));
+                    recovery.torn.extend(ready.torn);
                 }
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -220,10 +219,8 @@ impl Node {
     pub(crate) async fn launch(&self, definition: Definition) -> Result<Arc<Installed>> {
         let module = self.number(definition).await?;
         // Whoever is down now finds it among the modules when it starts; so this asks all of them.
-        let installed = self.ask_all(|reply| Message::Install {
-            module: Arc::clone(&module),
-            reply,
-        });
+        let installed =
+            self.ask_all(|reply| Message::Install { module: Arc::clone(&module), reply });
         let installed = installed.await;
         // Coordinators may speak from now on, since each shard that runs understands them.
         module.note_everywhere();

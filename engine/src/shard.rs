@@ -26,6 +26,7 @@ use crate::types::{DepotId, Offset, PartitionId, Run, Term, TopologyId};
 
 pub(crate) mod append;
 mod background;
+mod credit;
 pub(crate) mod entry;
 mod event;
 pub(crate) mod keeper;
@@ -42,10 +43,10 @@ mod tails;
 
 pub use event::DeadLetter;
 pub use message::{Acknowledge, Counters, Effects};
-pub(crate) use setup::Setup;
 use message::{Message, Reply, answer};
 use microbatch::Topology;
 use partition::{Depot, Partition};
+pub(crate) use setup::Setup;
 
 /// Everything one shard owns. Tasks of the shard share it; it never leaves the shard.
 pub(crate) struct Shard {
@@ -239,6 +240,10 @@ impl Shard {
             Message::Rows(batch) => match sender {
                 Sender::Shard(from) => self.rows(from, batch),
                 Sender::Client => unreachable!("clients send no rows"),
+            },
+            Message::Credit(credit) => match sender {
+                Sender::Shard(from) => self.credit(from, credit),
+                Sender::Client => unreachable!("clients are sent no rows"),
             },
             Message::CaughtUp { topology, reply } => self.wait_caught_up(topology, reply),
             Message::Decided { topology, reply } => answer(reply, self.decided(topology)),

@@ -215,9 +215,7 @@ impl crate::journal::Retain for Hand {
         id: JournalId,
         first: JournalFile,
     ) -> crate::env::LocalFuture<'_, Result<(), crate::journal::Error>> {
-        Box::pin(async move {
-            self.retain(id, first).await.map_err(crate::journal::Error::retain)
-        })
+        Box::pin(async move { self.retain(id, first).await.map_err(crate::journal::Error::retain) })
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) enum Message {
     Control { from: Run, to: Run, bytes: Vec<u8> },
     /// Rows for partitions of this shard.
     Rows(RowBatch),
+    /// Rows that this shard sent have been consumed.
+    Credit(Credit),
     /// A peer stopped, or started again.
     Peer { shard: ShardId, run: Run, up: bool },
     /// Records for one depot partition.
@@ -87,10 +89,13 @@ pub(crate) struct RowBatch {
     pub(crate) parts: Vec<(PartitionId, NodeIndex, Rows)>,
 }
 
-impl RowBatch {
-    pub(crate) fn new(from: Run, transaction: Transaction) -> Self {
-        Self { from, transaction, parts: Vec::new() }
-    }
+/// Bytes of rows of one attempt that were consumed where they were sent to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Credit {
+    /// The life of the shard that consumed them.
+    pub(crate) from: Run,
+    pub(crate) transaction: Transaction,
+    pub(crate) bytes: u64,
 }
 
 #[derive(Debug)]
@@ -205,6 +210,8 @@ pub struct Counters {
     pub rows: u64,
     /// Row batches sent to other shards.
     pub batches_sent: u64,
+    /// Rows that had to wait for credit before they were sent to another shard.
+    pub rows_spilled: u64,
     /// Reads in events that were not in memory and not declared beforehand.
     pub undeclared_misses: u64,
     /// Records given up and put among the dead letters.
@@ -237,6 +244,7 @@ impl Counters {
             prepares: self.prepares + other.prepares,
             rows: self.rows + other.rows,
             batches_sent: self.batches_sent + other.batches_sent,
+            rows_spilled: self.rows_spilled + other.rows_spilled,
             undeclared_misses: self.undeclared_misses + other.undeclared_misses,
             dead_letters: self.dead_letters + other.dead_letters,
             aborts: self.aborts + other.aborts,

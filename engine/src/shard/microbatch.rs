@@ -36,6 +36,7 @@ use crate::types::{
 };
 
 mod attempt;
+mod hops;
 mod rows;
 mod window;
 
@@ -81,6 +82,8 @@ pub(crate) struct Running {
     pub(super) failed: Cell<bool>,
     /// Rows that wait here, and what was written.
     bytes: Cell<u64>,
+    /// Rows on their way to and from other shards.
+    hops: hops::Hops,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
 }
 
@@ -94,8 +97,16 @@ pub(crate) struct Work {
     pub(super) appended_bytes: Cell<u64>,
     /// Of its writes, what the attempt's bytes contain.
     counted_bytes: Cell<u64>,
-    queue: RefCell<VecDeque<(NodeIndex, Rows)>>,
+    queue: RefCell<VecDeque<Queued>>,
     busy: Cell<bool>,
+}
+
+/// Rows that wait for their event.
+struct Queued {
+    node: NodeIndex,
+    rows: Rows,
+    /// The other shard they came from, which is owed their bytes.
+    sender: Option<ShardId>,
 }
 
 /// A step of two-phase commit that waited for the journal.
