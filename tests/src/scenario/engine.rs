@@ -293,6 +293,7 @@ async fn live(
     shards: u16,
     alive: &trouble::Alive,
 ) -> Result<(), Failure> {
+    let crashes = shared.node.crashes();
     let opened = match open(shared, shards).await {
         Ok(opened) => opened,
         Err(error) => {
@@ -308,7 +309,9 @@ async fn live(
         trouble::start(world, &shared.node, shards, alive);
         start_reopening(world, shared, &opened, shards, alive);
     }
-    let Some(bank) = launch(world, shared, &opened, early).await? else { return Ok(()) };
+    // A process that has crashed launches nothing.
+    let again = || early && shared.node.crashes() == crashes;
+    let Some(bank) = launch(world, shared, &opened, again).await? else { return Ok(()) };
     shared.count("openings", 1);
     if explained::torn(&shared.node.disk(), &opened.recovery().torn) {
         shared.given_up.set(true);
@@ -329,9 +332,8 @@ async fn launch(
     world: &World,
     shared: &Rc<Shared>,
     engine: &Engine,
-    again: bool,
+    again: impl Fn() -> bool,
 ) -> Result<Option<Launched<Bank>>, Failure> {
-    let crashes = shared.node.crashes();
     for _ in 0..LAUNCHES_MAX {
         let launched = world.timeout(LIFE_MAX, engine.launch("bank", module::bank)).await;
         let Some(launched) = launched else {
@@ -341,7 +343,7 @@ async fn launch(
             Ok(bank) => return Ok(Some(bank)),
             Err(error) => shared.tolerate(world, "launching", &error)?,
         }
-        if !again || shared.node.crashes() != crashes {
+        if !again() {
             return Ok(None);
         }
         shared.count("repeated launches", 1);
