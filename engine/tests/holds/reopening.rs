@@ -25,8 +25,7 @@ fn wait(mut until: impl FnMut() -> bool) {
 
 /// Appends some notes and remembers those that were acknowledged.
 async fn append(notes: &Launched<Notes>, ids: std::ops::Range<u64>, acknowledged: &mut Vec<u64>) {
-    let appends: Vec<_> =
-        ids.map(|id| (id, notes.append(notes.depot, &note(id)))).collect();
+    let appends: Vec<_> = ids.map(|id| (id, notes.append(notes.depot, &note(id)))).collect();
     for (id, append) in appends {
         if append.await.is_ok() {
             acknowledged.push(id);
@@ -180,11 +179,7 @@ fn a_launch_while_a_shard_is_down_is_finished_by_the_next_one() {
 #[test]
 fn the_other_shards_use_their_journals_again_while_one_is_down() {
     let dir = directory("recycling");
-    let small = Options {
-        journal_bytes_max: 4 << 20,
-        journal_file_bytes: 1 << 20,
-        ..options(2)
-    };
+    let small = Options { journal_bytes_max: 4 << 20, journal_file_bytes: 1 << 20, ..options(2) };
     block_on(async {
         let engine = Engine::open(&dir, small).await.unwrap();
         let blobs = |m: &tidemill::module::Module| m.depot::<Vec<u8>>("blobs").random();
