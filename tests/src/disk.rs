@@ -19,6 +19,7 @@
 //! explained error. What is damaged is registered: [`DiskHandle::damage`].
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
@@ -148,6 +149,20 @@ impl DiskHandle {
         }
         all.truncate(len);
         Some(all)
+    }
+
+    /// A copy of every file, by path.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let paths = self.paths();
+        paths.into_iter().filter_map(|path| Some((path.clone(), self.contents(&path)?))).collect()
+    }
+
+    /// A copy of the first 4 KiB of a file; empty if there is no such file.
+    #[must_use]
+    pub fn head(&self, path: &str) -> Vec<u8> {
+        let inode = self.state.names.borrow().find(path);
+        inode.map_or_else(Vec::new, |inode| bytes(inode.content.borrow().present(0)).to_vec())
     }
 
     /// Flips one bit of a file, now and durably, and registers it.
