@@ -1,8 +1,10 @@
 //! One process: its options, its catalogue, and how its shards are opened, reopened and closed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 
 use futures_channel::oneshot;
+use futures_util::future::{Either, select, select_all, try_join_all};
 
 use crate::depot;
 use crate::env::{Platform, production};
@@ -11,7 +13,7 @@ use crate::journal::JournalId;
 use crate::manifest::JournalRecord;
 use crate::module::Definition;
 use crate::shard::keeper::KEEPER;
-use crate::shard::message::{Closed, KeeperRequest, Message, Reply};
+use crate::shard::message::{KeeperRequest, Message, Reply};
 use crate::shard::recover::{self, Boot, Plan, Ready, Start};
 use crate::shard::{Setup, microbatch::Topology};
 use crate::types::ShardId;
@@ -99,6 +101,8 @@ pub(crate) struct Node {
     pub(crate) setup: Arc<Setup>,
     modules: RwLock<Vec<Arc<Installed>>>,
     progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    /// All shards were ended: those that may run on the platform now belong to another opening.
+    ended: AtomicBool,
 }
 
 /// What an opening found.
@@ -131,7 +135,8 @@ impl Node {
         let plans = plan(&setup, &boot);
         let dealt = plans.iter().any(|plan| matches!(plan, Plan::Create { .. }));
         let journals: Vec<JournalId> = plans.iter().map(Plan::journal).collect();
-        let node = Self { platform, setup, modules: RwLock::default(), progress };
+        let ended = AtomicBool::new(false);
+        let node = Self { platform, setup, modules: RwLock::default(), progress, ended };
         let mut waiting = Vec::new();
         for (shard, plan) in (0..node.setup.shards).map(ShardId).zip(plans) {
             let keeper = (shard == KEEPER).then(|| (boot.manifest.clone(), boot.catalogue.clone()));
@@ -160,7 +165,10 @@ impl Node {
         if dealt {
             let journals = (0..).map(ShardId).zip(journals).collect();
             let switch = |reply| Message::Keeper(KeeperRequest::Switch { journals, reply });
-            node.ask(KEEPER, switch).await?;
+            if let Err(error) = node.ask(KEEPER, switch).await {
+                node.end_all().await;
+                return Err(error);
+            }
         }
         Ok((node, recovery))
     }
@@ -309,24 +317,29 @@ impl Node {
 
     /// Folds everything, records the ends of the journals, and ends all shards.
     pub(crate) async fn close(&self) -> Result<()> {
-        let answers: Vec<_> = self
-            .shards()
-            .map(|shard| (shard, self.post(shard, |reply| Message::Close { reply })))
-            .collect();
-        let mut closed: Vec<Closed> = Vec::new();
-        let mut failure = None;
-        for (shard, answer) in answers {
-            match self.answered(shard, answer).await {
-                Ok(end) => closed.push(end),
-                Err(error) => failure = failure.or(Some(error)),
+        let answers = self.shards().map(|shard| {
+            let answer = self.post(shard, |reply| Message::Close { reply });
+            self.answered(shard, answer)
+        });
+        let mut ended: Vec<_> = self.shards().map(|shard| self.platform.ended(shard)).collect();
+        // Each shard waits for microbatches that others take part in, so the first one that is gone ends the
+        // wait for all.
+        let closed = match select(try_join_all(answers), select_all(&mut ended)).await {
+            Either::Left((closed, _)) => closed,
+            Either::Right((((), index, _), _)) => {
+                let shard = self.shards().nth(index).expect("one future for each shard");
+                Err(self.setup.stopped_error(shard))
             }
-        }
-        if failure.is_none() {
-            let clean = |reply| Message::Keeper(KeeperRequest::Clean { closed, reply });
-            failure = self.ask(KEEPER, clean).await.err();
-        }
+        };
+        let clean = match closed {
+            Ok(closed) => {
+                let clean = |reply| Message::Keeper(KeeperRequest::Clean { closed, reply });
+                self.ask(KEEPER, clean).await
+            }
+            Err(error) => Err(error),
+        };
         self.end_all().await;
-        failure.map_or(Ok(()), Err)
+        clean
     }
 
     /// Ends every shard as it is.
@@ -337,10 +350,14 @@ impl Node {
         for shard in self.shards() {
             self.platform.ended(shard).await;
         }
+        self.ended.store(true, Ordering::Release);
     }
 
-    /// Ends every shard as it is, without waiting.
+    /// Ends every shard as it is, without waiting; nothing if that was done before.
     pub(crate) fn end_all_later(&self) {
+        if self.ended.load(Ordering::Acquire) {
+            return;
+        }
         for shard in self.shards() {
             self.platform.post(shard, Box::new(Message::End));
         }

@@ -66,25 +66,25 @@ pub(super) async fn troubled(
         node.crash(if world.random().one_in(4) { Crash::Kill } else { Crash::Power });
     }
     shared.verdict()?;
-    shared.count("files verified", offline::judge(&node.disk(), left == Left::Closed)?);
+    shared.count("files verified", offline::judge(&node.disk(), left == Left::Closed)?.files);
     Ok(())
 }
 
-/// A life in which stored data is damaged, and nothing else happens.
+/// A life in which stored data is damaged, and nothing else happens. Returns whether a verification names the
+/// damage as a torn tail.
 pub(super) async fn damaged(
     world: &World,
     shared: &Rc<Shared>,
     shards: u16,
     faults: Faults,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     shared.node.disk().set_faults(faults);
     let alive = Rc::new(Cell::new(false));
     live(world, shared, shards, &alive).await?;
     shared.verdict()?;
     shared.node.crash(Crash::Power);
     shared.node.disk().set_faults(Faults::default());
-    offline::judge(&shared.node.disk(), false)?;
-    Ok(())
+    Ok(offline::judge(&shared.node.disk(), false)?.tail_named)
 }
 
 async fn live(
