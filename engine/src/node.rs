@@ -111,8 +111,8 @@ pub(crate) struct Node {
 pub struct Recovery {
     /// Journal entries that were read.
     pub entries: u64,
-    /// Journals that ended in frames which no later frame proves durable: what a crash leaves. Each with
-    /// the position, for people.
+    /// Ends of journals and bulk appends that no later frame proves durable: what a crash leaves. Each
+    /// with the position, for people.
     pub torn: Vec<String>,
 }
 
@@ -148,12 +148,7 @@ impl Node {
             match node.answered(shard, ready).await {
                 Ok(ready) => {
                     recovery.entries += ready.entries;
-                    recovery.torn.extend(ready.torn.iter().map(|(journal, tail)| {
-                        format!(
-                            "journal {journal}: file {} at byte {}, {} later frames discarded",
-                            tail.file.number, tail.byte, tail.frames_discarded
-                        )
-                    }));
+                    recovery.torn.extend(ready.torn);
                 }
                 Err(error) => failure = failure.or(Some(error)),
             }

@@ -52,8 +52,8 @@ named! {
         OffsetsBeforeCommitted = "offsets-before-committed",
         /// A segment's partly filled tail block is rewritten after its journal file was reused.
         TailBlockRewritten = "tail-block-rewritten",
-        /// Partitions are dealt to other shards without folding what moved first.
-        DealtWithoutFold = "dealt-without-fold",
+        /// Partitions are dealt to other shards before what moves is folded; a crash in between loses it.
+        DealtBeforeFolded = "dealt-before-folded",
     }
 }
 

@@ -251,19 +251,27 @@ impl Shard {
             replies: Vec::new(),
         };
         self.log(&[entry], vec![ack]);
+        let ticket = self.logged.get();
+        self.journal.hold(ticket);
         let (shard, depot, partition) = (Rc::clone(self), Rc::clone(depot), partition.id);
+        let write = async move |shard: &Self| {
+            let written = write.await;
+            match &written {
+                Ok(()) => shard.journal.release(ticket),
+                Err(error) => shard.fail(error),
+            }
+            written.is_ok()
+        };
         if request.acknowledge == Acknowledge::None {
             answer(request.reply, Ok(first));
             self.env.spawn(Class::Client, "bulk write", async move {
-                if let Err(error) = write.await {
-                    shard.fail(&error);
-                }
+                write(&shard).await;
             });
             return;
         }
         self.env.spawn(Class::Client, "bulk write", async move {
-            if let Err(error) = write.await {
-                return shard.fail(&error);
+            if !write(&shard).await {
+                return;
             }
             // The extent is durable; the entry may be behind it or before it.
             if let Err(error) = depot.log.durable_through(end).await {

@@ -19,9 +19,9 @@ use super::background::no_space;
 use super::entry::Prepare;
 use super::keeper::{self, Keeper, RetainByKeeper};
 use super::message::{Message, Reply, answer};
-use super::partition::Partition;
+use super::partition::{Partition, TornExtent};
 use super::{Ending, Setup, Shard, TERM, tails};
-use crate::env::{Env, LocalFuture, ShardMain};
+use crate::env::{Class, Env, LocalFuture, ShardMain};
 use crate::error::{Error, Result, chain};
 use crate::journal::{
     self, Admission, Entry, EntryRef, Journal, JournalId, Kind, Recovered, Recovery, TornTail,
@@ -96,7 +96,8 @@ pub enum Progress {
 #[derive(Debug)]
 pub(crate) struct Ready {
     pub(crate) entries: u64,
-    pub(crate) torn: Vec<(JournalId, TornTail)>,
+    /// What a crash left behind the ends of journals and bulk appends, for people.
+    pub(crate) torn: Vec<String>,
 }
 
 /// Reads or makes the manifest and raises the run. Runs on shard 0 before any shard starts.
@@ -168,6 +169,10 @@ async fn run(env: Env, start: Start) {
         }
     };
     shard.start();
+    if planted(Plant::DealtBeforeFolded) {
+        let late = Rc::clone(&shard);
+        env.spawn(Class::Background, "late folds", async move { drop(late.fold_all().await) });
+    }
     answer(ready, Ok(found));
     match shard.ending().await {
         Ending::Closed => "it was closed".clone_into(&mut guard.cause),
@@ -213,8 +218,10 @@ async fn open(
         taken_bytes: 0,
         progress,
         fresh: matches!(&plan, Plan::Create { read, .. } if read.is_empty()),
+        torn: Vec::new(),
+        torn_extents: Vec::new(),
+        proved: BTreeMap::new(),
     };
-    let mut torn = Vec::new();
     let journal_id = plan.journal();
     let read = match &plan {
         Plan::Resume(record) => vec![*record],
@@ -223,10 +230,10 @@ async fn open(
     let mut resumed = None;
     for record in read {
         let recovered = replay.journal(record, run).await?;
-        torn.extend(recovered.torn.map(|tail| (record.id, tail)));
         resumed = Some(recovered);
     }
-    let entries = replay.entries;
+    replay.judge_extents()?;
+    let (entries, torn) = (replay.entries, std::mem::take(&mut replay.torn));
     let partitions = replay.finish().await?;
     let mut options = journal::Options::new(journal_id, run);
     options.bytes_max = setup.options.journal_bytes_max;
@@ -237,11 +244,12 @@ async fn open(
     let failed = |error: journal::Error| journal_error(&error);
     let journal = match (&plan, resumed) {
         (Plan::Resume(_), Some(recovered)) => {
-            let journal = Journal::resume(env, options, recovered, retain).await.map_err(failed)?;
+            // First of all, since new frames prove those before them: what was cut off with a torn extent
+            // must not be met again.
             for partition in partitions.values().filter(|it| it.must_fold()) {
                 partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
             }
-            journal
+            Journal::resume(env, options, recovered, retain).await.map_err(failed)?
         }
         (Plan::Resume(_), None) => unreachable!("its own journal was read"),
         (Plan::Create { .. }, _) => {
@@ -267,7 +275,7 @@ async fn deal(
 ) -> Result<()> {
     for (dealt, partition) in (1..).zip(partitions.values()) {
         // A partition that has no root yet gets one, so that a missing file is always damage.
-        let due = partition.is_dirty() && !planted(Plant::DealtWithoutFold);
+        let due = partition.is_dirty() && !planted(Plant::DealtBeforeFolded);
         if due || partition.must_fold() {
             partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
         }
@@ -305,7 +313,16 @@ struct Replay<'r> {
     progress: &'r (dyn Fn(Progress) + Send + Sync),
     /// The directory is being created: partitions need not have files yet.
     fresh: bool,
+    /// See [`Ready`].
+    torn: Vec<String>,
+    /// Damaged extents, each with the frame its entry ends in.
+    torn_extents: Vec<(Frame, TornExtent)>,
+    /// Below which frame each journal is proved to have been durable.
+    proved: BTreeMap<JournalId, u64>,
 }
+
+/// One frame of a journal.
+type Frame = (JournalId, u64);
 
 struct Replaying {
     partition: Rc<Partition>,
@@ -316,7 +333,7 @@ struct Replaying {
     /// Prepares at or below what the fold covers, and still needed.
     pending: Vec<Index>,
     /// Entries that came before their turn, from another journal.
-    early: BTreeMap<Index, Entry>,
+    early: BTreeMap<Index, (Entry, Frame)>,
 }
 
 impl Replay<'_> {
@@ -328,7 +345,7 @@ impl Replay<'_> {
         while let Some(group) = recovery.next().await.map_err(failed)? {
             for entry in group.entries {
                 if self.setup.owner(entry.partition) == self.env.shard() {
-                    self.entry(entry).await?;
+                    self.entry(entry, (id, group.sequence)).await?;
                 }
             }
             self.bound_memory().await?;
@@ -341,10 +358,38 @@ impl Replay<'_> {
                 self.env.yield_now().await;
             }
         }
-        recovery.finish().await.map_err(failed)
+        let recovered = recovery.finish().await.map_err(failed)?;
+        if let Some(tail) = recovered.torn {
+            let TornTail { file, byte, frames_discarded, .. } = tail;
+            self.torn.push(format!(
+                "journal {id}: file {} at byte {byte}, {frames_discarded} later frames discarded",
+                file.number
+            ));
+        }
+        self.proved.insert(id, recovered.proved_below());
+        Ok(recovered)
     }
 
-    async fn entry(&mut self, entry: Entry) -> Result<()> {
+    /// Damaged extents are the end of their logs, unless a frame says that they were durable.
+    fn judge_extents(&mut self) -> Result<()> {
+        for ((journal, sequence), extent) in std::mem::take(&mut self.torn_extents) {
+            let TornExtent { from, file, byte } = extent;
+            if self.proved.get(&journal).is_some_and(|&proved| sequence < proved) {
+                let what = format!(
+                    "{file} is damaged at byte {byte}: a bulk append from offset {from} on, which was durable \
+                     when later frames of journal {journal} were written"
+                );
+                return Err(Error::Corrupt { what });
+            }
+            self.torn.push(format!(
+                "{file} at byte {byte}: a bulk append that no later frame proves durable, and what follows it, \
+                 from offset {from} on"
+            ));
+        }
+        Ok(())
+    }
+
+    async fn entry(&mut self, entry: Entry, frame: Frame) -> Result<()> {
         self.entries += 1;
         self.taken_bytes += entry.bytes.len() as u64;
         if entry.partition.0 >= self.setup.partitions {
@@ -358,7 +403,7 @@ impl Replay<'_> {
                 place.insert(opened.await?)
             }
         };
-        replaying.take(entry).await
+        replaying.take(entry, frame, &mut self.torn_extents).await
     }
 
     /// Folds while replaying, when what was replayed outgrows the overlays' share of the memory.
@@ -369,7 +414,9 @@ impl Replay<'_> {
         if overlays().sum::<u64>() <= bytes_max {
             return Ok(());
         }
-        let largest = self.partitions.values().max_by_key(|it| it.partition.overlay_bytes());
+        // Not one that lost the end of a log: nothing may cover that before it is known to be no damage.
+        let sound = self.partitions.values().filter(|it| !it.partition.is_cut());
+        let largest = sound.max_by_key(|it| it.partition.overlay_bytes());
         let Some(largest) = largest else { return Ok(()) };
         // What was read back from the device survives the next crash once the fold has synced it.
         largest.partition.replayed_is_durable();
@@ -439,11 +486,18 @@ impl Replay<'_> {
 
 impl Replaying {
     /// Applies an entry when its turn has come, and those that waited for it.
-    async fn take(&mut self, entry: Entry) -> Result<()> {
+    async fn take(
+        &mut self,
+        entry: Entry,
+        frame: Frame,
+        torn: &mut Vec<(Frame, TornExtent)>,
+    ) -> Result<()> {
         let partition = Rc::clone(&self.partition);
-        let apply = async |entry: &Entry| {
+        let mut apply = async |entry: &Entry, frame: Frame| {
             let replayed = partition.replay(entry.index, entry.kind, &entry.bytes).await;
-            replayed.map_err(|error| partition_error(&error))
+            let extent = replayed.map_err(|error| partition_error(&error))?;
+            torn.extend(extent.map(|extent| (frame, extent)));
+            Ok(())
         };
         if entry.index < partition.next() {
             // Contained in the fold or read before, unless it is a prepare that the fold left out.
@@ -452,17 +506,17 @@ impl Replaying {
                 if planted(Plant::PrepareForgotten) {
                     return Ok(());
                 }
-                apply(&entry).await?;
+                apply(&entry, frame).await?;
             }
             return Ok(());
         }
-        self.early.insert(entry.index, entry);
-        while let Some(entry) = self.early.remove(&partition.next()) {
+        self.early.insert(entry.index, (entry, frame));
+        while let Some((entry, frame)) = self.early.remove(&partition.next()) {
             assert_eq!(partition.take_index(), entry.index);
             if planted(Plant::PrepareForgotten) && entry.kind == Kind::Prepare {
                 continue;
             }
-            apply(&entry).await?;
+            apply(&entry, frame).await?;
         }
         Ok(())
     }

@@ -59,6 +59,8 @@ struct Shared {
     /// How many shards opened the directory last, and at most.
     shards_last: Cell<Option<u16>>,
     shards_max: Cell<u16>,
+    /// The last life ended in a clean close.
+    closed: Cell<bool>,
     /// Nothing goes wrong any more.
     healthy: Cell<bool>,
     /// Stored data is damaged.
@@ -106,6 +108,7 @@ async fn run(world: World) -> Result<Outcome, Failure> {
         failure: RefCell::default(),
         shards_last: Cell::new(None),
         shards_max: Cell::new(0),
+        closed: Cell::new(false),
         healthy: Cell::new(false),
         damaging: Cell::new(false),
         given_up: Cell::new(false),

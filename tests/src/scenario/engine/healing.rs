@@ -10,7 +10,7 @@ use tidemill::types::PartitionId;
 
 use super::clients::Client;
 use super::module::{self, Bank};
-use super::oracles::{folded, offline};
+use super::oracles::{explained, folded, offline};
 use super::{PARTITIONS, Shared, contents, life, read, trouble};
 use crate::disk::Faults;
 use crate::scenario::Failure;
@@ -37,6 +37,7 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
     };
     let engine = life::open(shared, shards).await.map_err(failed("opening"))?;
     let bank = engine.launch("bank", module::bank).await.map_err(failed("launching"))?;
+    explained::torn(&shared.node.disk(), &engine.recovery().torn, shared.closed.get())?;
     life::look(world, shared, &bank).await?;
     let mut rounds = 0;
     while !contents::worked_enough(shared, rounds)? {
@@ -62,7 +63,7 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
     contents::judge(world, shared, folds_least)?;
     drop(bank);
     engine.close().await.map_err(failed("closing"))?;
-    shared.count("files verified", offline::judge(&shared.node.disk(), true)?.files);
+    shared.count("files verified", offline::judge(&shared.node.disk(), true)?);
     Ok(())
 }
 
@@ -78,9 +79,8 @@ pub(super) async fn damage(world: &World, shared: &Rc<Shared>, shards: u16) -> R
             1 => Faults { lost_write: 6_000, ..benign.clone() },
             _ => Faults { bit_flip: 8_000, ..benign.clone() },
         };
-        let tail_named = life::damaged(world, shared, shards, faults).await?;
-        // What is damaged at a tail is reported as torn there, and one replica does without it then.
-        if tail_named || shared.given_up.get() {
+        life::damaged(world, shared, shards, faults).await?;
+        if shared.given_up.get() {
             shared.count("damage that was named", 1);
             break;
         }

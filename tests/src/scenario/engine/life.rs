@@ -15,7 +15,7 @@ use tidemill::types::ShardId;
 use super::clients::Client;
 use super::contents::{self, OTHER_SHARDS};
 use super::module::{self, Bank};
-use super::oracles::{acknowledged, applied, offline, once, unchanged};
+use super::oracles::{acknowledged, applied, explained, offline, once, unchanged};
 use super::{Shared, read, trouble};
 use crate::disk::Faults;
 use crate::node::Crash;
@@ -61,30 +61,31 @@ pub(super) async fn troubled(
     node.disk().set_quota(None);
     node.disk().set_faults(Faults::default());
     let left = lived?;
+    shared.closed.set(left == Left::Closed);
     contents::note_reuse(shared);
     if left == Left::Open && node.crashes() == crashes {
         node.crash(if world.random().one_in(4) { Crash::Kill } else { Crash::Power });
     }
     shared.verdict()?;
-    shared.count("files verified", offline::judge(&node.disk(), left == Left::Closed)?.files);
+    shared.count("files verified", offline::judge(&node.disk(), left == Left::Closed)?);
     Ok(())
 }
 
-/// A life in which stored data is damaged, and nothing else happens. Returns whether a verification names the
-/// damage as a torn tail.
+/// A life in which stored data is damaged, and nothing else happens.
 pub(super) async fn damaged(
     world: &World,
     shared: &Rc<Shared>,
     shards: u16,
     faults: Faults,
-) -> Result<bool, Failure> {
+) -> Result<(), Failure> {
     shared.node.disk().set_faults(faults);
     let alive = Rc::new(Cell::new(false));
     live(world, shared, shards, &alive).await?;
     shared.verdict()?;
     shared.node.crash(Crash::Power);
     shared.node.disk().set_faults(Faults::default());
-    Ok(offline::judge(&shared.node.disk(), false)?.tail_named)
+    offline::judge(&shared.node.disk(), false)?;
+    Ok(())
 }
 
 async fn live(
@@ -108,6 +109,11 @@ async fn live(
             return Ok(Left::Open);
         }
     };
+    let closed = shared.closed.replace(false);
+    if explained::torn(&shared.node.disk(), &opened.recovery().torn, closed)? {
+        shared.given_up.set(true);
+        return Ok(Left::Open);
+    }
     look(world, shared, &bank).await?;
     if alive.get() {
         trouble::start(world, &shared.node, shards, alive);

@@ -41,6 +41,22 @@ pub(in super::super) fn judge(
     }
 }
 
+/// Judges what an opening says that a crash left behind, which is nothing after a clean close. Returns
+/// whether stored data is damaged, as [`judge`] does: what went bad before anything proved it durable is
+/// reported as torn, and is gone.
+pub(in super::super) fn torn(
+    disk: &DiskHandle,
+    torn: &[String],
+    closed: bool,
+) -> Result<bool, Failure> {
+    let damage = disk.damage();
+    check(NAME, torn.is_empty() || !closed || !damage.is_empty(), || {
+        format!("after a clean close: {torn:?}")
+    })?;
+    let fits = |text: &String| Blame::read(text).is_some_and(|blame| blame.fits(&damage));
+    Ok(torn.iter().any(fits))
+}
+
 /// The disk knows what is damaged.
 fn damaged(disk: &DiskHandle, what: &str, text: &str) -> Result<(), Failure> {
     let damage = disk.damage();
@@ -61,15 +77,15 @@ pub(in super::super) struct Blame<'t> {
 }
 
 impl<'t> Blame<'t> {
-    /// Reads "... PATH is damaged at byte N ...", and "PATH (number N) is damaged at byte N".
+    /// Reads "... PATH at byte N ...", with or without "(number M)" and "is damaged" in between.
     fn read(text: &'t str) -> Option<Self> {
-        let (before, after) = text.split_once(" is damaged")?;
+        let (before, after) =
+            text.split_once(" is damaged").or_else(|| text.split_once(" at byte "))?;
         let before = before.rsplit_once(" (number ").map_or(before, |(path, _)| path);
         let path = before.rsplit(' ').next()?;
-        let byte = after.strip_prefix(" at byte ").and_then(|rest| {
-            rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok())
-        });
-        Some(Self { path, byte })
+        let digits = after.strip_prefix(" at byte ").unwrap_or(after);
+        let digits = digits.split(|c: char| !c.is_ascii_digit()).next()?;
+        Some(Self { path, byte: digits.parse().ok() })
     }
 
     /// Whether something is damaged there. A flipped bit lies in the structure that begins at the byte
@@ -118,6 +134,7 @@ mod tests {
                 "journal file journal/1-2 (number 15) is damaged at byte 0: it",
                 ("journal/1-2", Some(0)),
             ),
+            ("p/1/d2-3 at byte 4096: a bulk append that no", ("p/1/d2-3", Some(4096))),
             ("catalogue-3 is damaged: its checksum", ("catalogue-3", None)),
         ];
         for (text, (path, byte)) in texts {
