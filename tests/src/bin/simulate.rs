@@ -32,7 +32,8 @@ struct Arguments {
     /// Runs this seed alone, twice, and compares the traces.
     #[arg(long)]
     replay: Option<u64>,
-    /// Plants this bug and stops at the first seed that catches it; `list` prints the names.
+    /// Plants this bug and stops at the first seed in which a client, a verification or a reopening sees it;
+    /// `list` prints the names.
     #[arg(long)]
     plant: Option<String>,
     /// Runs only this scenario.
@@ -227,7 +228,8 @@ impl Batch<'_> {
                     self.log.append(&mut report.log);
                     if let Some(failed) = self.tally.add(seed, report).cloned() {
                         self.failed(&failed);
-                        stop.fetch_or(self.plan.plant.is_some(), Ordering::Relaxed);
+                        let caught = self.plan.plant.is_some() && failed.failure.is_visible();
+                        stop.fetch_or(caught, Ordering::Relaxed);
                     }
                 }
                 Ok(Said::Done) => {
@@ -278,8 +280,13 @@ impl Batch<'_> {
         if !missing.is_empty() {
             println!("{} seeds of the whole engine never met {}", tally.seeds, missing.join(", "));
         }
-        if let (Some(plant), None) = (plan.plant, tally.failures.first()) {
-            println!("{} was not caught", plant.name());
+        let caught = tally.failures.iter().find(|failed| failed.failure.is_visible());
+        match (plan.plant, caught) {
+            (Some(plant), None) => println!("{} was not caught", plant.name()),
+            (Some(plant), Some(Failed { seed, failure, .. })) => {
+                println!("{} was caught by `{}` in seed {seed}", plant.name(), failure.oracle);
+            }
+            (None, _) => {}
         }
         if let Some(path) = &arguments.log {
             std::fs::write(path, self.log.join("\n")).context("cannot write the log")?;
@@ -313,7 +320,8 @@ fn json_of(
             })
         })
         .collect();
-    let caught = plan.plant.and(failures.first());
+    let visible = tally.failures.iter().position(|failed| failed.failure.is_visible());
+    let caught = visible.filter(|_| plan.plant.is_some()).and_then(|at| failures.get(at));
     let whole = tally.whole();
     let scenarios: BTreeMap<_, _> =
         tally.scenarios.iter().map(|(name, share)| (name, share.json())).collect();
