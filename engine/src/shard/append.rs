@@ -15,7 +15,7 @@ use super::{Ack, NewEntry, Shard};
 use crate::depot::{self, Append, Batch, Bulk};
 use crate::env::Class;
 use crate::error::{Error, chain};
-use crate::journal::{self, Admission, Kind};
+use crate::journal::{self, Kind};
 use crate::types::{DepotId, Offset};
 
 /// Appends that have no place yet.
@@ -144,7 +144,7 @@ impl Shard {
                 refuse(taken, &error);
                 continue;
             }
-            if let Err(error) = self.journal.admit(bytes + ENTRY_BYTES, Admission::Client).await {
+            if let Err(error) = self.room_in_journal(bytes + ENTRY_BYTES).await {
                 self.refuse_journal(taken, &error);
                 continue;
             }
@@ -226,7 +226,7 @@ impl Shard {
         if let Err(error) = depot.log.reserve_bulk(bytes).await {
             return self.refuse_depot(vec![request], &error);
         }
-        if let Err(error) = self.journal.admit(ENTRY_BYTES, Admission::Client).await {
+        if let Err(error) = self.room_in_journal(ENTRY_BYTES).await {
             return self.refuse_journal(vec![request], &error);
         }
         let (appended, write) = match depot.log.append_bulk(&request.batch, self.env.wall()) {

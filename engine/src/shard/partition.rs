@@ -232,7 +232,8 @@ impl Partition {
 
     // ---- replay ----
 
-    /// Applies an entry found at recovery, in its place.
+    /// Applies an entry found at recovery, in its place. Of a topology in `visible`, readers see no id above
+    /// that.
     ///
     /// Answers with the extent of a bulk append that is damaged; the caller says whether it was durable once.
     pub(crate) async fn replay(
@@ -240,6 +241,7 @@ impl Partition {
         index: Index,
         kind: Kind,
         bytes: &[u8],
+        visible: &BTreeMap<TopologyId, MicrobatchId>,
     ) -> Result<Option<TornExtent>, Error> {
         let wrong = |what: String| Error::Entry { partition: self.id, index, what };
         let malformed = |error: Malformed| wrong(error.to_string());
@@ -257,7 +259,9 @@ impl Partition {
                 if !self.commit(committed, index).map_err(wrong)? {
                     return Ok(None);
                 }
-                self.merge_through(topology, attempt.id);
+                if visible.get(&topology).is_none_or(|&visible| attempt.id <= visible) {
+                    self.merge_through(topology, attempt.id);
+                }
             }
             Kind::Aborted => {
                 let transaction = Transaction::decode(bytes).map_err(malformed)?;
@@ -438,6 +442,17 @@ impl Partition {
             self.merged.borrow_mut().extend(entries.map(|entries| (place, entries)));
             self.stacked.borrow_mut().remove(&place);
             self.store.merge(topology, place.1);
+        }
+    }
+
+    /// Readers see everything committed from now on, so that a fold can cover it. What others have not
+    /// applied yet is seen early, which only a partition may do that lost the end of a log: meeting
+    /// that end again would be worse.
+    pub(crate) fn merge_all(&self) {
+        let last: BTreeMap<TopologyId, MicrobatchId> =
+            self.unmerged.borrow().keys().copied().collect();
+        for (topology, id) in last {
+            self.merge_through(topology, id);
         }
     }
 

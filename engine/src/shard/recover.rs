@@ -7,6 +7,11 @@
 //! 3. Where the number of shards changed, *dealing*: every partition is folded, prepares in doubt are
 //!    written to the new journals, and one manifest write makes the new journals the directory's. A crash
 //!    before it finds the old ones complete; nothing new was accepted.
+//!
+//! A shard that stopped is started again the same way, without the boot: it raises the run itself and
+//! replays its own journal. It waits for no other shard, since they may be down, too. What it committed and
+//! not all others may have applied stays hidden, and prepares in doubt stay prepared, until the coordinators
+//! say what became of them.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -17,7 +22,7 @@ use futures_util::future::join_all;
 
 use super::background::no_space;
 use super::entry::Prepare;
-use super::keeper::{self, Keeper, RetainByKeeper};
+use super::keeper::{self, Ended, Hand};
 use super::message::{Message, Reply, answer};
 use super::partition::{Partition, TornExtent};
 use super::{Ending, Setup, Shard, TERM, tails};
@@ -31,7 +36,7 @@ use crate::node::Options;
 use crate::node::catalogue::Catalogue;
 use crate::page::Cache;
 use crate::probe::{Plant, State, planted, reached};
-use crate::types::{Index, PartitionId, Run, ShardId};
+use crate::types::{Index, MicrobatchId, PartitionId, Run, ShardId, TopologyId};
 
 /// What boot found, and what was durable before it.
 pub(crate) struct Boot {
@@ -45,13 +50,20 @@ pub(crate) struct Boot {
 /// What one shard is told when it starts.
 pub(crate) struct Start {
     pub(crate) setup: Arc<Setup>,
-    pub(crate) run: Run,
-    pub(crate) journal: Plan,
-    /// On the keeper's shard.
-    pub(crate) keeper: Option<(Manifest, Catalogue)>,
+    pub(crate) life: Life,
     /// Called with how far replay is.
     pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
     pub(crate) ready: Reply<Ready>,
+    /// Comes as soon as it runs.
+    pub(crate) ended: oneshot::Receiver<Ended>,
+}
+
+/// Which life of a shard begins.
+pub(crate) enum Life {
+    /// The first of this process.
+    First(Run, Plan),
+    /// One after it stopped.
+    Next,
 }
 
 /// Where a shard's journal comes from.
@@ -155,12 +167,29 @@ pub(crate) fn main(start: Start) -> ShardMain {
 }
 
 async fn run(env: Env, start: Start) {
-    let setup = Arc::clone(&start.setup);
-    let mut guard =
-        Guard { env: env.clone(), setup, run: start.run, cause: "a task panicked".to_owned() };
-    let Start { setup, run, journal, keeper, progress, ready } = start;
-    let opened = open(&env, &setup, run, journal, keeper, &*progress).await;
-    let (shard, found) = match opened {
+    let Start { setup, life, progress, ready, ended } = start;
+    let mut guard = Guard {
+        env: env.clone(),
+        setup: Arc::clone(&setup),
+        run: setup.run(env.shard()),
+        cause: "a task panicked".to_owned(),
+    };
+    let opened = async {
+        let abandoned = |_| Error::Open { what: "nobody waits for the shard".to_owned() };
+        let hand = Hand::new(&env, &setup, ended.await.map_err(abandoned)?);
+        let (run, plan) = match life {
+            Life::First(run, plan) => (run, plan),
+            Life::Next => {
+                let (run, record) = hand.raise_run().await?;
+                (run, Plan::Resume(record))
+            }
+        };
+        guard.run = run;
+        let (shard, found) = open(&env, &setup, run, plan, hand, &*progress).await?;
+        shard.rejoin().await?;
+        Ok::<_, Error>((shard, found))
+    };
+    let (shard, found) = match opened.await {
         Ok(opened) => opened,
         Err(error) => {
             guard.cause = error.to_string();
@@ -168,7 +197,6 @@ async fn run(env: Env, start: Start) {
             return answer(ready, Err(error));
         }
     };
-    shard.start();
     if planted(Plant::DealtBeforeFolded) {
         let late = Rc::clone(&shard);
         env.spawn(Class::Background, "late folds", async move { drop(late.fold_all().await) });
@@ -184,6 +212,7 @@ async fn run(env: Env, start: Start) {
 struct Guard {
     env: Env,
     setup: Arc<Setup>,
+    /// Of this life; until it has one, of the one before.
     run: Run,
     cause: String,
 }
@@ -204,7 +233,7 @@ async fn open(
     setup: &Arc<Setup>,
     run: Run,
     plan: Plan,
-    keeper: Option<(Manifest, Catalogue)>,
+    hand: Hand,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<(Rc<Shard>, Ready)> {
     let shares = u64::from(setup.shards) * 2;
@@ -221,6 +250,7 @@ async fn open(
         torn: Vec::new(),
         torn_extents: Vec::new(),
         proved: BTreeMap::new(),
+        visible: setup.visible(),
     };
     let journal_id = plan.journal();
     let read = match &plan {
@@ -240,13 +270,16 @@ async fn open(
     options.file_bytes = setup.options.journal_file_bytes;
     // A frame lies in one file.
     options.frame_bytes_max = options.frame_bytes_max.min(options.file_bytes);
-    let retain = Rc::new(RetainByKeeper { env: env.clone() });
+    let retain = Rc::new(hand.clone());
     let failed = |error: journal::Error| journal_error(&error);
     let journal = match (&plan, resumed) {
         (Plan::Resume(_), Some(recovered)) => {
             // First of all, since new frames prove those before them: what was cut off with a torn extent
             // must not be met again.
             for partition in partitions.values().filter(|it| it.must_fold()) {
+                if partition.is_cut() {
+                    partition.merge_all();
+                }
                 partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
             }
             Journal::resume(env, options, recovered, retain).await.map_err(failed)?
@@ -261,8 +294,7 @@ async fn open(
     for partition in partitions.values() {
         journal.covered(partition.id, partition.covers(), &partition.pending());
     }
-    let keeper = keeper.map(|(manifest, catalogue)| Rc::new(Keeper::new(manifest, catalogue)));
-    let shard = Shard::new(env, setup, run, (journal_id, journal), cache, partitions, keeper);
+    let shard = Shard::new(env, setup, run, (journal_id, journal), cache, partitions, hand);
     Ok((Rc::new(shard), Ready { entries, torn }))
 }
 
@@ -319,6 +351,9 @@ struct Replay<'r> {
     torn_extents: Vec<(Frame, TornExtent)>,
     /// Below which frame each journal is proved to have been durable.
     proved: BTreeMap<JournalId, u64>,
+    /// How far topologies with readers were visible when this began. What was committed above that, readers
+    /// see when all participants have applied it.
+    visible: BTreeMap<TopologyId, MicrobatchId>,
 }
 
 /// One frame of a journal.
@@ -403,7 +438,7 @@ impl Replay<'_> {
                 place.insert(opened.await?)
             }
         };
-        replaying.take(entry, frame, &mut self.torn_extents).await
+        replaying.take(entry, frame, &self.visible, &mut self.torn_extents).await
     }
 
     /// Folds while replaying, when what was replayed outgrows the overlays' share of the memory.
@@ -490,11 +525,12 @@ impl Replaying {
         &mut self,
         entry: Entry,
         frame: Frame,
+        visible: &BTreeMap<TopologyId, MicrobatchId>,
         torn: &mut Vec<(Frame, TornExtent)>,
     ) -> Result<()> {
         let partition = Rc::clone(&self.partition);
         let mut apply = async |entry: &Entry, frame: Frame| {
-            let replayed = partition.replay(entry.index, entry.kind, &entry.bytes).await;
+            let replayed = partition.replay(entry.index, entry.kind, &entry.bytes, visible).await;
             let extent = replayed.map_err(|error| partition_error(&error))?;
             torn.extend(extent.map(|extent| (frame, extent)));
             Ok(())

@@ -60,6 +60,7 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
     let counters = engine.counters().await.map_err(failed("counting"))?;
     let folds_least = counters.iter().map(|it| it.folds_least).min().unwrap_or_default();
     shared.count("microbatches", shared.history.borrow().microbatches());
+    shared.count("rows spilled", counters.iter().map(|it| it.rows_spilled).sum());
     contents::judge(world, shared, folds_least)?;
     drop(bank);
     engine.close().await.map_err(failed("closing"))?;

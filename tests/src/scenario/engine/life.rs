@@ -28,6 +28,12 @@ const LIFE_MAX: Duration = Duration::from_mins(10);
 /// The same while stored data is damaged: nobody reopens then what has stopped.
 const DAMAGED_LIFE_MAX: Duration = Duration::from_secs(20);
 
+/// A reopening ends within this, whatever happens to the other shards meanwhile.
+const REOPENING_MAX: Duration = Duration::from_mins(1);
+
+/// So often a launch is repeated while shards stop and are reopened.
+const LAUNCHES_MAX: u64 = 1_000;
+
 /// How a life went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Left {
@@ -102,26 +108,21 @@ async fn live(
             return Ok(Left::Open);
         }
     };
-    let bank = match opened.launch("bank", module::bank).await {
-        Ok(bank) => bank,
-        Err(error) => {
-            shared.tolerate(world, "launching", &error)?;
-            return Ok(Left::Open);
-        }
-    };
+    // Sometimes shards stop while the module is launched.
+    let early = alive.get() && world.random().one_in(3);
+    if early {
+        shared.count("launched in trouble", 1);
+        start_trouble(world, shared, &opened, shards, alive);
+    }
+    let Some(bank) = launch(world, shared, &opened, early).await? else { return Ok(Left::Open) };
     let closed = shared.closed.replace(false);
     if explained::torn(&shared.node.disk(), &opened.recovery().torn, closed)? {
         shared.given_up.set(true);
         return Ok(Left::Open);
     }
     look(world, shared, &bank).await?;
-    if alive.get() {
-        trouble::start(world, &shared.node, shards, alive);
-    }
-    for shard in (0..shards).map(ShardId) {
-        let (world, shared, engine) = (world.clone(), Rc::clone(shared), opened.clone());
-        let alive = Rc::clone(alive);
-        world.clone().spawn("reopen", reopen_stopped(world, shared, engine, shard, alive));
+    if !early {
+        start_trouble(world, shared, &opened, shards, alive);
     }
     work(world, shared, &bank, 40).await?;
     note_progress(shared, &bank).await;
@@ -129,6 +130,54 @@ async fn live(
         return close(world, shared, opened, alive).await;
     }
     Ok(Left::Open)
+}
+
+/// Launches the bank; again and again, if shards are down that somebody reopens.
+async fn launch(
+    world: &World,
+    shared: &Rc<Shared>,
+    engine: &Engine,
+    again: bool,
+) -> Result<Option<Launched<Bank>>, Failure> {
+    let crashes = shared.node.crashes();
+    for _ in 0..LAUNCHES_MAX {
+        let launched = world.timeout(LIFE_MAX, engine.launch("bank", module::bank)).await;
+        let Some(launched) = launched else {
+            return Err(Failure::new("answers", format!("a launch took more than {LIFE_MAX:?}")));
+        };
+        match launched {
+            Ok(bank) => return Ok(Some(bank)),
+            Err(error) => shared.tolerate(world, "launching", &error)?,
+        }
+        if !again || shared.node.crashes() != crashes {
+            return Ok(None);
+        }
+        shared.count("repeated launches", 1);
+        world.sleep(Duration::from_millis(5)).await;
+    }
+    Err(Failure::new("answers", format!("{LAUNCHES_MAX} launches did not succeed")))
+}
+
+/// Starts what goes wrong while an engine runs, and those who reopen what stopped.
+fn start_trouble(
+    world: &World,
+    shared: &Rc<Shared>,
+    engine: &Engine,
+    shards: u16,
+    alive: &trouble::Alive,
+) {
+    if !alive.get() {
+        return;
+    }
+    trouble::start(world, &shared.node, shards, alive);
+    let all: Vec<ShardId> = (0..shards).map(ShardId).collect();
+    // One task for each, or one that reopens them one after the other, as services do.
+    let each = if world.random().one_in(2) { 1 } else { all.len() };
+    for some in all.chunks(each) {
+        let (world, shared, engine) = (world.clone(), Rc::clone(shared), engine.clone());
+        let (some, alive) = (some.to_vec(), Rc::clone(alive));
+        world.clone().spawn("reopen", reopen_stopped(world, shared, engine, some, alive));
+    }
 }
 
 /// Closes the engine while the device is in a good mood; a crash may come all the same.
@@ -230,27 +279,33 @@ pub(super) async fn look(
     }
 }
 
-/// Reopens a shard whenever it stopped, as a service would. A task for each: the reopening of one may wait
-/// for another that stops meanwhile.
+/// Reopens shards whenever they stopped, one after the other.
 async fn reopen_stopped(
     world: World,
     shared: Rc<Shared>,
     engine: Engine,
-    shard: ShardId,
+    shards: Vec<ShardId>,
     alive: trouble::Alive,
 ) {
     while alive.get() {
         world.sleep(Duration::from_millis(5)).await;
-        if !alive.get() || engine.stopped(shard).is_none() {
-            continue;
-        }
-        world.note(u64::from(shard.0), || format!("reopening {shard}"));
-        match engine.reopen_shard(shard).await {
-            Ok(()) => shared.count("reopened shards", 1),
-            Err(_) if !alive.get() => return,
-            Err(error) => {
-                if let Err(failure) = shared.tolerate(&world, "reopening a shard", &error) {
-                    shared.fail(failure);
+        for &shard in shards.iter().filter(|&&shard| engine.stopped(shard).is_some()) {
+            if !alive.get() {
+                return;
+            }
+            world.note(u64::from(shard.0), || format!("reopening {shard}"));
+            let reopened = world.timeout(REOPENING_MAX, engine.reopen_shard(shard)).await;
+            let Some(reopened) = reopened else {
+                let what = format!("shard {shard} was not reopened within {REOPENING_MAX:?}");
+                return shared.fail(Failure::new("answers", what));
+            };
+            match reopened {
+                Ok(()) => shared.count("reopened shards", 1),
+                Err(_) if !alive.get() => return,
+                Err(error) => {
+                    if let Err(failure) = shared.tolerate(&world, "reopening a shard", &error) {
+                        shared.fail(failure);
+                    }
                 }
             }
         }
@@ -262,5 +317,6 @@ async fn note_progress(shared: &Rc<Shared>, bank: &Launched<Bank>) {
     if let Ok(counters) = bank.engine().counters().await {
         shared.count("automatic folds", counters.iter().map(|it| it.folds).sum());
         shared.count("aborts", counters.iter().map(|it| it.aborts).sum());
+        shared.count("rows spilled", counters.iter().map(|it| it.rows_spilled).sum());
     }
 }

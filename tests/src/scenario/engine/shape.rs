@@ -44,6 +44,7 @@ impl Shape {
                 journal_file_bytes: file_bytes,
                 microbatch_records_max: *random.pick(&[2, 8, 64]),
                 microbatch_bytes_max: 1 << 20,
+                hop_bytes_max: *random.pick(&[1 << 20, 1, 300, 4 << 10]),
                 depot: depot::Options {
                     allocation_bytes_min: 16 << 10,
                     allocation_bytes_max: 64 << 10,
