@@ -59,8 +59,6 @@ pub(crate) struct Topology {
     read: RefCell<BTreeMap<Source, Offset>>,
     windows: RefCell<BTreeMap<Source, window::Window>>,
     waiting: RefCell<Waiting>,
-    /// Records given up, per source, for those who wait; the newest only.
-    excluded: RefCell<BTreeMap<Source, VecDeque<Offset>>>,
     visible_waiting: RefCell<Vec<(MicrobatchId, Reply<()>)>>,
     wake_participant: Cell<Option<u64>>,
     wake_coordinator: Cell<Option<u64>>,
@@ -120,9 +118,6 @@ pub(crate) enum Durable {
     Lazily(Record),
     Locally { token: coordinator::Token, attempt: AttemptId, record: Record },
 }
-
-/// So many given-up records are remembered per source for those who wait.
-const EXCLUDED_MAX: usize = 1_024;
 
 impl Running {
     /// The work on one partition, made when it is first needed.
@@ -235,7 +230,6 @@ impl Shard {
             read: RefCell::default(),
             windows: RefCell::default(),
             waiting: RefCell::default(),
-            excluded: RefCell::default(),
             visible_waiting: RefCell::default(),
             wake_participant: Cell::default(),
             wake_coordinator: Cell::default(),
