@@ -38,6 +38,15 @@ pub struct BankFlags {
     #[arg(long, value_name = "N", default_value_t = 64,
         value_parser = clap::value_parser!(u64).range(1..))]
     pub batch: u64,
+    /// The engine's memory budget, in MiB [default: the engine's own]
+    #[arg(long, value_name = "MIB", conflicts_with_all = ["crash", "input"],
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub memory: Option<u64>,
+    /// The journal of each shard before appends wait, in MiB: with less, folds come sooner [default: the
+    /// engine's own]
+    #[arg(long, value_name = "MIB", conflicts_with_all = ["crash", "input"],
+        value_parser = clap::value_parser!(u64).range(64..))]
+    pub journal: Option<u64>,
     /// Kill a child under load so many times, and verify what it left each time
     #[arg(long, value_name = "N", conflicts_with_all = ["rate", "gate", "seconds"],
         value_parser = clap::value_parser!(u32).range(1..))]

@@ -207,6 +207,8 @@ async fn run(world: World) -> Result<Outcome, Failure> {
         damage(&world, &shared, shards).await?;
     }
     let mut outcome = shared.outcome.take();
+    let spilled = outcome.counters.get("rows spilled").is_some_and(|&rows| rows > 0);
+    outcome.add("seeds with spilled rows", u64::from(spilled));
     outcome.add("lives", lives);
     outcome.add("crashes", node.crashes());
     Ok(outcome)
