@@ -38,12 +38,12 @@ pub struct BankFlags {
     #[arg(long, value_name = "N", default_value_t = 64,
         value_parser = clap::value_parser!(u64).range(1..))]
     pub batch: u64,
-    /// The engine's memory budget, in MiB [default: the engine's own]
+    /// MiB of memory for the engine's pages, overlays, caches and queues [default: a quarter of the
+    /// machine's, at most 4,096]
     #[arg(long, value_name = "MIB", conflicts_with_all = ["crash", "input"],
-        value_parser = clap::value_parser!(u64).range(1..))]
+        value_parser = clap::value_parser!(u64).range(16..))]
     pub memory: Option<u64>,
-    /// The journal of each shard before appends wait, in MiB: with less, folds come sooner [default: the
-    /// engine's own]
+    /// MiB of journal for each shard before appends wait: with less, folds come sooner [default: 512]
     #[arg(long, value_name = "MIB", conflicts_with_all = ["crash", "input"],
         value_parser = clap::value_parser!(u64).range(64..))]
     pub journal: Option<u64>,

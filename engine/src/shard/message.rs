@@ -6,8 +6,8 @@ use futures_channel::oneshot;
 
 use crate::depot::Batch;
 use crate::error::{Error, Result};
-use crate::journal::{JournalFile, JournalId};
-use crate::manifest::JournalRecord;
+use crate::journal::JournalId;
+use crate::module::Definition;
 use crate::node::Installed;
 use crate::schema::{self, ReadOp};
 use crate::shard::entry::Transaction;
@@ -45,9 +45,9 @@ pub(crate) enum Message {
     Decided { topology: TopologyId, reply: Reply<MicrobatchId> },
     /// The moment at which readers here see an id.
     VisibleAt { topology: TopologyId, id: MicrobatchId, reply: Reply<()> },
-    /// Runs a module here; its topologies start with [`Message::StartTopologies`].
+    /// Runs a module here, if it does not yet; its topologies start with [`Message::StartTopologies`].
     Install { module: Arc<Installed>, reply: Reply<()> },
-    /// Every shard has the module: coordinators may speak.
+    /// Every shard that runs has the module: coordinators may speak, if they do not yet.
     StartTopologies { topologies: Vec<TopologyId>, reply: Reply<()> },
     /// Why a topology begins no microbatch; for the shard of its coordinator.
     Paused { topology: TopologyId, reply: Reply<Option<String>> },
@@ -65,30 +65,19 @@ pub(crate) enum Message {
     Fail { cause: String },
     /// Ends the shard by a panic of one of its tasks: for tests.
     Panic { cause: String },
-    /// For the keeper of the manifest.
+    /// Something that the keeper of the manifest does with the device of this shard; any will do.
     Keeper(KeeperRequest),
 }
 
-/// What only the shard that keeps the manifest answers.
+/// What a node asks of the keeper of the manifest.
 #[derive(Debug)]
 pub(crate) enum KeeperRequest {
     /// Gives numbers to a module and makes them durable.
-    Launch { launch: Box<crate::node::Launch>, reply: Reply<Arc<Installed>> },
+    Launch { definition: Arc<Definition>, reply: Reply<Arc<Installed>> },
     /// Every journal was closed: the directory is clean.
     Clean { closed: Vec<Closed>, reply: Reply<()> },
     /// Journals that were created are the directory's journals from now on, and no others.
     Switch { journals: Vec<(ShardId, JournalId)>, reply: Reply<()> },
-    /// A number for a shard that starts again.
-    RaiseRun { reply: Reply<Restart> },
-    /// A journal wants to reuse the files before `first`.
-    Retain { journal: JournalId, first: JournalFile, reply: Reply<()> },
-}
-
-/// What a shard that starts again needs of the manifest.
-#[derive(Debug)]
-pub(crate) struct Restart {
-    pub(crate) run: Run,
-    pub(crate) journals: Vec<JournalRecord>,
 }
 
 /// Rows of one attempt for several partitions of one shard, in the order sent.

@@ -146,6 +146,7 @@ impl Shard {
             for work in running.works.borrow().values() {
                 work.queue.borrow_mut().clear();
             }
+            self.wake_events();
             running.hops.clear();
         }
         let above = topology.running.borrow().keys().any(|it| it.id > attempt.id);
@@ -175,6 +176,8 @@ impl Shard {
         id: MicrobatchId,
         offsets: &[SourceOffset],
     ) {
+        // First, so that a shard that is opened now shows no less.
+        topology.module.note_visible(topology.place, id);
         for partition in self.partitions.values() {
             partition.merge_through(topology.id, id);
         }

@@ -139,6 +139,7 @@ impl Shard {
             let next = work.queue.borrow_mut().pop_front();
             let Some(Queued { node, rows, sender }) = next else { return };
             let queued = rows.bytes() as u64;
+            self.room_for_events(&running.failed).await;
             self.run_event(topology, running, work, node, rows).await;
             let attempt = running.attempt;
             self.wrote(topology, running, work, queued);
