@@ -40,7 +40,7 @@ pub struct Options {
     pub microbatch_records_max: u64,
     /// What a microbatch may hold on one shard: rows that wait, and writes. One that needs more is tried
     /// again with fewer records; a single record that needs more is rejected. At most 32 MiB, which is
-    /// the default.
+    /// the default. A small `memory_bytes` lowers it for microbatches of several records.
     pub microbatch_bytes_max: u64,
     /// Segment sizes and windows of depots.
     pub depot: depot::Options,
@@ -86,6 +86,10 @@ impl Options {
 
 /// What a prepare and the batch of records in it can be, with room for what they are wrapped in.
 pub(crate) const MICROBATCH_BYTES_LIMIT: u64 = 32 << 20;
+
+// The prepares of a shard are one group of its journal, so that one write makes the vote durable. What is
+// counted is more than what they are encoded to.
+const _: () = assert!(MICROBATCH_BYTES_LIMIT * 2 <= crate::journal::GROUP_BYTES as u64);
 
 /// A module on its way into the catalogue.
 #[derive(Debug)]

@@ -82,6 +82,8 @@ pub(crate) struct Running {
     pub(super) failed: Cell<bool>,
     /// Rows that wait here, and what was written.
     bytes: Cell<u64>,
+    /// The most that may be.
+    bytes_max: u64,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
 }
 
