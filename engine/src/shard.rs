@@ -38,6 +38,8 @@ mod pressure;
 mod read;
 pub(crate) mod recover;
 mod tails;
+#[cfg(test)]
+mod tests;
 
 pub use event::DeadLetter;
 pub use message::{Acknowledge, Counters, Effects};
@@ -69,6 +71,8 @@ pub(crate) struct Shard {
     ending: RefCell<Option<Ending>>,
     ended: RefCell<Vec<std::task::Waker>>,
     closing: Cell<bool>,
+    /// Old entries are being copied to the end of the journal.
+    copying: Cell<bool>,
 }
 
 /// What all shards of a node know.
@@ -174,6 +178,7 @@ impl Shard {
             ending: RefCell::default(),
             ended: RefCell::default(),
             closing: Cell::default(),
+            copying: Cell::default(),
         }
     }
 

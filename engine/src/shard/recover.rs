@@ -194,7 +194,7 @@ impl Drop for Guard {
     }
 }
 
-async fn open(
+pub(super) async fn open(
     env: &Env,
     setup: &Arc<Setup>,
     run: Run,
@@ -307,14 +307,12 @@ struct Replay<'r> {
     fresh: bool,
 }
 
-struct Replaying {
-    partition: Rc<Partition>,
+pub(super) struct Replaying {
+    pub(super) partition: Rc<Partition>,
     /// The entry after those that its root covers.
     opened_at: Index,
     /// See [`super::partition::Opened`].
     doubt: Option<String>,
-    /// Prepares at or below what the fold covers, and still needed.
-    pending: Vec<Index>,
     /// Entries that came before their turn, from another journal.
     early: BTreeMap<Index, Entry>,
 }
@@ -413,7 +411,7 @@ impl Replay<'_> {
         }
         let mut partitions = BTreeMap::new();
         for (id, replaying) in self.partitions {
-            let missing = match (replaying.early.keys().next(), replaying.pending.first()) {
+            let missing = match (replaying.early.keys().next(), replaying.partition.first_awaited()) {
                 (Some(early), _) => {
                     Some(format!("entries {}..{early}", replaying.partition.next()))
                 }
@@ -438,8 +436,17 @@ impl Replay<'_> {
 }
 
 impl Replaying {
+    pub(super) fn new(opened: super::partition::Opened) -> Self {
+        Self {
+            opened_at: opened.partition.next(),
+            partition: Rc::new(opened.partition),
+            doubt: opened.doubt,
+            early: BTreeMap::new(),
+        }
+    }
+
     /// Applies an entry when its turn has come, and those that waited for it.
-    async fn take(&mut self, entry: Entry) -> Result<()> {
+    pub(super) async fn take(&mut self, entry: Entry) -> Result<()> {
         let partition = Rc::clone(&self.partition);
         let apply = async |entry: &Entry| {
             let replayed = partition.replay(entry.index, entry.kind, &entry.bytes).await;
@@ -447,8 +454,7 @@ impl Replaying {
         };
         if entry.index < partition.next() {
             // Contained in the fold or read before, unless it is a prepare that the fold left out.
-            if let Some(place) = self.pending.iter().position(|&index| index == entry.index) {
-                self.pending.remove(place);
+            if partition.take_awaited(entry.index) {
                 if planted(Plant::PrepareForgotten) {
                     return Ok(());
                 }
@@ -476,13 +482,7 @@ async fn open_partition(
 ) -> Result<Replaying> {
     let opened = Partition::open(env, cache, id, setup.options.depot).await;
     let opened = opened.map_err(|error| partition_error(&error))?;
-    Ok(Replaying {
-        opened_at: opened.partition.next(),
-        partition: Rc::new(opened.partition),
-        pending: opened.pending,
-        doubt: opened.doubt,
-        early: BTreeMap::new(),
-    })
+    Ok(Replaying::new(opened))
 }
 
 fn journal_error(error: &journal::Error) -> Error {
