@@ -162,3 +162,39 @@ fn a_fold_during_replay_keeps_asking_for_prepares_it_has_not_met() {
         assert_eq!(replaying.partition.in_doubt(), [transaction(1)]);
     });
 }
+
+#[test]
+fn windows_of_repeated_appends_are_counted_and_bounded() {
+    let disk = MemoryDisk::new();
+    run(&disk, |env| async move {
+        let shard = start(&env).await;
+        let partition = shard.partition(P).unwrap();
+        let before = tails::held(shard.partitions.values());
+        let repeated = |client: u128| {
+            let key = crate::depot::batch::Key { client, sequence: 1 };
+            crate::depot::Batch::of([client.to_le_bytes()]).unwrap().with_key(key)
+        };
+        for depot in (1..=64).map(DepotId) {
+            let depot = partition.depot(depot).await.unwrap();
+            for client in 0..256 {
+                depot.log.append(&repeated(client), env.wall()).unwrap();
+            }
+            depot.log.durable(depot.log.end());
+        }
+        let windows = || {
+            let depots = partition.known_depots().into_iter();
+            depots.map(|(_, depot)| depot.log.dedup_bytes() as u64).sum::<u64>()
+        };
+        assert!(windows() > 3 << 20, "{}", windows());
+        assert!(tails::held(shard.partitions.values()) >= before + windows());
+        let held = tails::shrink(shard.partitions.values(), 1 << 20).await.unwrap();
+        assert!(held <= 1 << 20 && windows() <= 512 << 10, "{held}, {}", windows());
+        // The newest are still known.
+        for depot in (1..=64).map(DepotId) {
+            let depot = partition.depot(depot).await.unwrap();
+            let again = depot.log.append(&repeated(255), env.wall()).unwrap();
+            assert!(matches!(again, crate::depot::Append::Repeated(_)), "{again:?}");
+        }
+        shard.end(Ending::Closed);
+    });
+}
