@@ -34,7 +34,8 @@ pub struct Options {
     pub memory_bytes: u64,
     /// Bytes of journal per shard before appends wait.
     pub journal_bytes_max: u64,
-    /// Size of one journal file.
+    /// Size of one journal file; a journal that exists keeps the size it has. Opening after a crash reads
+    /// to the end of two of them, creating writes one.
     pub journal_file_bytes: u32,
     /// A microbatch takes at most this many records of one source partition.
     pub microbatch_records_max: u64,
@@ -54,7 +55,7 @@ impl Default for Options {
             partitions: None,
             memory_bytes: (production::memory_bytes() / 4).min(4 << 30),
             journal_bytes_max: 512 << 20,
-            journal_file_bytes: 16 << 20,
+            journal_file_bytes: 4 << 20,
             microbatch_records_max: 1_024,
             microbatch_bytes_max: MICROBATCH_BYTES_LIMIT,
             depot: depot::Options::default(),
