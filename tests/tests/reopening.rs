@@ -28,7 +28,7 @@ struct Mail {
 /// Letters are noted as sent, and where they go as received.
 fn mail(m: &Module, topology: &'static str) -> Mail {
     let letters = m.depot::<(u64, u64)>("letters").hash_by(|(from, _)| from);
-    let t = m.microbatch(|| topology);
+    let t = m.microbatch(move || topology);
     let sent = t.pstate::<Map<u64, u64>>("sent");
     let received = t.pstate::<Map<u64, u64>>("received");
     t.source(letters)

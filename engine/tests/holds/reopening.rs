@@ -22,8 +22,7 @@ fn wait(mut until: impl FnMut() -> bool) {
 
 /// Appends some notes and remembers those that were acknowledged.
 async fn append(notes: &Launched<Notes>, ids: std::ops::Range<u64>, acknowledged: &mut Vec<u64>) {
-    let appends: Vec<_> =
-        ids.map(|id| (id, notes.append(notes.depot, &note(id)))).collect();
+    let appends: Vec<_> = ids.map(|id| (id, notes.append(notes.depot, &note(id)))).collect();
     for (id, append) in appends {
         if append.await.is_ok() {
             acknowledged.push(id);
@@ -126,7 +125,7 @@ fn a_shard_is_reopened_by_one_caller_and_by_nobody_who_only_asked() {
             drop(engine.reopen_shard(shard));
             assert!(engine.stopped(shard).is_some());
             let mut reopening = Box::pin(engine.reopen_shard(shard));
-            let _pending = futures_util::poll!(&mut reopening);
+            let _pending = futures_util::FutureExt::now_or_never(&mut reopening);
             drop(reopening);
             wait(|| match engine.stopped(shard) {
                 None => true,
@@ -176,11 +175,7 @@ fn a_launch_while_a_shard_is_down_is_finished_by_the_next_one() {
 #[test]
 fn the_other_shards_use_their_journals_again_while_one_is_down() {
     let dir = directory("recycling");
-    let small = Options {
-        journal_bytes_max: 8 << 20,
-        journal_file_bytes: 1 << 20,
-        ..options(2)
-    };
+    let small = Options { journal_bytes_max: 8 << 20, journal_file_bytes: 1 << 20, ..options(2) };
     block_on(async {
         let engine = Engine::open(&dir, small).await.unwrap();
         let blobs = |m: &tidemill::module::Module| m.depot::<Vec<u8>>("blobs").random();
@@ -192,7 +187,7 @@ fn the_other_shards_use_their_journals_again_while_one_is_down() {
                 other.journal_bytes
             };
             let before = written(&engine);
-            let mut text = vec![7; 100 << 10];
+            let mut text = vec![7_u8; 100 << 10];
             let started = Instant::now();
             while written(&engine) < before + (40 << 20) {
                 text[0] = text[0].wrapping_add(1);
@@ -218,9 +213,9 @@ fn attempts_leave_nothing_behind_on_shards_that_they_do_not_touch() {
             notes.wait("reading", &appended).await.unwrap();
         }
         wait(|| {
-            (0..2).map(ShardId).all(|shard| {
-                block_on(engine.describe_shard(shard)).unwrap().contains("running []")
-            })
+            (0..2)
+                .map(ShardId)
+                .all(|shard| block_on(engine.describe_shard(shard)).unwrap().contains("running []"))
         });
         drop(notes);
         engine.close().await.unwrap();
