@@ -84,6 +84,8 @@ pub(crate) struct Running {
     bytes: Cell<u64>,
     /// Rows on their way to and from other shards.
     hops: hops::Hops,
+    /// The most that may be.
+    bytes_max: u64,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
 }
 

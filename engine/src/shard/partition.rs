@@ -9,7 +9,7 @@
 //! stands there, too, written by the microbatches that leave them out: 17 bytes for each, for ever.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::rc::Rc;
 
@@ -80,6 +80,8 @@ pub(crate) struct Partition {
     /// The prepares that the newest root asks for; recovery fails without them, also without those
     /// that were aborted since.
     pending: RefCell<Vec<Index>>,
+    /// Those of them that replay has not met yet: copies of them lie behind newer entries.
+    awaited: RefCell<BTreeSet<Index>>,
     has_root: Cell<bool>,
     /// Replay cut a depot's log at a torn extent; the entries behind it count again at the next replay
     /// unless a fold covers them first.
@@ -135,7 +137,6 @@ pub(crate) struct CoordinatorState {
 /// A partition as its files have it, before any entry is replayed.
 pub(crate) struct Opened {
     pub(crate) partition: Partition,
-    pub(crate) pending: Vec<Index>,
     /// Why there may have been a newer root. The journal forgets what a root covers, and never more; and a
     /// fold covers at least one entry more than the one before. So there was none if at least one entry
     /// was replayed and none is missing.
@@ -171,7 +172,8 @@ impl Partition {
             coordinated: RefCell::default(),
             system_id: Cell::new(MicrobatchId(0)),
             covers: Cell::new(opened.covers),
-            pending: RefCell::new(opened.pending.clone()),
+            awaited: RefCell::new(opened.pending.iter().copied().collect()),
+            pending: RefCell::new(opened.pending),
             has_root: Cell::new(opened.fold > 0),
             cut: Cell::new(false),
             cold: Cell::new(0),
@@ -184,7 +186,7 @@ impl Partition {
             None if opened.fold == 0 => Some(format!("p/{id}/pages has no root")),
             None => None,
         };
-        Ok(Opened { partition, pending: opened.pending, doubt })
+        Ok(Opened { partition, doubt })
     }
 
     /// The entry after the last one.
@@ -300,6 +302,17 @@ impl Partition {
             depot::Replayed::Already | depot::Replayed::BeyondCut => {}
         }
         Ok(None)
+    }
+
+    /// Whether `index`, which the root covers, is a prepare that the root asks for and that replay meets
+    /// for the first time.
+    pub(crate) fn take_awaited(&self, index: Index) -> bool {
+        self.awaited.borrow_mut().remove(&index)
+    }
+
+    /// The first prepare that the root asks for and that replay has not met.
+    pub(crate) fn first_awaited(&self) -> Option<Index> {
+        self.awaited.borrow().first().copied()
     }
 
     /// Opens the depots that a prepared transaction appends to.
@@ -473,13 +486,26 @@ impl Partition {
         self.pending.borrow().clone()
     }
 
-    /// Prepares at or below `covers` whose outcome a fold to there does not contain, ascending.
+    /// Whether the entry at `index` is a prepare without an outcome.
+    pub(crate) fn is_in_doubt(&self, index: Index) -> bool {
+        self.prepared.borrow().values().any(|prepared| prepared.index == index)
+    }
+
+    /// Whether there are prepares without an outcome that no fold can let go of: what is after them was
+    /// folded.
+    pub(crate) fn holds_in_doubt(&self) -> bool {
+        self.pending.borrow().iter().any(|&index| self.is_in_doubt(index))
+    }
+
+    /// Prepares at or below `covers` whose outcome a fold to there does not contain, ascending. A fold
+    /// while entries are replayed knows no outcome of those it has not met.
     fn needed_through(&self, covers: Index) -> Vec<Index> {
-        let prepared = self.prepared.borrow();
+        let (prepared, awaited) = (self.prepared.borrow(), self.awaited.borrow());
         let (unmerged, merged) = (self.unmerged.borrow(), self.merged.borrow());
         let in_doubt = prepared.values().map(|prepared| prepared.index);
         let above = merged.values().filter(|it| covers < it.committed);
         let mut needed: Vec<Index> = in_doubt
+            .chain(awaited.iter().copied())
             .chain(unmerged.values().chain(above).map(|it| it.prepare))
             .filter(|&index| index <= covers)
             .collect();
