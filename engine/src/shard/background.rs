@@ -37,15 +37,16 @@ impl Shard {
                 let covered = self.partitions[&id].covers();
                 match self.fold(id).await {
                     Ok(()) => {
-                        pause = LOOK_EVERY;
                         folded = true;
                         self.fold_ended(true);
                         self.copy_what_is_in_doubt();
                         if self.partitions[&id].covers() == covered {
                             // What is not visible everywhere yet cannot be covered; doing it again at once
                             // would not help.
+                            pause = (pause * 2).min(BACK_OFF_MAX);
                             break;
                         }
+                        pause = LOOK_EVERY;
                     }
                     Err(Error::DiskFull { .. }) => {
                         pause = (pause * 2).min(BACK_OFF_MAX);
@@ -173,6 +174,10 @@ impl Shard {
     /// A clean end: nothing new is accepted, everything is folded, the journal is closed.
     pub(super) async fn close(&self) -> Result<Closed> {
         self.closing.set(true);
+        self.relieve();
+        // What was taken before goes on, or it would be journalled behind the folds, or not at all.
+        self.appends.drained().await;
+        self.journal.released().await;
         self.fold_all().await?;
         let end = self.journal.close().await.map_err(|error| self.stopped_by(&error))?;
         Ok(Closed { journal: self.journal_id, end })
