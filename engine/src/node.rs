@@ -38,13 +38,14 @@ pub struct Options {
     pub memory_bytes: u64,
     /// Bytes of journal per shard before appends wait.
     pub journal_bytes_max: u64,
-    /// Size of one journal file.
+    /// Size of one journal file; a journal that exists keeps the size it has. Opening after a crash reads
+    /// to the end of two of them, creating writes one.
     pub journal_file_bytes: u32,
     /// A microbatch takes at most this many records of one source partition.
     pub microbatch_records_max: u64,
     /// What a microbatch may hold on one shard: rows that wait, and writes. One that needs more is tried
     /// again with fewer records; a single record that needs more is rejected. At most 32 MiB, which is
-    /// the default.
+    /// the default. A small `memory_bytes` lowers it for microbatches of several records.
     pub microbatch_bytes_max: u64,
     /// How much of what a microbatch sends from one shard to another may lie there unread; the rest waits
     /// at its sender, as part of what the microbatch holds there. Less if a quarter of
@@ -62,7 +63,7 @@ impl Default for Options {
             partitions: None,
             memory_bytes: (production::memory_bytes() / 4).min(4 << 30),
             journal_bytes_max: 512 << 20,
-            journal_file_bytes: 16 << 20,
+            journal_file_bytes: 4 << 20,
             microbatch_records_max: 1_024,
             microbatch_bytes_max: MICROBATCH_BYTES_LIMIT,
             hop_bytes_max: 4 << 20,
@@ -95,6 +96,10 @@ impl Options {
 
 /// What a prepare and the batch of records in it can be, with room for what they are wrapped in.
 pub(crate) const MICROBATCH_BYTES_LIMIT: u64 = 32 << 20;
+
+// The prepares of a shard are one group of its journal, so that one write makes the vote durable. What is
+// counted is more than what they are encoded to.
+const _: () = assert!(MICROBATCH_BYTES_LIMIT * 2 <= crate::journal::GROUP_BYTES as u64);
 
 /// The shards of this process, and what they run.
 pub(crate) struct Node {

@@ -481,7 +481,7 @@ fn a_busy_shard_hears_soon_of_what_another_thread_resolves() {
     resolver.join().unwrap();
     waits.sort_unstable();
     let median = waits[ROUNDS / 2];
-    assert!(median <= 20, "the busy task ran {median} times before another heard: {waits:?}");
+    assert!(median <= 5, "the busy task ran {median} times before another heard: {waits:?}");
 }
 
 #[test]

@@ -328,9 +328,16 @@ impl Journal {
     /// prepares and partitions that hold the tail ([`Journal::holders`]) of a journal more than half
     /// full. Dropping the future leaves at most superfluous copies behind.
     ///
+    /// Only entries at indexes that are `wanted` are copied. That is asked again at the moment of the
+    /// append, so that an entry does not come after another one that made it superfluous.
+    ///
     /// # Errors
     /// `Io` and `Corrupt` from reading, `Stopped`, `Closed`.
-    pub async fn copy_forward(&self, partition: PartitionId) -> Result<u64, Error> {
+    pub async fn copy_forward(
+        &self,
+        partition: PartitionId,
+        wanted: impl Fn(Index) -> bool,
+    ) -> Result<u64, Error> {
         let shared = &self.handle.shared;
         let _pin = Pin::new(shared);
         shared.ended.until(|| (!shared.state.borrow().advancing).then_some(())).await;
@@ -368,6 +375,7 @@ impl Journal {
                 let state = shared.state.borrow();
                 let needed = group.entries.into_iter().filter(|entry| {
                     entry.partition == partition
+                        && wanted(entry.index)
                         && state.retention.needs_entry(
                             first.number,
                             partition,
@@ -381,6 +389,7 @@ impl Journal {
                 }
             }
             if batch_bytes >= COPY_BYTES || !more && !batch.is_empty() {
+                batch.retain(|entry| wanted(entry.index));
                 let group: Vec<EntryRef<'_>> = batch.iter().map(Entry::borrowed).collect();
                 // It was admitted once; what a group may hold can have become less since.
                 ticket = self.append_any(&group)?;

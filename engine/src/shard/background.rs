@@ -6,8 +6,10 @@ use std::time::Duration;
 use super::Shard;
 use super::message::Closed;
 use super::partition::{self, Partition};
+use crate::env::Class;
 use crate::error::{Error, Result, chain};
 use crate::journal::Ticket;
+use crate::probe::{State, reached};
 use crate::pstate;
 use crate::types::PartitionId;
 
@@ -38,6 +40,7 @@ impl Shard {
                         pause = LOOK_EVERY;
                         folded = true;
                         self.fold_ended(true);
+                        self.copy_what_is_in_doubt();
                         if self.partitions[&id].covers() == covered {
                             // What is not visible everywhere yet cannot be covered; doing it again at once
                             // would not help.
@@ -53,7 +56,40 @@ impl Shard {
                     Err(_) => return,
                 }
             }
+            self.copy_what_is_in_doubt();
         }
+    }
+
+    /// When the journal is short of files, and its oldest one is held by prepares without an outcome, which
+    /// no fold can let go of: writes them again, so that the file can be used again. They may wait as long
+    /// as their topology is not launched, or another shard is down. A task of its own: on a full disk it
+    /// waits for space, and folds must not.
+    fn copy_what_is_in_doubt(self: &Rc<Self>) {
+        if self.journal.used_bytes() <= self.setup.options.journal_bytes_max / 2
+            || self.copying.replace(true)
+        {
+            return;
+        }
+        let shard = Rc::clone(self);
+        self.env.spawn(Class::Background, "copy forward", async move {
+            for id in shard.journal.holders() {
+                let partition = &shard.partitions[&id];
+                if !partition.holds_in_doubt() {
+                    continue;
+                }
+                // Above what is covered, entries are replayed in order and not from a copy.
+                let wanted = |index| index <= partition.covers() && partition.is_in_doubt(index);
+                match shard.journal.copy_forward(id, wanted).await {
+                    Ok(0) => {}
+                    Ok(bytes) => {
+                        shard.counters.borrow_mut().copied_bytes += bytes;
+                        reached(State::PrepareCopied);
+                    }
+                    Err(error) => return shard.fail(&error),
+                }
+            }
+            shard.copying.set(false);
+        });
     }
 
     /// The partition whose overlay or share of the journal is largest, if a bound is half reached.

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_channel::oneshot;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 
 use super::background::no_space;
 use super::entry::Prepare;
@@ -228,7 +228,7 @@ impl Drop for Guard {
     }
 }
 
-async fn open(
+pub(super) async fn open(
     env: &Env,
     setup: &Arc<Setup>,
     run: Run,
@@ -252,6 +252,7 @@ async fn open(
         proved: BTreeMap::new(),
         visible: setup.visible(),
     };
+    replay.open_partitions().await?;
     let journal_id = plan.journal();
     let read = match &plan {
         Plan::Resume(record) => vec![*record],
@@ -286,8 +287,12 @@ async fn open(
         }
         (Plan::Resume(_), None) => unreachable!("its own journal was read"),
         (Plan::Create { .. }, _) => {
-            let journal = Journal::create(env, options, retain).await.map_err(failed)?;
-            deal(env, &journal, &partitions, progress).await?;
+            // Neither needs the other, and both wait for the disk most of the time.
+            let created = Journal::create(env, options, retain);
+            let (created, folded) = join(created, deal(env, &partitions, progress)).await;
+            folded?;
+            let journal = created.map_err(failed)?;
+            copy_doubtful(&journal, &partitions).await?;
             journal
         }
     };
@@ -298,20 +303,41 @@ async fn open(
     Ok((Rc::new(shard), Ready { entries, torn }))
 }
 
-/// Folds what the old journals hold and writes what is in doubt to the new one.
+/// Folds what the old journals hold.
 async fn deal(
     env: &Env,
-    journal: &Journal,
     partitions: &BTreeMap<PartitionId, Rc<Partition>>,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<()> {
-    for (dealt, partition) in (1..).zip(partitions.values()) {
-        // A partition that has no root yet gets one, so that a missing file is always damage.
-        let due = partition.is_dirty() && !planted(Plant::DealtBeforeFolded);
-        if due || partition.must_fold() {
-            partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
+    let partitions: Vec<&Rc<Partition>> = partitions.values().collect();
+    let mut dealt = 0;
+    for some in partitions.chunks(FOLDS_AT_ONCE) {
+        let folds = some.iter().map(|partition| async {
+            // A partition that has no root yet gets one, so that a missing file is always damage.
+            let due = partition.is_dirty() && !planted(Plant::DealtBeforeFolded);
+            if due || partition.must_fold() {
+                partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
+            }
+            Ok(())
+        });
+        for folded in join_all(folds).await {
+            folded?;
+            dealt += 1;
+            progress(Progress::Dealt { shard: env.shard(), partitions: dealt });
         }
-        progress(Progress::Dealt { shard: env.shard(), partitions: dealt });
+    }
+    Ok(())
+}
+
+/// So many partitions are folded together: each waits for several syncs, and takes memory meanwhile.
+const FOLDS_AT_ONCE: usize = 8;
+
+/// Writes what is in doubt to the new journal.
+async fn copy_doubtful(
+    journal: &Journal,
+    partitions: &BTreeMap<PartitionId, Rc<Partition>>,
+) -> Result<()> {
+    for partition in partitions.values() {
         for (transaction, prepared) in partition.prepared() {
             let mut bytes = Vec::new();
             Prepare::encode_into(transaction, &prepared.appends, &mut bytes, |out| {
@@ -359,14 +385,12 @@ struct Replay<'r> {
 /// One frame of a journal.
 type Frame = (JournalId, u64);
 
-struct Replaying {
-    partition: Rc<Partition>,
+pub(super) struct Replaying {
+    pub(super) partition: Rc<Partition>,
     /// The entry after those that its root covers.
     opened_at: Index,
     /// See [`super::partition::Opened`].
     doubt: Option<String>,
-    /// Prepares at or below what the fold covers, and still needed.
-    pending: Vec<Index>,
     /// Entries that came before their turn, from another journal.
     early: BTreeMap<Index, (Entry, Frame)>,
 }
@@ -431,14 +455,9 @@ impl Replay<'_> {
             let what = format!("the journal names partition {}", entry.partition);
             return Err(Error::Corrupt { what });
         }
-        let replaying = match self.partitions.entry(entry.partition) {
-            std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
-            std::collections::btree_map::Entry::Vacant(place) => {
-                let opened = open_partition(self.env, self.setup, self.cache, entry.partition);
-                place.insert(opened.await?)
-            }
-        };
-        replaying.take(entry, frame, &self.visible, &mut self.torn_extents).await
+        let own = self.partitions.get_mut(&entry.partition);
+        let own = own.expect("all partitions of the shard are open");
+        own.take(entry, frame, &self.visible, &mut self.torn_extents).await
     }
 
     /// Folds while replaying, when what was replayed outgrows the overlays' share of the memory.
@@ -479,23 +498,29 @@ impl Replay<'_> {
         }
     }
 
-    /// Opens the partitions without entries, and checks that nothing is missing.
-    async fn finish(mut self) -> Result<BTreeMap<PartitionId, Rc<Partition>>> {
+    /// Opens the shard's partitions as their files have them.
+    async fn open_partitions(&mut self) -> Result<()> {
         let own = |id: &PartitionId| self.setup.owner(*id) == self.env.shard();
         let ids = (0..self.setup.partitions).map(PartitionId).filter(own);
-        let idle = ids.filter(|id| !self.partitions.contains_key(id));
         // Together: each waits for the disk several times.
-        let opening = idle.map(|id| async move {
-            let opened = open_partition(self.env, self.setup, self.cache, id).await;
+        let (env, setup, cache) = (self.env, self.setup, self.cache);
+        let opening = ids.map(|id| async move {
+            let opened = open_partition(env, setup, cache, id).await;
             opened.map(|opened| (id, opened))
         });
         for opened in join_all(opening.collect::<Vec<_>>()).await {
             let (id, opened) = opened?;
             self.partitions.insert(id, opened);
         }
+        Ok(())
+    }
+
+    /// Checks that nothing is missing.
+    async fn finish(self) -> Result<BTreeMap<PartitionId, Rc<Partition>>> {
         let mut partitions = BTreeMap::new();
         for (id, replaying) in self.partitions {
-            let missing = match (replaying.early.keys().next(), replaying.pending.first()) {
+            let missing = match (replaying.early.keys().next(), replaying.partition.first_awaited())
+            {
                 (Some(early), _) => {
                     Some(format!("entries {}..{early}", replaying.partition.next()))
                 }
@@ -520,8 +545,17 @@ impl Replay<'_> {
 }
 
 impl Replaying {
+    pub(super) fn new(opened: super::partition::Opened) -> Self {
+        Self {
+            opened_at: opened.partition.next(),
+            partition: Rc::new(opened.partition),
+            doubt: opened.doubt,
+            early: BTreeMap::new(),
+        }
+    }
+
     /// Applies an entry when its turn has come, and those that waited for it.
-    async fn take(
+    pub(super) async fn take(
         &mut self,
         entry: Entry,
         frame: Frame,
@@ -537,8 +571,7 @@ impl Replaying {
         };
         if entry.index < partition.next() {
             // Contained in the fold or read before, unless it is a prepare that the fold left out.
-            if let Some(place) = self.pending.iter().position(|&index| index == entry.index) {
-                self.pending.remove(place);
+            if partition.take_awaited(entry.index) {
                 if planted(Plant::PrepareForgotten) {
                     return Ok(());
                 }
@@ -566,13 +599,7 @@ async fn open_partition(
 ) -> Result<Replaying> {
     let opened = Partition::open(env, cache, id, setup.options.depot).await;
     let opened = opened.map_err(|error| partition_error(&error))?;
-    Ok(Replaying {
-        opened_at: opened.partition.next(),
-        partition: Rc::new(opened.partition),
-        pending: opened.pending,
-        doubt: opened.doubt,
-        early: BTreeMap::new(),
-    })
+    Ok(Replaying::new(opened))
 }
 
 fn journal_error(error: &journal::Error) -> Error {

@@ -132,6 +132,8 @@ async fn run(world: World) -> Result<Outcome, Failure> {
     }
     let mut outcome = shared.outcome.take();
     outcome.add("deals", u64::from(shared.shape.deals));
+    let spilled = outcome.counters.get("rows spilled").is_some_and(|&rows| rows > 0);
+    outcome.add("seeds with spilled rows", u64::from(spilled));
     outcome.add("lives", lives);
     outcome.add("crashes", shared.node.crashes());
     Ok(outcome)

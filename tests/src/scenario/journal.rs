@@ -493,7 +493,7 @@ async fn fold(env: &Env, shared: &Rc<Shared>, journal: &Journal) -> Result<(), E
             if env.random().is_multiple_of(8) && !shared.shape.is_tight() {
                 // A crash may leave a copy that nobody was told of.
                 shared.model.borrow_mut().copied();
-                match journal.copy_forward(partition).await {
+                match journal.copy_forward(partition, |_| true).await {
                     Ok(bytes) => shared.count("copies", u64::from(bytes > 0)),
                     Err(Error::DiskFull { .. } | Error::Stopped { .. } | Error::Closed) => {}
                     Err(error) => return Err(error),
