@@ -60,6 +60,7 @@ pub(super) async fn troubled(
         // Hardly any room while it opens, which matters where files are made or partitions folded.
         let rest = world.random().below(4 << 20);
         node.disk().set_quota(Some(node.disk().used_bytes() + rest));
+        world.spawn("room", trouble::make_room(world.clone(), node.clone(), Rc::clone(&alive)));
     }
     let lived = live(world, shared, shards, &alive).await;
     alive.set(false);
@@ -253,7 +254,10 @@ pub(super) async fn work(
         // What a shard that stays down owes is not answered before the engine ends.
         return Ok(());
     }
-    check("answers", done.is_some(), || format!("a call was not answered within {LIFE_MAX:?}"))
+    check("answers", done.is_some(), || {
+        let calls = shared.calls.borrow();
+        format!("calls were not answered within {LIFE_MAX:?}: {calls:?}")
+    })
 }
 
 /// What was there before must be there; nobody else reads meanwhile.
