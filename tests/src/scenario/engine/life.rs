@@ -101,6 +101,7 @@ async fn live(
     shards: u16,
     alive: &trouble::Alive,
 ) -> Result<Left, Failure> {
+    let crashes = shared.node.crashes();
     let opened = match open(shared, shards).await {
         Ok(opened) => opened,
         Err(error) => {
@@ -115,7 +116,8 @@ async fn live(
         shared.count("launched in trouble", 1);
         start_trouble(world, shared, &opened, shards, alive);
     }
-    let Some(bank) = launch(world, shared, &opened, early).await? else { return Ok(Left::Open) };
+    let again = early.then_some(crashes);
+    let Some(bank) = launch(world, shared, &opened, again).await? else { return Ok(Left::Open) };
     let closed = shared.closed.replace(false);
     if explained::torn(&shared.node.disk(), &opened.recovery().torn, closed)? {
         shared.given_up.set(true);
@@ -133,14 +135,14 @@ async fn live(
     Ok(Left::Open)
 }
 
-/// Launches the bank; again and again, if shards are down that somebody reopens.
+/// Launches the bank; again and again, if shards are down that somebody reopens, until the process crashes,
+/// which had crashed so often when it was opened.
 async fn launch(
     world: &World,
     shared: &Rc<Shared>,
     engine: &Engine,
-    again: bool,
+    again: Option<u64>,
 ) -> Result<Option<Launched<Bank>>, Failure> {
-    let crashes = shared.node.crashes();
     for _ in 0..LAUNCHES_MAX {
         let launched = world.timeout(LIFE_MAX, engine.launch("bank", module::bank)).await;
         let Some(launched) = launched else {
@@ -150,7 +152,7 @@ async fn launch(
             Ok(bank) => return Ok(Some(bank)),
             Err(error) => shared.tolerate(world, "launching", &error)?,
         }
-        if !again || shared.node.crashes() != crashes {
+        if again != Some(shared.node.crashes()) {
             return Ok(None);
         }
         shared.count("repeated launches", 1);
