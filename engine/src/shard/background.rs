@@ -124,7 +124,10 @@ impl Shard {
         while partition.folding.replace(true) {
             self.env.sleep(LOOK_EVERY).await;
         }
-        let result = self.fold_claimed(&partition).await;
+        // Whoever folded meanwhile may have left nothing to do. A root that covers no more than the one before is
+        // not written: after a crash that tears it, nothing in the journal shows that it was no damage.
+        let result =
+            if partition.is_dirty() { self.fold_claimed(&partition).await } else { Ok(()) };
         partition.folding.set(false);
         result
     }
