@@ -52,7 +52,9 @@ pub struct BankFlags {
         value_parser = clap::value_parser!(u32).range(1..))]
     pub crash: Option<u32>,
     /// Book the transactions of this file instead of drawing transfers
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["crash", "accounts", "rate"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "crash", "accounts", "rate", "gate", "seconds", "cross", "batch", "seed",
+    ])]
     pub input: Option<PathBuf>,
     /// Write `account_id,balance` lines after the run, one for each account
     #[arg(long, value_name = "FILE", conflicts_with = "crash")]
