@@ -156,7 +156,8 @@ impl Memory {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let kib = line.and_then(|value| value.trim().trim_end_matches("kB").trim().parse().ok());
+            let kib =
+                line.and_then(|value| value.trim().trim_end_matches("kB").trim().parse().ok());
             kib.map_or(0, |kib: u64| kib << 10)
         };
         Self { resident_bytes: field("VmRSS:"), peak_bytes: field("VmHWM:") }

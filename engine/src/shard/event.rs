@@ -1,6 +1,5 @@
 //! Running one event on one partition, and where its rows go; reading the sources of an attempt.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -8,16 +7,14 @@ use tidemill_replication::two_phase::{
     self, Exclusion, Failure, FailureKind, SourceRange, participant,
 };
 
-use super::entry::Transaction;
 use super::local::EventLocal;
-use super::message::{Message, RowBatch};
 use super::microbatch::{Running, Topology, Work};
 use super::{Shard, partition};
 use crate::depot::batch::RECORD_BYTES_MAX;
 use crate::depot::{Limits, Record as DepotRecord, Upto};
 use crate::module::DepotIndex;
 use crate::topology::{self, EventFailure, NodeIndex, Origin, Record, Rows};
-use crate::types::{DepotId, Offset, ShardId};
+use crate::types::{DepotId, Offset};
 
 /// Records are handed to source nodes in batches of at most this many, and this many bytes.
 const BATCH_RECORDS_MAX: usize = 1_024;
@@ -46,38 +43,6 @@ impl Shard {
                 self.send_rows(topology, running, done.outgoing);
             }
             Err(failure) => self.event_failed(topology, running, &failure),
-        }
-    }
-
-    /// Rows of one event: those for this shard are queued, those for each other shard travel together.
-    fn send_rows(
-        self: &Rc<Self>,
-        topology: &Rc<Topology>,
-        running: &Rc<Running>,
-        outgoing: Vec<topology::Outgoing>,
-    ) {
-        let attempt = running.attempt;
-        let own = self.env.shard();
-        let mut away: BTreeMap<ShardId, RowBatch> = BTreeMap::new();
-        for out in outgoing {
-            let owner = self.setup.owner(out.to);
-            if owner == own {
-                self.queue_rows(topology, running, out.to, out.node, out.rows);
-            } else {
-                let transaction = Transaction { topology: topology.id, attempt };
-                let batch =
-                    away.entry(owner).or_insert_with(|| RowBatch::new(self.run, transaction));
-                batch.parts.push((out.to, out.node, out.rows));
-            }
-        }
-        if away.is_empty() || running.failed.get() {
-            return;
-        }
-        let count = away.len() as u64;
-        self.counters.borrow_mut().batches_sent += count;
-        self.participate(topology, participant::Input::BatchSent { attempt, count });
-        for (to, batch) in away {
-            self.env.mesh().send(to, Box::new(Message::Rows(batch)));
         }
     }
 
@@ -144,6 +109,7 @@ impl Shard {
             .collect();
         let mut from = range.from;
         while from < range.to && !running.failed.get() {
+            running.sources_may_go_on(self).await;
             let wanted = usize::try_from(range.to.0 - from.0).unwrap_or(usize::MAX);
             let limits = Limits {
                 records: wanted.min(BATCH_RECORDS_MAX),
@@ -180,10 +146,10 @@ impl Shard {
                 let (last, others) = nodes.split_last().expect("a range is of a source");
                 for &node in others {
                     let rows = Rows::records(batch.clone());
-                    self.queue_rows(topology, running, partition.id, node, rows);
+                    self.queue_own_rows(topology, running, partition.id, node, rows);
                 }
                 let rows = Rows::records(batch);
-                self.queue_rows(topology, running, partition.id, *last, rows);
+                self.queue_own_rows(topology, running, partition.id, *last, rows);
             }
             from = offsets.end;
         }

@@ -10,11 +10,13 @@
 //! back, whatever becomes of the microbatches under way.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::Shard;
 use crate::error::{Error, Result};
+use crate::journal::{self, Admission};
 
 /// See the module.
 #[derive(Default)]
@@ -48,6 +50,26 @@ impl Shard {
             }
             if self.memory_has_room() {
                 return Poll::Ready(Ok(()));
+            }
+            self.pressure.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits until the journal has room for entries of `bytes`. It may wait for folds, which a full disk
+    /// keeps from ending.
+    ///
+    /// # Errors
+    /// As [`Journal::admit`](crate::journal::Journal::admit); `DiskFull` also when the folds find no space.
+    pub(super) async fn room_in_journal(&self, bytes: usize) -> Result<(), journal::Error> {
+        let mut admitted = pin!(self.journal.admit(bytes, Admission::Client));
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(admitted) = admitted.as_mut().poll(context) {
+                return Poll::Ready(admitted);
+            }
+            if self.pressure.disk_full.get() {
+                return Poll::Ready(Err(journal::Error::DiskFull { bytes: bytes as u64 }));
             }
             self.pressure.waiting.borrow_mut().push(context.waker().clone());
             Poll::Pending

@@ -1,12 +1,14 @@
 //! A shard alone on the memory disk: what replay and the journal's reuse owe each other.
 
-use std::sync::{Arc, RwLock};
+use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use tidemill_replication::two_phase::AttemptId;
 
 use super::entry::{Prepare, PreparedAppends, Transaction};
+use super::keeper::{Hand, Keeper};
 use super::message::KeeperRequest;
 use super::recover::{Plan, Replaying, boot, open};
 use super::*;
@@ -14,7 +16,7 @@ use crate::env::memory::{MemoryDisk, run};
 use crate::journal::{Admission, Entry};
 use crate::node::Options;
 use crate::pstate::{self, WriteSet};
-use crate::types::{Attempt, Index, MicrobatchId, PStateId};
+use crate::types::{Attempt, Index, MicrobatchId, PStateId, ShardId};
 
 const P: PartitionId = PartitionId(0);
 const FILE_BYTES: u32 = 64 << 10;
@@ -33,27 +35,23 @@ fn options() -> Options {
 /// Creates the directory, or goes on with it.
 async fn start(env: &Env) -> Rc<Shard> {
     let boot = boot(env, &options()).await.unwrap();
-    let setup = Arc::new(Setup {
-        shards: 1,
-        partitions: 1,
-        data_id: boot.manifest.data_id,
-        stopped: vec![RwLock::default()],
-        runs: vec![boot.manifest.run.0.into()],
-        options: options(),
-    });
     let plan = match boot.journals.first() {
         Some(record) => Plan::Resume(*record),
         None => Plan::Create { id: JournalId(1), read: Vec::new() },
     };
     let (created, run) = (boot.journals.is_empty(), boot.manifest.run);
-    let keeper = Some((boot.manifest, boot.catalogue));
-    let (shard, _) = open(env, &setup, run, plan, keeper, &|_| ()).await.unwrap();
+    let shape = (boot.manifest.partitions, boot.manifest.data_id);
+    let keeper = Keeper::new(boot.manifest, boot.catalogue);
+    let setup = Arc::new(Setup::new(options(), shape, run, keeper));
+    let never: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
+    let hand = Hand::new(env, &setup, never.shared());
+    let (shard, _) = open(env, &setup, run, plan, hand, &|_| ()).await.unwrap();
     shard.start();
     if created {
         let (reply, answered) = futures_channel::oneshot::channel();
         let journals = vec![(ShardId(0), JournalId(1))];
         let request = KeeperRequest::Switch { journals, reply };
-        shard.handle(Sender::Client, Message::Keeper(request));
+        shard.keep(request).await;
         answered.await.unwrap().unwrap();
     }
     shard
@@ -140,24 +138,28 @@ fn a_fold_during_replay_keeps_asking_for_prepares_it_has_not_met() {
             kind,
             bytes: bytes.into(),
         };
+        let take = async |replaying: &mut Replaying, entry| {
+            let (frame, visible) = ((JournalId(1), 1), BTreeMap::new());
+            replaying.take(entry, frame, &visible, &mut Vec::new()).await.unwrap();
+        };
         let doubtful = || entry(1, Kind::Prepare, prepare(1, b"in doubt").1);
 
         let mut replaying = reopen().await;
-        replaying.take(doubtful()).await.unwrap();
+        take(&mut replaying, doubtful()).await;
         replaying.partition.fold(Index(1)).await.unwrap();
 
         // A crash, and another one in the middle of this.
         let mut replaying = reopen().await;
         let later = entry(2, Kind::Prepare, prepare(2, b"later").1);
-        replaying.take(later).await.unwrap();
+        take(&mut replaying, later).await;
         let abort = entry(3, Kind::Aborted, transaction(2).encode());
-        replaying.take(abort).await.unwrap();
+        take(&mut replaying, abort).await;
         replaying.partition.fold(Index(3)).await.unwrap();
         assert_eq!(replaying.partition.pending(), [Index(1)]);
 
         let mut replaying = reopen().await;
         assert_eq!(replaying.partition.first_awaited(), Some(Index(1)));
-        replaying.take(doubtful()).await.unwrap();
+        take(&mut replaying, doubtful()).await;
         assert_eq!(replaying.partition.first_awaited(), None);
         assert_eq!(replaying.partition.in_doubt(), [transaction(1)]);
     });

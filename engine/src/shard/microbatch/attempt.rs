@@ -6,7 +6,7 @@ use tidemill_replication::two_phase::{
     AttemptId, Coordinator, Decision, Record, Source, SourceOffset, coordinator, participant,
 };
 
-use super::{Durable, Topology};
+use super::{Durable, Running, Topology};
 use crate::env::Class;
 use crate::error::{Error, Result};
 use crate::journal::Kind;
@@ -147,6 +147,7 @@ impl Shard {
                 work.queue.borrow_mut().clear();
             }
             self.wake_events();
+            running.hops.clear();
         }
         let above = topology.running.borrow().keys().any(|it| it.id > attempt.id);
         let prepared_above = aborted.iter().any(|id| {
@@ -175,6 +176,8 @@ impl Shard {
         id: MicrobatchId,
         offsets: &[SourceOffset],
     ) {
+        // First, so that a shard that is opened now shows no less.
+        topology.module.note_visible(topology.place, id);
         for partition in self.partitions.values() {
             partition.merge_through(topology.id, id);
         }
@@ -258,11 +261,14 @@ impl Shard {
     pub(in crate::shard) fn describe(&self) -> String {
         let topologies = self.topologies.borrow();
         let lines = topologies.values().map(|topology| {
+            let running = topology.running.borrow();
+            let spilled = |it: &Rc<Running>| it.hops.spilled_bytes();
+            let running: Vec<_> = running.iter().map(|(key, it)| (key, spilled(it))).collect();
             format!(
-                "{}: {:?}\nrunning {:?}, held {:?}\n{:?}\n{:?}\n",
+                "{}: {:?}\nrunning, with bytes spilled: {:?}\nheld {:?}\n{:?}\n{:?}\n",
                 topology.definition().name,
                 self.peers,
-                topology.running.borrow().keys(),
+                running,
                 topology.held.borrow(),
                 topology.participant.borrow(),
                 topology.coordinator.borrow(),

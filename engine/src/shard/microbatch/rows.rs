@@ -7,7 +7,8 @@ use tidemill_replication::two_phase::{
     AttemptId, Exclusion, Failure, FailureKind, SourceOffset, SourceRange, participant,
 };
 
-use super::{EXCLUDED_MAX, Running, Topology, Work};
+use super::hops::Hops;
+use super::{EXCLUDED_MAX, Queued, Running, Topology, Work};
 use crate::env::Class;
 use crate::node::MICROBATCH_BYTES_LIMIT;
 use crate::shard::Shard;
@@ -32,7 +33,7 @@ impl Shard {
         let running = topology.running.borrow().get(&attempt).cloned();
         match (admission, running) {
             (participant::Admission::Run, Some(running)) => {
-                self.run_batch(&topology, &running, batch);
+                self.run_batch(&topology, &running, sender, batch);
             }
             // Without the attempt: the participant has begun it, but an earlier effect of the same step
             // is still being performed.
@@ -50,17 +51,28 @@ impl Shard {
         }
     }
 
-    fn run_batch(self: &Rc<Self>, topology: &Rc<Topology>, running: &Rc<Running>, batch: RowBatch) {
+    fn run_batch(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        sender: ShardId,
+        batch: RowBatch,
+    ) {
         let attempt = running.attempt;
         self.participate(topology, participant::Input::BatchReceived { attempt, count: 1 });
         for (partition, node, rows) in batch.parts {
-            self.queue_rows(topology, running, partition, node, rows);
+            self.queue_rows(
+                topology,
+                running,
+                partition,
+                Queued { node, rows, sender: Some(sender) },
+            );
         }
         self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
     }
 
-    /// Queues one batch on a partition of this shard, as one item of work.
-    pub(in crate::shard) fn queue_rows(
+    /// Queues rows that come from this shard.
+    pub(in crate::shard) fn queue_own_rows(
         self: &Rc<Self>,
         topology: &Rc<Topology>,
         running: &Rc<Running>,
@@ -68,14 +80,25 @@ impl Shard {
         node: NodeIndex,
         rows: Rows,
     ) {
+        self.queue_rows(topology, running, partition, Queued { node, rows, sender: None });
+    }
+
+    /// Queues one batch on a partition of this shard, as one item of work.
+    fn queue_rows(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        partition: PartitionId,
+        queued: Queued,
+    ) {
         if running.failed.get() {
             return;
         }
         let attempt = running.attempt;
         self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
         let work = running.work(&self.partitions[&partition]);
-        self.count_bytes(topology, running, running.bytes.get() + rows.bytes() as u64);
-        work.queue.borrow_mut().push_back((node, rows));
+        self.count_bytes(topology, running, running.bytes.get() + queued.rows.bytes() as u64);
+        work.queue.borrow_mut().push_back(queued);
         if !work.busy.replace(true) {
             let (shard, topology, running) =
                 (Rc::clone(self), Rc::clone(topology), Rc::clone(running));
@@ -87,7 +110,12 @@ impl Shard {
     }
 
     /// Notes what an attempt holds here. Too much fails it: neither the memory nor a prepare has room.
-    fn count_bytes(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running, bytes: u64) {
+    pub(super) fn count_bytes(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Running,
+        bytes: u64,
+    ) {
         running.bytes.set(bytes);
         self.bound_bytes(topology, running, bytes);
     }
@@ -145,12 +173,15 @@ impl Shard {
     ) {
         loop {
             let next = work.queue.borrow_mut().pop_front();
-            let Some((node, rows)) = next else { return };
+            let Some(Queued { node, rows, sender }) = next else { return };
             let queued = rows.bytes() as u64;
             self.room_for_events(&running.failed).await;
             self.run_event(topology, running, work, node, rows).await;
             let attempt = running.attempt;
             self.wrote(topology, running, work, queued);
+            if let Some(sender) = sender {
+                self.give_back(topology, running, sender, queued);
+            }
             self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
             if self.env.should_yield() {
                 self.env.yield_now().await;
@@ -174,6 +205,7 @@ impl Shard {
             failed: Cell::new(false),
             bytes: Cell::default(),
             bytes_max: self.attempt_bytes_max(records),
+            hops: Hops::default(),
             works: RefCell::default(),
         });
         topology.running.borrow_mut().insert(attempt, Rc::clone(&running));
