@@ -515,7 +515,8 @@ impl Replay<'_> {
     async fn finish(self) -> Result<BTreeMap<PartitionId, Rc<Partition>>> {
         let mut partitions = BTreeMap::new();
         for (id, replaying) in self.partitions {
-            let missing = match (replaying.early.keys().next(), replaying.partition.first_awaited()) {
+            let missing = match (replaying.early.keys().next(), replaying.partition.first_awaited())
+            {
                 (Some(early), _) => {
                     Some(format!("entries {}..{early}", replaying.partition.next()))
                 }

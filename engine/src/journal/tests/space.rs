@@ -153,7 +153,10 @@ fn a_failed_write_stops_the_journal_for_ever() {
         assert!(matches!(journal.advanced(good).await, Err(Error::Stopped { .. })));
         let admit = journal.admit(1, Admission::System).await;
         assert!(matches!(admit, Err(Error::Stopped { .. })));
-        assert!(matches!(journal.copy_forward(PartitionId(0), |_| true).await, Err(Error::Stopped { .. })));
+        assert!(matches!(
+            journal.copy_forward(PartitionId(0), |_| true).await,
+            Err(Error::Stopped { .. })
+        ));
         assert!(matches!(journal.close().await, Err(Error::Stopped { .. })));
     });
     on_chaos(&disk, |env| async move {
