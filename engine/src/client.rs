@@ -327,9 +327,11 @@ impl<H> Launched<H> {
         };
         match encode() {
             Ok((partition, batch)) => {
-                self.append_batch(depot.index(), partition, batch, acknowledge)
+                let shard = self.engine.inner.node.setup.owner(partition);
+                let batches = vec![(partition, batch)];
+                Append(Ok(self.send(depot.index(), shard, batches, acknowledge)))
             }
-            Err(error) => Append { state: AppendState::Failed(Some(error)) },
+            Err(error) => Append(Err(Some(error))),
         }
     }
 
@@ -344,27 +346,27 @@ impl<H> Launched<H> {
         records: I,
     ) -> AppendMany {
         let mut builders: BTreeMap<PartitionId, Builder> = BTreeMap::new();
-        let mut failure = None;
         for record in records {
             let partition = self.place(depot.index(), record);
             let builder = builders.entry(partition).or_default();
             if let Err(error) = self.push(builder, record) {
-                failure = Some(error);
-                break;
+                let failure = Some(error);
+                return AppendMany { sent: Vec::new().into_iter(), failure, appended: Vec::new() };
             }
         }
-        if failure.is_some() {
-            builders.clear();
+        let mut by_shard: BTreeMap<ShardId, Vec<(PartitionId, Batch)>> = BTreeMap::new();
+        let mut counts = 0;
+        for (partition, builder) in builders {
+            counts += 1;
+            let shard = self.engine.inner.node.setup.owner(partition);
+            by_shard.entry(shard).or_default().push((partition, builder.finish()));
         }
-        let appends = builders
+        let sent: Vec<Sent> = by_shard
             .into_iter()
-            .map(|(partition, builder)| {
-                let batch = builder.finish();
-                self.append_batch(depot.index(), partition, batch, Acknowledge::Durable)
-            })
-            .collect::<Vec<_>>()
-            .into_iter();
-        AppendMany { appends, failure, appended: Vec::new() }
+            .map(|(shard, batches)| self.send(depot.index(), shard, batches, Acknowledge::Durable))
+            .collect();
+        let appended = Vec::with_capacity(counts);
+        AppendMany { sent: sent.into_iter(), failure: None, appended }
     }
 
     fn push<T: Row>(&self, builder: &mut Builder, record: &T) -> Result<()> {
@@ -391,22 +393,22 @@ impl<H> Launched<H> {
         }
     }
 
-    fn append_batch(
+    /// Sends batches for partitions of one shard.
+    fn send(
         &self,
         depot: DepotIndex,
-        partition: PartitionId,
-        batch: Batch,
+        shard: ShardId,
+        batches: Vec<(PartitionId, Batch)>,
         acknowledge: Acknowledge,
-    ) -> Append {
+    ) -> Sent {
         let node = &self.engine.inner.node;
-        let shard = node.setup.owner(partition);
-        let count = batch.count();
+        let counts = batches.iter().map(|(partition, batch)| (*partition, batch.count())).collect();
         let id = self.module.depots[depot.0 as usize];
         let answer = node.post(shard, |reply| {
-            Message::Append(AppendRequest { depot: id, partition, batch, acknowledge, reply })
+            Message::Append(AppendRequest { depot: id, batches, acknowledge, reply })
         });
         let setup = Arc::clone(&node.setup);
-        Append { state: AppendState::Sent { answer, setup, shard, depot, partition, count } }
+        Sent { answer, setup, shard, depot, counts }
     }
 
     /// Reads one path, or a tuple of paths under one key, of what is visible. A range over first keys asks
@@ -482,23 +484,65 @@ impl<H> Launched<H> {
         topology: &str,
         appended: &Appended,
     ) -> impl Future<Output = Result<Effects>> + Send + use<H> {
-        let found = self.topology(topology, Some(appended.depot));
-        let sent = found.map(|topology| {
-            let partition = appended.partition;
-            let depot = self.module.depots[appended.depot.0 as usize];
-            let offset = Offset(appended.offsets.end.0.saturating_sub(1));
-            let node = &self.engine.inner.node;
-            let shard = node.setup.owner(partition);
-            let answer = node.post(shard, |reply| {
-                Message::Wait(WaitRequest { topology, depot, partition, offset, reply })
-            });
-            (shard, answer)
-        });
-        let engine = self.engine.clone();
+        let all = self.wait_all(topology, std::slice::from_ref(appended));
+        async move { Ok(all.await?.pop().expect("one answer for each append")) }
+    }
+
+    /// [`Launched::wait`] for several appends to one depot, such as [`Launched::append_many`] returns them:
+    /// the effects of each, in the same order, when all of them are through.
+    ///
+    /// # Errors
+    /// As [`Launched::wait`]; `Invalid` if the appends are to different depots.
+    pub fn wait_all(
+        &self,
+        topology: &str,
+        appended: &[Appended],
+    ) -> impl Future<Output = Result<Vec<Effects>>> + Send + use<H> {
+        let sent = self.send_waits(topology, appended);
+        let (engine, count) = (self.engine.clone(), appended.len());
         async move {
-            let (shard, answer) = sent?;
-            engine.inner.node.answered(shard, answer).await
+            let mut effects = vec![None; count];
+            for (shard, places, answer) in sent? {
+                let answers = engine.inner.node.answered(shard, answer).await?;
+                for (place, answer) in places.into_iter().zip(answers) {
+                    effects[place] = Some(answer);
+                }
+            }
+            Ok(effects.into_iter().map(|it| it.expect("each of them was asked for")).collect())
         }
+    }
+
+    /// One request for each shard, with the places of its appends among `appended`.
+    #[allow(clippy::type_complexity, reason = "of one caller")]
+    fn send_waits(
+        &self,
+        topology: &str,
+        appended: &[Appended],
+    ) -> Result<Vec<(ShardId, Vec<usize>, oneshot::Receiver<Result<Vec<Effects>>>)>> {
+        let index = appended.first().map(|appended| appended.depot);
+        let id = self.topology(topology, index)?;
+        let Some(index) = index else { return Ok(Vec::new()) };
+        if appended.iter().any(|appended| appended.depot != index) {
+            let what = "appends to different depots are waited for one depot at a time";
+            return Err(Error::Invalid { what: what.to_owned() });
+        }
+        let depot = self.module.depots[index.0 as usize];
+        let node = &self.engine.inner.node;
+        let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Vec<_>)> = BTreeMap::new();
+        for (place, appended) in appended.iter().enumerate() {
+            let last = Offset(appended.offsets.end.0.saturating_sub(1));
+            let (places, records) =
+                by_shard.entry(node.setup.owner(appended.partition)).or_default();
+            places.push(place);
+            records.push((appended.partition, last));
+        }
+        let sent = by_shard.into_iter().map(|(shard, (places, records))| {
+            let answer = node.post(shard, |reply| {
+                Message::Wait(WaitRequest { topology: id, depot, records, reply })
+            });
+            (shard, places, answer)
+        });
+        Ok(sent.collect())
     }
 
     /// Resolves when a topology has applied everything that was durable in its depots when this was
@@ -745,20 +789,37 @@ fn decode<P: Select>(fields: &FieldTable, reads: &Reads, answers: &[ReadAnswer])
 
 /// An append on its way; resolves to where the records lie. The append goes on if this is dropped.
 #[must_use = "whether it worked is known only when this resolved"]
-pub struct Append {
-    state: AppendState,
+pub struct Append(std::result::Result<Sent, Option<Error>>);
+
+/// Batches on their way to one shard.
+struct Sent {
+    answer: oneshot::Receiver<Result<Vec<Result<Offset>>>>,
+    setup: Arc<crate::shard::Setup>,
+    shard: ShardId,
+    depot: DepotIndex,
+    /// How many records for each partition.
+    counts: Vec<(PartitionId, u32)>,
 }
 
-enum AppendState {
-    Sent {
-        answer: oneshot::Receiver<Result<Offset>>,
-        setup: Arc<crate::shard::Setup>,
-        shard: ShardId,
-        depot: DepotIndex,
-        partition: PartitionId,
-        count: u32,
-    },
-    Failed(Option<Error>),
+impl Sent {
+    /// What became of each batch.
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<impl Iterator<Item = Result<Appended>> + use<>>> {
+        let Poll::Ready(answered) = Pin::new(&mut self.answer).poll(context) else {
+            return Poll::Pending;
+        };
+        let answers = answered.unwrap_or_else(|_| Err(self.setup.stopped_error(self.shard)));
+        let (depot, counts) = (self.depot, std::mem::take(&mut self.counts));
+        Poll::Ready(answers.map(|answers| {
+            counts.into_iter().zip(answers).map(move |((partition, count), answer)| {
+                let first = answer?;
+                let offsets = first..first.advance(u64::from(count));
+                Ok(Appended { depot, partition, offsets })
+            })
+        }))
+    }
 }
 
 impl fmt::Debug for Append {
@@ -771,15 +832,11 @@ impl Future for Append {
     type Output = Result<Appended>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.state {
-            AppendState::Failed(error) => Poll::Ready(Err(error.take().unwrap_or(Error::Closed))),
-            AppendState::Sent { answer, setup, shard, depot, partition, count } => {
-                Pin::new(answer).poll(context).map(|answered| {
-                    let first = answered.unwrap_or_else(|_| Err(setup.stopped_error(*shard)))?;
-                    let offsets = first..first.advance(u64::from(*count));
-                    Ok(Appended { depot: *depot, partition: *partition, offsets })
-                })
-            }
+        match &mut self.0 {
+            Err(error) => Poll::Ready(Err(error.take().unwrap_or(Error::Closed))),
+            Ok(sent) => sent.poll(context).map(|answers| {
+                answers?.next().expect("a shard answers for each batch it was sent")
+            }),
         }
     }
 }
@@ -788,7 +845,7 @@ impl Future for Append {
 /// partition. They go on if this is dropped.
 #[must_use = "whether it worked is known only when this resolved"]
 pub struct AppendMany {
-    appends: std::vec::IntoIter<Append>,
+    sent: std::vec::IntoIter<Sent>,
     failure: Option<Error>,
     appended: Vec<Appended>,
 }
@@ -803,17 +860,26 @@ impl Future for AppendMany {
     type Output = Result<Vec<Appended>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
         // All were sent already, so it costs nothing to look at one after the other.
-        while let Some(append) = self.appends.as_mut_slice().first_mut() {
-            let Poll::Ready(result) = Pin::new(append).poll(context) else { return Poll::Pending };
-            self.appends.next();
-            match result {
-                Ok(done) => self.appended.push(done),
-                Err(error) => self.failure = self.failure.take().or(Some(error)),
+        while let Some(sent) = this.sent.as_mut_slice().first_mut() {
+            let Poll::Ready(answers) = sent.poll(context) else { return Poll::Pending };
+            this.sent.next();
+            let mut failed = |error| this.failure = this.failure.take().or(Some(error));
+            match answers {
+                Ok(answers) => {
+                    for answer in answers {
+                        answer.map_or_else(&mut failed, |done| this.appended.push(done));
+                    }
+                }
+                Err(error) => failed(error),
             }
         }
-        Poll::Ready(match self.failure.take() {
-            None => Ok(std::mem::take(&mut self.appended)),
+        Poll::Ready(match this.failure.take() {
+            None => {
+                this.appended.sort_unstable_by_key(|appended| appended.partition);
+                Ok(std::mem::take(&mut this.appended))
+            }
             Some(error) => Err(error),
         })
     }

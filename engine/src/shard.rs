@@ -33,6 +33,7 @@ mod local;
 pub(crate) mod message;
 pub(crate) mod microbatch;
 pub(crate) mod partition;
+mod parts;
 mod peers;
 mod pressure;
 mod read;
@@ -41,9 +42,10 @@ mod tails;
 
 pub use event::DeadLetter;
 pub use message::{Acknowledge, Counters, Effects};
-use message::{Message, Reply, answer};
+use message::{Message, answer};
 use microbatch::Topology;
 use partition::{Depot, Partition};
+use parts::Part;
 
 /// Everything one shard owns. Tasks of the shard share it; it never leaves the shard.
 pub(crate) struct Shard {
@@ -60,6 +62,9 @@ pub(crate) struct Shard {
     appends: append::Queue,
     pressure: pressure::Pressure,
     tails: tails::Tails,
+    /// Something is visible and not merged, and a task merges.
+    merge_due: Cell<bool>,
+    merging: Cell<bool>,
     acks: RefCell<VecDeque<(Ticket, Ack)>>,
     /// The last group that was logged.
     logged: Cell<Ticket>,
@@ -116,7 +121,7 @@ pub(crate) enum Ack {
         id: DepotId,
         partition: PartitionId,
         end: Offset,
-        replies: Vec<(Reply<Offset>, Offset)>,
+        replies: Vec<(Part<Result<Offset>>, Offset)>,
     },
     /// Records placed by a microbatch.
     Placed { depots: Vec<(Rc<Depot>, DepotId, PartitionId, Offset)> },
@@ -167,6 +172,8 @@ impl Shard {
             appends: append::Queue::default(),
             pressure: pressure::Pressure::default(),
             tails: tails::Tails::default(),
+            merge_due: Cell::default(),
+            merging: Cell::default(),
             acks: RefCell::default(),
             logged: Cell::default(),
             counters: RefCell::default(),
@@ -379,8 +386,8 @@ impl Shard {
     }
 }
 
-fn answer_all(replies: Vec<(Reply<Offset>, Offset)>) {
+fn answer_all(replies: Vec<(Part<Result<Offset>>, Offset)>) {
     for (reply, offset) in replies {
-        answer(reply, Ok(offset));
+        reply.answer(Ok(offset));
     }
 }

@@ -1,6 +1,5 @@
 //! Running one event on one partition, and where its rows go; reading the sources of an attempt.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -11,16 +10,15 @@ use tidemill_replication::two_phase::{
 use super::entry::Transaction;
 use super::local::EventLocal;
 use super::message::{Message, RowBatch};
-use super::microbatch::{Running, Topology, Work};
+use super::microbatch::{ROWS_MAX, Running, Topology, Work};
 use super::{Shard, partition};
 use crate::depot::batch::RECORD_BYTES_MAX;
 use crate::depot::{Limits, Record as DepotRecord, Upto};
 use crate::module::DepotIndex;
 use crate::topology::{self, EventFailure, NodeIndex, Origin, Record, Rows};
-use crate::types::{DepotId, Offset, ShardId};
+use crate::types::{DepotId, Offset};
 
-/// Records are handed to source nodes in batches of at most this many, and this many bytes.
-const BATCH_RECORDS_MAX: usize = 1_024;
+/// Records are handed to source nodes in batches of at most this many bytes.
 const BATCH_BYTES_MAX: usize = 256 << 10;
 
 impl Shard {
@@ -49,31 +47,36 @@ impl Shard {
         }
     }
 
-    /// Rows of one event: those for this shard are queued, those for each other shard travel together.
+    /// Rows of one event: those for this shard are queued, those for other shards wait for
+    /// [`Shard::send_away`].
     fn send_rows(
         self: &Rc<Self>,
         topology: &Rc<Topology>,
         running: &Rc<Running>,
         outgoing: Vec<topology::Outgoing>,
     ) {
-        let attempt = running.attempt;
         let own = self.env.shard();
-        let mut away: BTreeMap<ShardId, RowBatch> = BTreeMap::new();
         for out in outgoing {
             let owner = self.setup.owner(out.to);
             if owner == own {
                 self.queue_rows(topology, running, out.to, out.node, out.rows);
             } else {
-                let transaction = Transaction { topology: topology.id, attempt };
+                let transaction = Transaction { topology: topology.id, attempt: running.attempt };
+                let mut away = running.away.borrow_mut();
                 let batch =
                     away.entry(owner).or_insert_with(|| RowBatch::new(self.run, transaction));
-                batch.parts.push((out.to, out.node, out.rows));
+                batch.add(out.to, out.node, out.rows);
             }
         }
+    }
+
+    /// Sends what events left for other shards: one message for each of them.
+    pub(super) fn send_away(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running) {
+        let away = running.away.take();
         if away.is_empty() || running.failed.get() {
             return;
         }
-        let count = away.len() as u64;
+        let (attempt, count) = (running.attempt, away.len() as u64);
         self.counters.borrow_mut().batches_sent += count;
         self.participate(topology, participant::Input::BatchSent { attempt, count });
         for (to, batch) in away {
@@ -109,16 +112,16 @@ impl Shard {
         self.participate(topology, participant::Input::Failed { attempt, failure });
     }
 
-    /// Reads the records `range` names and queues them on the source nodes of their depot; what is left
-    /// out goes to the dead letters.
+    /// Reads the records `range` names and queues them on the source nodes of their depot; what
+    /// `exclusions` name goes to the dead letters.
     pub(super) async fn read_source(
         self: &Rc<Self>,
         topology: &Rc<Topology>,
         running: &Rc<Running>,
         range: SourceRange,
-        left_out: &[Exclusion],
+        exclusions: &[Exclusion],
     ) {
-        if let Err(error) = self.read_range(topology, running, range, left_out).await {
+        if let Err(error) = self.read_range(topology, running, range, exclusions).await {
             // A source that cannot be read cannot be read by a retry either: the shard recovers.
             self.fail(&error);
         }
@@ -129,7 +132,7 @@ impl Shard {
         topology: &Rc<Topology>,
         running: &Rc<Running>,
         range: SourceRange,
-        left_out: &[Exclusion],
+        exclusions: &[Exclusion],
     ) -> Result<(), partition::Error> {
         let depot_id = range.source.depot;
         let partition = Rc::clone(&self.partitions[&range.source.partition]);
@@ -142,11 +145,13 @@ impl Shard {
             .filter(|source| source.depot == index)
             .map(|source| source.node)
             .collect();
+        let left_out: Vec<&Exclusion> =
+            exclusions.iter().filter(|it| it.origin.source == range.source).collect();
         let mut from = range.from;
         while from < range.to && !running.failed.get() {
             let wanted = usize::try_from(range.to.0 - from.0).unwrap_or(usize::MAX);
             let limits = Limits {
-                records: wanted.min(BATCH_RECORDS_MAX),
+                records: wanted.min(ROWS_MAX),
                 bytes: BATCH_BYTES_MAX,
                 upto: Upto::Durable,
             };

@@ -1,5 +1,6 @@
 //! What reaches a shard through the mesh, from its peers and from clients. Values are moved.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_channel::oneshot;
@@ -29,7 +30,7 @@ pub(crate) enum Message {
     Rows(RowBatch),
     /// A peer stopped, or started again.
     Peer { shard: ShardId, run: Run, up: bool },
-    /// Records for one depot partition.
+    /// Records for partitions of one depot.
     Append(AppendRequest),
     /// Reads of one partition at one moment.
     Read(ReadRequest),
@@ -96,22 +97,37 @@ pub(crate) struct RowBatch {
     pub(crate) from: Run,
     pub(crate) transaction: Transaction,
     pub(crate) parts: Vec<(PartitionId, NodeIndex, Rows)>,
+    /// The last part for each partition.
+    last: BTreeMap<PartitionId, usize>,
 }
 
 impl RowBatch {
     pub(crate) fn new(from: Run, transaction: Transaction) -> Self {
-        Self { from, transaction, parts: Vec::new() }
+        Self { from, transaction, parts: Vec::new(), last: BTreeMap::new() }
+    }
+
+    /// Adds rows behind all others for their partition; they join those if the same node takes them.
+    pub(crate) fn add(&mut self, to: PartitionId, node: NodeIndex, rows: Rows) {
+        let last = self.last.get(&to).and_then(|&place| self.parts.get_mut(place));
+        match last {
+            Some((_, taker, before)) if *taker == node => before.append(rows),
+            _ => {
+                self.last.insert(to, self.parts.len());
+                self.parts.push((to, node, rows));
+            }
+        }
     }
 }
 
+/// Batches for partitions of one depot, all of them on one shard.
 #[derive(Debug)]
 pub(crate) struct AppendRequest {
     pub(crate) depot: DepotId,
-    pub(crate) partition: PartitionId,
-    pub(crate) batch: Batch,
+    pub(crate) batches: Vec<(PartitionId, Batch)>,
     /// When to answer.
     pub(crate) acknowledge: Acknowledge,
-    pub(crate) reply: Reply<Offset>,
+    /// Gets the first offset of each batch, when all of them are through.
+    pub(crate) reply: Reply<Vec<Result<Offset>>>,
 }
 
 /// When an append is answered.
@@ -163,13 +179,14 @@ pub(crate) struct DepotSlice {
     pub(crate) end: Offset,
 }
 
+/// Records of one depot, in partitions of one shard.
 #[derive(Debug)]
 pub(crate) struct WaitRequest {
     pub(crate) topology: TopologyId,
     pub(crate) depot: DepotId,
-    pub(crate) partition: PartitionId,
-    pub(crate) offset: Offset,
-    pub(crate) reply: Reply<Effects>,
+    pub(crate) records: Vec<(PartitionId, Offset)>,
+    /// Gets what became of each, when all of them are through.
+    pub(crate) reply: Reply<Vec<Effects>>,
 }
 
 /// What became of an append's effects.

@@ -6,7 +6,8 @@
 //! must be durable first is journalled with an [`Ack`] that steps the machine again.
 //!
 //! Seen from the state machines nothing here decides anything. Seen from the partitions, an attempt is a
-//! [`Running`]: a write set per touched partition, rows waiting there, and one task per busy partition.
+//! [`Running`]: a write set per touched partition and rows waiting there. One task runs the events of all
+//! partitions, round after round; only an event that has to wait gets a task of its own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -22,6 +23,7 @@ use tidemill_replication::wire;
 use super::entry::{Coordinated, PreparedAppends};
 use super::message::{Effects, Message, Reply, RowBatch, answer};
 use super::partition::Partition;
+use super::parts::Part;
 use super::{Ack, NewEntry, Shard};
 use crate::codec::placement::Placement;
 use crate::env::{Class, Sender};
@@ -67,7 +69,7 @@ pub(crate) struct Topology {
 }
 
 /// Who waits for the effects of which record.
-type Waiting = BTreeMap<(Source, Offset), Vec<Reply<Effects>>>;
+type Waiting = BTreeMap<(Source, Offset), Vec<Part<Effects>>>;
 
 /// An input of one of the two machines.
 enum Input {
@@ -83,6 +85,15 @@ pub(crate) struct Running {
     /// Rows that wait here, and what was written.
     bytes: Cell<u64>,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
+    /// Pieces of work here: batches queued or being run, ranges being read. All of them are one item of
+    /// the participant.
+    pieces: Cell<u64>,
+    /// Partitions with queued rows, in the order in which they got them.
+    ready: RefCell<VecDeque<Rc<Work>>>,
+    /// A task runs what is ready.
+    is_run: Cell<bool>,
+    /// Rows for other shards that travel with the next batch.
+    pub(super) away: RefCell<BTreeMap<ShardId, RowBatch>>,
 }
 
 /// One attempt on one partition: events run one after the other.
@@ -96,6 +107,7 @@ pub(crate) struct Work {
     /// Of its writes, what the attempt's bytes contain.
     counted_bytes: Cell<u64>,
     queue: RefCell<VecDeque<(NodeIndex, Rows)>>,
+    /// It is ready, or an event runs.
     busy: Cell<bool>,
 }
 
@@ -112,7 +124,24 @@ pub(crate) enum Durable {
 /// So many given-up records are remembered per source for those who wait.
 const EXCLUDED_MAX: usize = 1_024;
 
+/// An event runs over at most this many rows at once.
+pub(super) const ROWS_MAX: usize = 1_024;
+
 impl Running {
+    fn new(attempt: AttemptId, began: WallTime) -> Self {
+        Self {
+            attempt,
+            began,
+            failed: Cell::new(false),
+            bytes: Cell::default(),
+            works: RefCell::default(),
+            pieces: Cell::default(),
+            ready: RefCell::default(),
+            is_run: Cell::new(false),
+            away: RefCell::default(),
+        }
+    }
+
     /// The work on one partition, made when it is first needed.
     pub(super) fn work(&self, partition: &Rc<Partition>) -> Rc<Work> {
         let mut works = self.works.borrow_mut();

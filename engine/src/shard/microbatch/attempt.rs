@@ -13,6 +13,7 @@ use crate::journal::Kind;
 use crate::probe::{State, reached};
 use crate::shard::entry::{Committed, Prepare, Transaction};
 use crate::shard::message::{Effects, Reply, WaitRequest, answer};
+use crate::shard::parts::Part;
 use crate::shard::{Ack, NewEntry, Shard};
 use crate::types::{MicrobatchId, Offset, PartitionId, TopologyId};
 
@@ -143,6 +144,7 @@ impl Shard {
         self.counters.borrow_mut().aborts += 1;
         if let Some(running) = topology.running.borrow_mut().remove(&attempt) {
             running.failed.set(true);
+            running.away.borrow_mut().clear();
             for work in running.works.borrow().values() {
                 work.queue.borrow_mut().clear();
             }
@@ -175,9 +177,11 @@ impl Shard {
         offsets: &[SourceOffset],
     ) {
         for partition in self.partitions.values() {
-            partition.merge_through(topology.id, id);
+            partition.show_through(topology.id, id);
         }
         topology.visible.set(id);
+        self.merge_due.set(true);
+        self.merge_soon();
         for (wanted, reply) in topology.visible_waiting.take() {
             if wanted <= id {
                 answer(reply, Ok(()));
@@ -198,20 +202,44 @@ impl Shard {
                 waiting.range(from..(moved.source, moved.offset)).map(|(&key, _)| key).collect();
             for key in ready {
                 for reply in waiting.remove(&key).unwrap_or_default() {
-                    answer(reply, Ok(topology.effects(key.0, key.1)));
+                    reply.answer(topology.effects(key.0, key.1));
                 }
             }
         }
     }
 
-    /// A client waits for the effects of a record.
-    pub(in crate::shard) fn wait(&self, request: WaitRequest) {
-        match self.topology(request.topology) {
-            Ok(topology) => {
-                let source = Source { depot: request.depot, partition: request.partition };
-                topology.wait(source, request.offset, request.reply);
+    /// Merges what is visible, a partition at a time, and lets others run between.
+    fn merge_soon(self: &Rc<Self>) {
+        if self.merging.replace(true) {
+            return;
+        }
+        let shard = Rc::clone(self);
+        self.env.spawn(Class::Topology, "merge", async move {
+            while shard.merge_due.take() {
+                for partition in shard.partitions.values() {
+                    partition.merge_shown();
+                    if shard.env.should_yield() {
+                        shard.env.yield_now().await;
+                    }
+                }
             }
-            Err(error) => answer(request.reply, Err(error)),
+            shard.merging.set(false);
+        });
+    }
+
+    /// A client waits for the effects of records.
+    pub(in crate::shard) fn wait(&self, request: WaitRequest) {
+        let WaitRequest { topology, depot, records, reply } = request;
+        let topology = match self.topology(topology) {
+            Ok(topology) => topology,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        if records.is_empty() {
+            return answer(reply, Ok(Vec::new()));
+        }
+        let replies = Part::of(reply, records.len());
+        for ((partition, offset), reply) in records.into_iter().zip(replies) {
+            topology.wait(Source { depot, partition }, offset, reply);
         }
     }
 
@@ -222,22 +250,20 @@ impl Shard {
             Ok(topology) => topology,
             Err(error) => return answer(reply, Err(error)),
         };
-        let mut pending = Vec::new();
-        for end in self.source_ends(&topology).into_iter().filter(|end| end.offset > Offset(0)) {
-            let (reply, answered) = futures_channel::oneshot::channel();
+        let mut ends = self.source_ends(&topology);
+        ends.retain(|end| end.offset > Offset(0));
+        if ends.is_empty() {
+            return answer(reply, Ok(()));
+        }
+        let (all, answered) = futures_channel::oneshot::channel();
+        for (end, reply) in ends.iter().zip(Part::of(all, ends.len())) {
             topology.wait(end.source, Offset(end.offset.0 - 1), reply);
-            pending.push(answered);
         }
         self.env.spawn(Class::Client, "wait until caught up", async move {
-            for answered in pending {
-                match answered.await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => return answer(reply, Err(error)),
-                    // The shard ended; dropping `reply` says so.
-                    Err(_) => return,
-                }
+            // If nobody answers, the shard ended; dropping `reply` says so.
+            if let Ok(answered) = answered.await {
+                answer(reply, answered.map(|_| ()));
             }
-            answer(reply, Ok(()));
         });
     }
 
@@ -299,10 +325,10 @@ impl Shard {
 
 impl Topology {
     /// Answers when the record at `offset` of `source` was read and its effects are visible.
-    fn wait(&self, source: Source, offset: Offset, reply: Reply<Effects>) {
+    fn wait(&self, source: Source, offset: Offset, reply: Part<Effects>) {
         let read = self.read.borrow().get(&source).copied().unwrap_or_default();
         if offset < read {
-            answer(reply, Ok(self.effects(source, offset)));
+            reply.answer(self.effects(source, offset));
         } else {
             self.waiting.borrow_mut().entry((source, offset)).or_default().push(reply);
         }
