@@ -38,6 +38,11 @@ pub struct BankFlags {
     #[arg(long, value_name = "N", default_value_t = 64,
         value_parser = clap::value_parser!(u64).range(1..))]
     pub batch: u64,
+    /// MiB of memory for the engine's pages, overlays, caches and queues [default: a quarter of the
+    /// machine's, at most 4,096]
+    #[arg(long, value_name = "MIB", conflicts_with_all = ["crash", "input"],
+        value_parser = clap::value_parser!(u64).range(16..))]
+    pub memory: Option<u64>,
     /// Kill a child under load so many times, and verify what it left each time
     #[arg(long, value_name = "N", conflicts_with_all = ["rate", "gate", "seconds"],
         value_parser = clap::value_parser!(u32).range(1..))]

@@ -140,6 +140,30 @@ impl Usage {
     }
 }
 
+/// Main memory that this process has; what cannot be told is zero.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Bytes now.
+    pub resident_bytes: u64,
+    /// Bytes when it had most.
+    pub peak_bytes: u64,
+}
+
+impl Memory {
+    /// As of now.
+    #[must_use]
+    pub fn now() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib =
+                line.and_then(|value| value.trim().trim_end_matches("kB").trim().parse().ok());
+            kib.map_or(0, |kib: u64| kib << 10)
+        };
+        Self { resident_bytes: field("VmRSS:"), peak_bytes: field("VmHWM:") }
+    }
+}
+
 fn cpu_seconds() -> f64 {
     // SAFETY: `rusage` is plain numbers, for which zeros are valid.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -168,6 +192,15 @@ mod tests {
         {
             assert!((found / expected - 1.0).abs() < 2e-3, "{found} is not {expected}");
         }
+    }
+
+    #[test]
+    fn memory_that_was_given_back_stays_in_the_peak() {
+        let before = Memory::now();
+        drop(vec![1_u8; 64 << 20]);
+        let after = Memory::now();
+        assert!(before.resident_bytes > 0);
+        assert!(after.peak_bytes >= before.resident_bytes + (60 << 20), "{before:?}, {after:?}");
     }
 
     #[test]

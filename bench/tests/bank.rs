@@ -82,14 +82,16 @@ const TINY: [&str; 6] = ["--seconds", "0.4", "--accounts", "300", "--in-flight",
 #[test]
 fn a_closed_loop_is_measured_and_reconciled() {
     let Some(dir) = Dir::new("closed") else { return };
-    let document = document(&dir, &[&TINY[..], &["--dump", "out.csv", "--seed", "3"]].concat());
+    let flags = ["--dump", "out.csv", "--seed", "3", "--memory", "16"];
+    let document = document(&dir, &[&TINY[..], &flags].concat());
     assert_eq!(document["verified"], true);
     assert_eq!(
         (&document["workload"], &document["variant"]),
         (&"bank".into(), &"cross-shard 50%".into())
     );
     let holding = holding(&document);
-    for name in ["money is conserved", "every transfer exactly once"] {
+    for name in ["money is conserved", "every transfer exactly once", "memory keeps to the budget"]
+    {
         assert!(holding.contains(&name), "{document:#}");
     }
     let [transfers, append, effects] =

@@ -125,6 +125,12 @@ impl Env {
         self.inner.spawner.spawn(class, name, Box::pin(future));
     }
 
+    /// The class of the task that runs; [`Class::Core`] where the environment makes no difference.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.inner.spawner.class()
+    }
+
     /// Lets every other ready task of the shard run.
     #[must_use]
     pub fn yield_now(&self) -> LocalFuture<'static, ()> {
@@ -159,6 +165,17 @@ pub enum Class {
     Topology,
     /// Folds, segment flushes, trims, verification.
     Background,
+}
+
+impl Class {
+    /// Whether its reads of the disk let durable writes go first.
+    #[must_use]
+    pub fn is_patient(self) -> bool {
+        match self {
+            Self::Core | Self::Topology => false,
+            Self::Client | Self::Background => true,
+        }
+    }
 }
 
 /// One data directory. Paths are relative to it, with `/` between parts, never empty, never `..`.
@@ -218,7 +235,8 @@ pub type WithBuf = (io::Result<usize>, Buf);
 /// An open file. Operations may run at the same time and complete in any order.
 #[allow(clippy::len_without_is_empty, reason = "an empty file is no special case here")]
 pub trait File {
-    /// Reads into `buf` from byte `at`; returns how many bytes are valid, 0 at the end of the file.
+    /// Reads into `buf` from byte `at`; returns how many bytes are valid, 0 at the end of the file. Asked
+    /// for by a task of a patient [`Class`], it may wait while durable writes are under way.
     fn read(&self, at: u64, buf: Buf) -> LocalFuture<'static, WithBuf>;
 
     /// Writes `buf` at byte `at`, growing the file if needed; returns how many bytes were taken.
@@ -258,6 +276,10 @@ pub trait Clock {
 pub trait Spawner {
     /// See [`Env::spawn`].
     fn spawn(&self, class: Class, name: &'static str, future: LocalFuture<'static, ()>);
+    /// See [`Env::class`].
+    fn class(&self) -> Class {
+        Class::Core
+    }
     /// See [`Env::yield_now`].
     fn yield_now(&self) -> LocalFuture<'static, ()>;
     /// See [`Env::should_yield`].

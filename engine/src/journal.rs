@@ -205,6 +205,8 @@ pub struct Group {
     pub file: JournalFile,
     /// First byte of that frame.
     pub byte: u64,
+    /// The frame in which it ends.
+    pub sequence: u64,
     /// The entries.
     pub entries: Vec<Entry>,
 }

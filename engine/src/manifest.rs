@@ -90,6 +90,8 @@ enum Stored {
     Clean,
     /// A write failed or was abandoned, so nothing is known, and nothing is tried again.
     Unknown,
+    /// Read back after such a write. What was read may not be durable, so the file is replaced next.
+    Doubted,
 }
 
 /// Why the manifest could not be read or written.
@@ -169,6 +171,17 @@ impl Manifest {
         Self::parse(&buf).map(Some)
     }
 
+    /// Reads the manifest back after a store that failed or was abandoned, when nothing of that store is
+    /// under way any more. The next store makes all of it durable.
+    ///
+    /// # Errors
+    /// As [`Manifest::load`], and `Io` if there is none.
+    pub(crate) async fn load_doubted(env: &Env) -> Result<Self, Error> {
+        let loaded = Self::load(env).await?;
+        let missing = || failed("find", PATH)(io::ErrorKind::NotFound.into());
+        Ok(Self { stored: Stored::Doubted, ..loaded.ok_or_else(missing)? })
+    }
+
     /// Reads a manifest's bytes. If one slot of a manifest that is not clean is damaged, a crash may
     /// have torn it: the other one holds, and its run is raised by one, since the damaged one may have
     /// held that.
@@ -234,7 +247,9 @@ impl Manifest {
         match std::mem::replace(&mut self.stored, Stored::Unknown) {
             Stored::Unknown => return Err(Error::Unknown),
             Stored::InTurn if !self.clean => self.store_one(env).await?,
-            Stored::Nothing | Stored::Clean | Stored::InTurn => self.store_both(env).await?,
+            Stored::Nothing | Stored::Clean | Stored::Doubted | Stored::InTurn => {
+                self.store_both(env).await?;
+            }
         }
         self.stored = if self.clean { Stored::Clean } else { Stored::InTurn };
         Ok(())

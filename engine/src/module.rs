@@ -109,6 +109,27 @@ pub struct Definition {
 }
 
 impl Definition {
+    /// Whether `other` came from the same module function, as far as declarations tell: handles made with
+    /// one of the two work with the other.
+    pub(crate) fn declares_the_same(&self, other: &Self) -> bool {
+        let depots = |it: &Self| -> Vec<_> {
+            it.depots.iter().map(|depot| (depot.name.clone(), depot.record)).collect()
+        };
+        let pstates =
+            |it: &Self| -> Vec<_> { it.pstates.iter().map(|pstate| pstate.name.clone()).collect() };
+        let same = |(a, b): (&topology::Definition, &topology::Definition)| {
+            a.name == b.name
+                && a.location == b.location
+                && a.sources == b.sources
+                && a.nodes.iter().map(|it| &it.name).eq(b.nodes.iter().map(|it| &it.name))
+        };
+        self.version == other.version
+            && depots(self) == depots(other)
+            && pstates(self) == pstates(other)
+            && self.topologies.len() == other.topologies.len()
+            && self.topologies.iter().zip(&other.topologies).all(same)
+    }
+
     /// The field table that the module's records and values are encoded with: `stored`, with the names
     /// that are new appended.
     ///

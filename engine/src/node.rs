@@ -1,8 +1,9 @@
 //! One process: its options, its catalogue, and how its shards are opened, reopened and closed.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use futures_channel::oneshot;
+use futures_util::FutureExt;
 
 use crate::depot;
 use crate::env::{Platform, production};
@@ -10,9 +11,9 @@ use crate::error::{Error, Result};
 use crate::journal::JournalId;
 use crate::manifest::JournalRecord;
 use crate::module::Definition;
-use crate::shard::keeper::KEEPER;
+use crate::shard::keeper::Keeper;
 use crate::shard::message::{Closed, KeeperRequest, Message, Reply};
-use crate::shard::recover::{self, Boot, Plan, Ready, Start};
+use crate::shard::recover::{self, Boot, Life, Plan, Ready, Start};
 use crate::shard::{Setup, microbatch::Topology};
 use crate::types::ShardId;
 
@@ -42,6 +43,10 @@ pub struct Options {
     /// again with fewer records; a single record that needs more is rejected. At most 32 MiB, which is
     /// the default.
     pub microbatch_bytes_max: u64,
+    /// How much of what a microbatch sends from one shard to another may lie there unread; the rest waits
+    /// at its sender, as part of what the microbatch holds there. Less if a quarter of
+    /// `microbatch_bytes_max`, shared among the senders, is less. Default: 4 MiB.
+    pub hop_bytes_max: u64,
     /// Segment sizes and windows of depots.
     pub depot: depot::Options,
 }
@@ -57,6 +62,7 @@ impl Default for Options {
             journal_file_bytes: 16 << 20,
             microbatch_records_max: 1_024,
             microbatch_bytes_max: MICROBATCH_BYTES_LIMIT,
+            hop_bytes_max: 4 << 20,
             depot: depot::Options::default(),
         }
     }
@@ -87,17 +93,10 @@ impl Options {
 /// What a prepare and the batch of records in it can be, with room for what they are wrapped in.
 pub(crate) const MICROBATCH_BYTES_LIMIT: u64 = 32 << 20;
 
-/// A module on its way into the catalogue.
-#[derive(Debug)]
-pub(crate) struct Launch {
-    pub(crate) definition: Definition,
-}
-
 /// The shards of this process, and what they run.
 pub(crate) struct Node {
     platform: Arc<dyn Platform>,
     pub(crate) setup: Arc<Setup>,
-    modules: RwLock<Vec<Arc<Installed>>>,
     progress: Arc<dyn Fn(Progress) + Send + Sync>,
 }
 
@@ -107,8 +106,8 @@ pub(crate) struct Node {
 pub struct Recovery {
     /// Journal entries that were read.
     pub entries: u64,
-    /// Journals that ended in frames which no later frame proves durable: what a crash leaves. Each with
-    /// the position, for people.
+    /// Ends of journals and bulk appends that no later frame proves durable: what a crash leaves. Each
+    /// with the position, for people.
     pub torn: Vec<String>,
 }
 
@@ -120,35 +119,28 @@ impl Node {
     ) -> Result<(Self, Recovery)> {
         options.check()?;
         let boot = boot(&platform, &options).await?;
-        let setup = Arc::new(Setup {
-            shards: options.shards,
-            partitions: boot.manifest.partitions,
-            data_id: boot.manifest.data_id,
-            stopped: (0..options.shards).map(|_| RwLock::default()).collect(),
-            runs: (0..options.shards).map(|_| boot.manifest.run.0.into()).collect(),
-            options,
-        });
-        let plans = plan(&setup, &boot);
+        let plans = plan(options.shards, &boot.journals);
+        let (run, shape) = (boot.manifest.run, (boot.manifest.partitions, boot.manifest.data_id));
+        let keeper = Keeper::new(boot.manifest, boot.catalogue);
+        let setup = Arc::new(Setup::new(options, shape, run, keeper));
         let dealt = plans.iter().any(|plan| matches!(plan, Plan::Create { .. }));
         let journals: Vec<JournalId> = plans.iter().map(Plan::journal).collect();
-        let node = Self { platform, setup, modules: RwLock::default(), progress };
+        let node = Self { platform, setup, progress };
         let mut waiting = Vec::new();
-        for (shard, plan) in (0..node.setup.shards).map(ShardId).zip(plans) {
-            let keeper = (shard == KEEPER).then(|| (boot.manifest.clone(), boot.catalogue.clone()));
-            waiting.push(node.start(shard, boot.manifest.run, plan, keeper)?);
+        for (shard, plan) in node.shards().zip(plans) {
+            waiting.push(node.start(shard, Life::First(run, plan)));
         }
         let mut recovery = Recovery::default();
         let mut failure = None;
-        for (shard, ready) in (0..node.setup.shards).map(ShardId).zip(waiting) {
-            match node.answered(shard, ready).await {
+        for (shard, started) in node.shards().zip(waiting) {
+            let ready = match started {
+                Ok(ready) => node.answered(shard, ready).await,
+                Err(error) => Err(error),
+            };
+            match ready {
                 Ok(ready) => {
                     recovery.entries += ready.entries;
-                    recovery.torn.extend(ready.torn.iter().map(|(journal, tail)| {
-                        format!(
-                            "journal {journal}: file {} at byte {}, {} later frames discarded",
-                            tail.file.number, tail.byte, tail.frames_discarded
-                        )
-                    }));
+                    recovery.torn.extend(ready.torn);
                 }
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -160,28 +152,28 @@ impl Node {
         if dealt {
             let journals = (0..).map(ShardId).zip(journals).collect();
             let switch = |reply| Message::Keeper(KeeperRequest::Switch { journals, reply });
-            node.ask(KEEPER, switch).await?;
+            if let Err(error) = node.ask(BOOT, switch).await {
+                node.end_all().await;
+                return Err(error);
+            }
         }
         Ok((node, recovery))
     }
 
-    fn start(
-        &self,
-        shard: ShardId,
-        run: crate::types::Run,
-        journal: Plan,
-        keeper: Option<(crate::manifest::Manifest, catalogue::Catalogue)>,
-    ) -> Result<oneshot::Receiver<Result<Ready>>> {
+    fn start(&self, shard: ShardId, life: Life) -> Result<oneshot::Receiver<Result<Ready>>> {
         self.setup.note_stopped(shard, None);
         let (ready, waiting) = oneshot::channel();
         let (setup, progress) = (Arc::clone(&self.setup), Arc::clone(&self.progress));
-        let start = Start { setup, run, journal, keeper, progress, ready };
+        let (ending, ended) = oneshot::channel();
+        let start = Start { setup, life, progress, ready, ended };
         let started = self.platform.start(shard, recover::main(start));
         started.map_err(|error| {
             // It never ran, so nothing else tells.
             self.setup.note_stopped(shard, Some(error.to_string()));
             Error::Open { what: format!("shard {shard}: {error}") }
         })?;
+        // Asked for while it runs, so it means this life. A shard that has ended already needs no answer.
+        drop(ending.send(self.platform.ended(shard).shared()));
         Ok(waiting)
     }
 
@@ -220,95 +212,107 @@ impl Node {
         answer.await.unwrap_or_else(|_| Err(self.setup.stopped_error(shard)))
     }
 
-    /// Runs a module on every shard.
+    /// Runs a module on every shard. What a launch that failed has left undone, the next one does.
+    ///
+    /// # Errors
+    /// `ShardStopped` if some shard is down: it installs the module by itself when it is reopened.
     pub(crate) async fn launch(&self, definition: Definition) -> Result<Arc<Installed>> {
-        let launch = Box::new(Launch { definition });
-        let module = self
-            .ask(KEEPER, |reply| Message::Keeper(KeeperRequest::Launch { launch, reply }))
-            .await?;
-        for shard in self.shards() {
-            let module = Arc::clone(&module);
-            self.ask(shard, |reply| Message::Install { module, reply }).await?;
+        let module = self.number(definition).await?;
+        // Whoever is down now finds it among the modules when it starts; so this asks all of them.
+        let installed =
+            self.ask_all(|reply| Message::Install { module: Arc::clone(&module), reply });
+        let installed = installed.await;
+        // Coordinators may speak from now on, since each shard that runs understands them.
+        module.note_everywhere();
+        let started = self.ask_all(|reply| Message::StartTopologies {
+            topologies: module.topologies.clone(),
+            reply,
+        });
+        installed.and(started.await)?;
+        self.settle(&module).await?;
+        // A shard that was opened meanwhile may show more than the others have applied: it did not know
+        // that there would be readers. One that is opened from now on knows.
+        module.note_readers();
+        self.settle(&module).await?;
+        Ok(module)
+    }
+
+    /// Gives a module its numbers, durably, and adds it to what every shard installs.
+    async fn number(&self, definition: Definition) -> Result<Arc<Installed>> {
+        let definition = Arc::new(definition);
+        let mut module = self.setup.module(&definition.name);
+        if module.is_none() {
+            let numbered = self.ask_any(|reply| {
+                let definition = Arc::clone(&definition);
+                Message::Keeper(KeeperRequest::Launch { definition, reply })
+            });
+            module = Some(self.setup.add_module(numbered.await?));
         }
-        for shard in self.shards() {
-            let topologies = module.topologies.clone();
-            self.ask(shard, |reply| Message::StartTopologies { topologies, reply }).await?;
-        }
-        if let Ok(mut modules) = self.modules.write() {
-            modules.push(Arc::clone(&module));
-        }
-        for shard in self.shards() {
-            self.settle(shard, &module).await?;
+        let module = module.expect("it was added");
+        if !module.definition.declares_the_same(&definition) {
+            let what = format!(
+                "module `{}` was launched with other declarations before; open the engine anew to launch \
+                 another version",
+                definition.name
+            );
+            return Err(Error::Invalid { what });
         }
         Ok(module)
     }
 
-    /// Waits until readers of a shard see what was decided before.
-    async fn settle(&self, shard: ShardId, module: &Installed) -> Result<()> {
+    /// Waits until readers of every shard see what was decided before.
+    async fn settle(&self, module: &Installed) -> Result<()> {
         for (definition, &topology) in module.definition.topologies.iter().zip(&module.topologies) {
             let name = &definition.name;
             let partition = Topology::coordinator_partition(name, self.setup.partitions);
             let coordinator = self.setup.owner(partition);
             let decided = self.ask(coordinator, |reply| Message::Decided { topology, reply });
             let id = decided.await?;
-            self.ask(shard, |reply| Message::VisibleAt { topology, id, reply }).await?;
+            self.ask_all(|reply| Message::VisibleAt { topology, id, reply }).await?;
         }
         Ok(())
+    }
+
+    /// Sends a message to every shard and waits for all answers.
+    async fn ask_all(&self, message: impl Fn(Reply<()>) -> Message) -> Result<()> {
+        let asked: Vec<_> =
+            self.shards().map(|shard| (shard, self.post(shard, &message))).collect();
+        let mut result = Ok(());
+        for (shard, answer) in asked {
+            result = result.and(self.answered(shard, answer).await);
+        }
+        result
+    }
+
+    /// Asks one shard after the other, until one does not stop over it.
+    async fn ask_any<T>(&self, message: impl Fn(Reply<T>) -> Message) -> Result<T> {
+        let mut result = Err(Error::Closed);
+        for shard in self.shards() {
+            result = self.ask(shard, &message).await;
+            if !matches!(result, Err(Error::ShardStopped { .. })) {
+                break;
+            }
+        }
+        result
     }
 
     pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         (0..self.setup.shards).map(ShardId)
     }
 
-    /// Starts a shard again that has stopped.
+    /// Starts a shard again that has stopped. It needs no other shard; whether it works or not, it ends.
     pub(crate) async fn reopen(&self, shard: ShardId) -> Result<()> {
-        if self.setup.stopped_cause(shard).is_none() {
-            return Err(Error::Invalid { what: format!("shard {shard} is running") });
-        }
+        let claim = self.setup.claim(shard)?;
         self.platform.ended(shard).await;
-        let (run, records, keeper) = if shard == KEEPER {
-            let boot = boot(&self.platform, &self.setup.options).await?;
-            (boot.manifest.run, boot.journals, Some((boot.manifest, boot.catalogue)))
-        } else {
-            let raise = |reply| Message::Keeper(KeeperRequest::RaiseRun { reply });
-            let restart = self.ask(KEEPER, raise).await?;
-            (restart.run, restart.journals, None)
-        };
-        let record = records.iter().find(|record| record.shard == shard).copied();
-        let record: JournalRecord = record.ok_or_else(|| Error::Corrupt {
-            what: format!("MANIFEST names no journal of shard {shard}"),
-        })?;
-        let ready = self.start(shard, run, Plan::Resume(record), keeper)?;
-        self.answered(shard, ready).await?;
-        let modules = self.modules.read().map(|modules| modules.clone()).unwrap_or_default();
-        for module in &modules {
-            let install = Arc::clone(module);
-            self.ask(shard, |reply| Message::Install { module: install, reply }).await?;
-        }
-        // Before the news, so that a peer that starts just now reads it if it cannot be told.
-        self.setup.note_run(shard, run);
-        for peer in self.shards().filter(|&peer| peer != shard) {
-            self.platform.post(peer, Box::new(Message::Peer { shard, run, up: true }));
-        }
-        for module in &modules {
-            let topologies = module.topologies.clone();
-            self.ask(shard, |reply| Message::StartTopologies { topologies, reply }).await?;
-        }
-        for module in &modules {
-            match self.settle(shard, module).await {
-                Err(Error::ShardStopped { shard: stopped, .. }) if stopped != shard => {
-                    // Nothing is decided without it, and what was decided becomes visible when it is
-                    // opened too.
-                    break;
-                }
-                settled => settled?,
-            }
-        }
-        Ok(())
+        let ready = self.start(shard, Life::Next)?;
+        // From here on it is the shard that says how it is.
+        drop(claim);
+        self.answered(shard, ready).await.map(|_| ())
     }
 
     /// Folds everything, records the ends of the journals, and ends all shards.
     pub(crate) async fn close(&self) -> Result<()> {
+        self.setup.note_closed();
         let answers: Vec<_> = self
             .shards()
             .map(|shard| (shard, self.post(shard, |reply| Message::Close { reply })))
@@ -316,14 +320,14 @@ impl Node {
         let mut closed: Vec<Closed> = Vec::new();
         let mut failure = None;
         for (shard, answer) in answers {
-            match self.answered(shard, answer).await {
+            match answer.await.unwrap_or_else(|_| Err(self.setup.ended_error(shard))) {
                 Ok(end) => closed.push(end),
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
         if failure.is_none() {
             let clean = |reply| Message::Keeper(KeeperRequest::Clean { closed, reply });
-            failure = self.ask(KEEPER, clean).await.err();
+            failure = self.ask(BOOT, clean).await.err();
         }
         self.end_all().await;
         failure.map_or(Ok(()), Err)
@@ -331,6 +335,7 @@ impl Node {
 
     /// Ends every shard as it is.
     pub(crate) async fn end_all(&self) {
+        self.setup.note_closed();
         for shard in self.shards() {
             self.platform.post(shard, Box::new(Message::End));
         }
@@ -347,21 +352,24 @@ impl Node {
     }
 }
 
+/// The shard that boots, and does what must be done once for all.
+const BOOT: ShardId = ShardId(0);
+
 async fn boot(platform: &Arc<dyn Platform>, options: &Options) -> Result<Boot> {
     let (reply, answer) = oneshot::channel();
     let main = recover::boot_main(options.clone(), reply);
     let failed = |what: String| Error::Open { what };
-    platform.start(KEEPER, main).map_err(|error| failed(error.to_string()))?;
+    platform.start(BOOT, main).map_err(|error| failed(error.to_string()))?;
     let boot = answer.await.unwrap_or_else(|_| Err(failed("start-up was interrupted".to_owned())));
-    platform.ended(KEEPER).await;
+    platform.ended(BOOT).await;
     boot
 }
 
 /// Each shard goes on with its own journal if every shard has exactly one; else all get new ones.
-fn plan(setup: &Setup, boot: &Boot) -> Vec<Plan> {
-    let mut own: Vec<Option<JournalRecord>> = vec![None; usize::from(setup.shards)];
-    let mut same = boot.journals.len() == own.len();
-    for record in &boot.journals {
+fn plan(shards: u16, journals: &[JournalRecord]) -> Vec<Plan> {
+    let mut own: Vec<Option<JournalRecord>> = vec![None; usize::from(shards)];
+    let mut same = journals.len() == own.len();
+    for record in journals {
         match own.get_mut(usize::from(record.shard.0)) {
             Some(place @ None) => *place = Some(*record),
             Some(Some(_)) | None => same = false,
@@ -370,8 +378,8 @@ fn plan(setup: &Setup, boot: &Boot) -> Vec<Plan> {
     if same {
         return own.into_iter().flatten().map(Plan::Resume).collect();
     }
-    let next = boot.journals.iter().map(|record| record.id.0 + 1).max().unwrap_or(1);
-    (0..u32::from(setup.shards))
-        .map(|shard| Plan::Create { id: JournalId(next + shard), read: boot.journals.clone() })
+    let next = journals.iter().map(|record| record.id.0 + 1).max().unwrap_or(1);
+    (0..u32::from(shards))
+        .map(|shard| Plan::Create { id: JournalId(next + shard), read: journals.to_vec() })
         .collect()
 }

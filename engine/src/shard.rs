@@ -22,10 +22,11 @@ use crate::env::{Class, Env, Sender};
 use crate::error::{Error, Result, chain};
 use crate::journal::{self, EntryRef, Journal, JournalId, Kind, Ticket};
 use crate::page::Cache;
-use crate::types::{DepotId, Offset, PartitionId, Run, ShardId, Term, TopologyId};
+use crate::types::{DepotId, Offset, PartitionId, Run, Term, TopologyId};
 
 pub(crate) mod append;
 mod background;
+mod credit;
 pub(crate) mod entry;
 mod event;
 pub(crate) mod keeper;
@@ -38,6 +39,7 @@ mod peers;
 mod pressure;
 mod read;
 pub(crate) mod recover;
+pub(crate) mod setup;
 mod tails;
 
 pub use event::DeadLetter;
@@ -46,6 +48,7 @@ use message::{Message, answer};
 use microbatch::Topology;
 use partition::{Depot, Partition};
 use parts::Part;
+pub(crate) use setup::Setup;
 
 /// Everything one shard owns. Tasks of the shard share it; it never leaves the shard.
 pub(crate) struct Shard {
@@ -69,39 +72,11 @@ pub(crate) struct Shard {
     /// The last group that was logged.
     logged: Cell<Ticket>,
     counters: RefCell<Counters>,
-    keeper: Option<Rc<keeper::Keeper>>,
+    hand: keeper::Hand,
     /// Set once, when the shard must end; wakes its main task.
     ending: RefCell<Option<Ending>>,
     ended: RefCell<Vec<std::task::Waker>>,
     closing: Cell<bool>,
-}
-
-/// What all shards of a node know.
-#[derive(Debug)]
-pub(crate) struct Setup {
-    pub(crate) shards: u16,
-    pub(crate) partitions: u32,
-    pub(crate) data_id: u128,
-    pub(crate) options: crate::node::Options,
-    /// Why each shard that does not run has stopped.
-    pub(crate) stopped: Vec<std::sync::RwLock<Option<String>>>,
-    /// The run of the last life of each shard that has opened and has all modules.
-    pub(crate) runs: Vec<std::sync::atomic::AtomicU64>,
-}
-
-impl Setup {
-    /// The shard that has a partition.
-    pub(crate) fn owner(&self, partition: PartitionId) -> ShardId {
-        let shard = partition.0 % u32::from(self.shards);
-        ShardId(u16::try_from(shard).expect("below the number of shards"))
-    }
-
-    /// What a call meets whose shard does not answer.
-    pub(crate) fn stopped_error(&self, shard: ShardId) -> Error {
-        let cause = self.stopped_cause(shard);
-        let cause = cause.unwrap_or_else(|| "it ended before it answered".to_owned());
-        Error::ShardStopped { shard, cause }
-    }
 }
 
 /// Why a shard ends.
@@ -157,7 +132,7 @@ impl Shard {
         (journal_id, journal): (JournalId, Journal),
         cache: Cache,
         partitions: BTreeMap<PartitionId, Rc<Partition>>,
-        keeper: Option<Rc<keeper::Keeper>>,
+        hand: keeper::Hand,
     ) -> Self {
         Self {
             env: env.clone(),
@@ -177,7 +152,7 @@ impl Shard {
             acks: RefCell::default(),
             logged: Cell::default(),
             counters: RefCell::default(),
-            keeper,
+            hand,
             ending: RefCell::default(),
             ended: RefCell::default(),
             closing: Cell::default(),
@@ -273,6 +248,10 @@ impl Shard {
                 Sender::Shard(from) => self.rows(from, batch),
                 Sender::Client => unreachable!("clients send no rows"),
             },
+            Message::Credit(credit) => match sender {
+                Sender::Shard(from) => self.credit(from, credit),
+                Sender::Client => unreachable!("clients are sent no rows"),
+            },
             Message::CaughtUp { topology, reply } => self.wait_caught_up(topology, reply),
             Message::Decided { topology, reply } => answer(reply, self.decided(topology)),
             Message::VisibleAt { topology, id, reply } => self.wait_visible(topology, id, reply),
@@ -308,10 +287,10 @@ impl Shard {
             Message::End => self.end(Ending::Closed),
             Message::Fail { cause } => self.end(Ending::Failed(cause)),
             Message::Panic { cause } => panic!("{cause}"),
-            Message::Keeper(request) => match &self.keeper {
-                Some(keeper) => keeper.handle(&self.env, request),
-                None => unreachable!("only the keeper's shard is sent its requests"),
-            },
+            Message::Keeper(request) => {
+                let shard = Rc::clone(self);
+                self.env.spawn(Class::Core, "keep", async move { shard.keep(request).await });
+            }
         }
     }
 

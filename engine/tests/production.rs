@@ -438,3 +438,83 @@ fn thread_cpu() -> Duration {
     assert_eq!(result, 0);
     Duration::new(u64::try_from(time.tv_sec).unwrap(), u32::try_from(time.tv_nsec).unwrap())
 }
+
+#[test]
+fn a_busy_shard_hears_soon_of_what_another_thread_resolves() {
+    const BUSY: Duration = Duration::from_micros(100);
+    const ROUNDS: usize = 40;
+
+    let dir = Dir::new("wake");
+    let Some(production) = open(&dir, 1) else { return };
+    // How often the busy task has run: unlike time, it stands still where the machine is busy elsewhere.
+    let polls = Arc::new(AtomicU64::new(0));
+    let (give, take) = std::sync::mpsc::channel::<oneshot::Sender<u64>>();
+    let counted = Arc::clone(&polls);
+    let waits = start(&production, ShardId(0), move |env| {
+        Box::pin(async move {
+            let (busy, of) = (env.clone(), Arc::clone(&counted));
+            env.spawn(Class::Topology, "busy", async move {
+                loop {
+                    let until = busy.now().after(BUSY);
+                    while busy.now() < until {}
+                    of.fetch_add(1, Ordering::SeqCst);
+                    busy.yield_now().await;
+                }
+            });
+            let mut waits = Vec::new();
+            for _ in 0..ROUNDS {
+                let (resolve, resolved) = oneshot::channel();
+                give.send(resolve).unwrap();
+                let resolved_at = resolved.await.unwrap();
+                waits.push(counted.load(Ordering::SeqCst) - resolved_at);
+            }
+            waits
+        })
+    });
+    let resolver = std::thread::spawn(move || {
+        while let Ok(resolve) = take.recv() {
+            std::thread::sleep(Duration::from_micros(700));
+            resolve.send(polls.load(Ordering::SeqCst)).unwrap();
+        }
+    });
+    let mut waits = wait(waits).unwrap();
+    resolver.join().unwrap();
+    waits.sort_unstable();
+    let median = waits[ROUNDS / 2];
+    assert!(median <= 20, "the busy task ran {median} times before another heard: {waits:?}");
+}
+
+#[test]
+fn a_sleeping_shard_hears_what_another_thread_resolves_also_in_a_later_life() {
+    let dir = Dir::new("sleeping");
+    let Some(production) = open(&dir, 1) else { return };
+    let mut kept = Vec::new();
+    for life in 0..3_u64 {
+        let (give, take) = std::sync::mpsc::channel::<oneshot::Sender<u64>>();
+        let (never, unheard) = oneshot::channel::<u64>();
+        let sum = start(&production, ShardId(0), move |env| {
+            Box::pin(async move {
+                env.spawn(Class::Core, "waits for ever", async move {
+                    assert!(unheard.await.is_err());
+                });
+                let mut sum = 0;
+                for _ in 0..20 {
+                    let (resolve, resolved) = oneshot::channel();
+                    give.send(resolve).unwrap();
+                    sum += resolved.await.unwrap();
+                }
+                sum
+            })
+        });
+        while let Ok(resolve) = take.recv() {
+            // So long that the shard parks.
+            std::thread::sleep(Duration::from_millis(1));
+            resolve.send(life).unwrap();
+        }
+        assert_eq!(wait(sum), Ok(20 * life));
+        wait(production.ended(ShardId(0)));
+        kept.push(never);
+    }
+    // Wakers of tasks that are long gone do no harm.
+    drop(kept);
+}

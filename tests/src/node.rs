@@ -257,10 +257,14 @@ impl NodeState {
 
     /// Whether a shard is alive or the kernel still works for it.
     pub(crate) fn runs(&self, id: ShardId) -> bool {
-        self.shards
-            .borrow()
-            .get(&id)
-            .is_some_and(|shard| shard.alive.get() || shard.operations.get() > 0)
+        self.life(id).is_some()
+    }
+
+    /// The present life of a shard, if [`NodeState::runs`].
+    pub(crate) fn life(&self, id: ShardId) -> Option<GroupId> {
+        let shards = self.shards.borrow();
+        let shard = shards.get(&id)?;
+        (shard.alive.get() || shard.operations.get() > 0).then_some(shard.group)
     }
 
     pub(crate) fn incarnation(&self) -> u64 {

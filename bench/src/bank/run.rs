@@ -16,7 +16,7 @@ use super::module::{Bank, Deposit, LEDGER, bank};
 use super::plan::{FUNDS_AT_FIRST, Plan};
 use crate::ceiling::{Direction, Phase, measure_all};
 use crate::cli::Mode;
-use crate::meter::{Latencies, Meter};
+use crate::meter::{Latencies, Memory, Meter};
 use crate::report::{Invariant, Latency, Metric, Outcome, Ratio};
 use crate::{Context, Measured};
 
@@ -35,7 +35,9 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
     progress.plan(5);
     progress.step("opening, depositing");
     let dir = data.fresh("bank")?;
-    let options = Options { shards, partitions: Some(partitions), ..Options::default() };
+    let mut options = Options { shards, partitions: Some(partitions), ..Options::default() };
+    options.memory_bytes = flags.memory.map_or(options.memory_bytes, |mib| mib << 20);
+    let memory = MemoryBound::new(&options);
     let (engine, launched) = block_on(open(&dir, options))?;
     block_on(deposit(&launched, &plan))?;
 
@@ -48,6 +50,7 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
     let seconds = settings.phase_seconds(12.0, 300.0);
     let window = window(context, &engine, &mut load, seconds)?;
     let ids = 0..load.next();
+    let memory = memory.check();
 
     progress.step("reading everything back");
     let mut sent = Ids::default();
@@ -61,6 +64,7 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
         holds: window.tally.rejected == 0,
         detail: format!("{} among the dead letters", window.tally.rejected),
     });
+    invariants.push(memory);
     if settings.mode == Mode::Gate {
         invariants.push(window.folds());
     }
@@ -83,6 +87,39 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
         measured.notes.push("one shard: no transfer leaves it".to_owned());
     }
     Ok(measured)
+}
+
+/// What the process may take under load: the budget, the constant that is stated beside it, and what it
+/// had before there was an engine.
+struct MemoryBound {
+    budget_mib: u64,
+    constant_mib: u64,
+    driver_mib: u64,
+}
+
+impl MemoryBound {
+    fn new(options: &Options) -> Self {
+        Self {
+            budget_mib: options.memory_bytes >> 20,
+            constant_mib: 128 + 32 * u64::from(options.shards),
+            driver_mib: Memory::now().resident_bytes.div_ceil(1 << 20),
+        }
+    }
+
+    /// To be asked before everything is read back, which is the driver's own.
+    fn check(&self) -> Invariant {
+        let Self { budget_mib, constant_mib, driver_mib } = self;
+        let peak_mib = Memory::now().peak_bytes.div_ceil(1 << 20);
+        Invariant {
+            name: "memory keeps to the budget".to_owned(),
+            holds: peak_mib <= budget_mib + constant_mib + driver_mib,
+            detail: format!(
+                "{peak_mib} MiB at the most up to the end of the load; {budget_mib} of budget and \
+                 {constant_mib} beside it are allowed, and the driver's {driver_mib}, which it had \
+                 before the engine was opened"
+            ),
+        }
+    }
 }
 
 pub(super) async fn open(dir: &Path, options: Options) -> anyhow::Result<(Engine, Launched<Bank>)> {

@@ -28,12 +28,15 @@ pub enum Replayed {
     Applied(Range<Offset>),
     /// The log had them.
     Already,
-    /// The entry is durable but its extent is not, so neither it nor anything after it in the
-    /// partition was ever acknowledged: the log ends at `from`, and the partition's sequence before
-    /// this entry.
+    /// The entry is durable but its extent is damaged. If no frame proves the entry's frame, then neither it
+    /// nor any record after it was acknowledged for good, and the log ends at `from`.
     Torn {
         /// The first offset that is gone.
         from: Offset,
+        /// The segment with the extent.
+        file: String,
+        /// Where it is damaged.
+        byte: u64,
     },
     /// It lies behind a torn extent and was dropped.
     BeyondCut,
@@ -320,8 +323,9 @@ impl Inner {
             Err(Error::Corrupt { file, byte, .. }) => {
                 probe::reached(probe::State::TornBulkExtent);
                 let from = head.offsets.start;
-                self.core.borrow_mut().cut = Some(Cut { offset: from, file, byte });
-                Ok(Replayed::Torn { from })
+                let cut = Cut { offset: from, file: file.clone(), byte };
+                self.core.borrow_mut().cut = Some(cut);
+                Ok(Replayed::Torn { from, file, byte })
             }
             Err(error) => Err(error),
         }

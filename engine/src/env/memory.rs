@@ -241,6 +241,8 @@ pub fn run<T: 'static, F: Future<Output = T> + 'static>(
 #[derive(Default)]
 struct Executor {
     now: Cell<u64>,
+    /// Of the task that runs.
+    class: Cell<Option<Class>>,
     tasks: RefCell<Vec<Task>>,
     spawned: RefCell<Vec<Task>>,
     sleepers: RefCell<BTreeMap<(u64, u64), Waker>>,
@@ -248,6 +250,7 @@ struct Executor {
 }
 
 struct Task {
+    class: Class,
     future: LocalFuture<'static, ()>,
     woken: Arc<Flag>,
 }
@@ -273,6 +276,7 @@ impl Executor {
             }
             polled = true;
             let waker = Waker::from(Arc::clone(&task.woken));
+            self.class.set(Some(task.class));
             task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
         });
         *self.tasks.borrow_mut() = tasks;
@@ -290,9 +294,13 @@ impl Executor {
 }
 
 impl Spawner for Executor {
-    fn spawn(&self, _class: Class, _name: &'static str, future: LocalFuture<'static, ()>) {
+    fn spawn(&self, class: Class, _name: &'static str, future: LocalFuture<'static, ()>) {
         let woken = Arc::new(Flag(AtomicBool::new(true)));
-        self.spawned.borrow_mut().push(Task { future, woken });
+        self.spawned.borrow_mut().push(Task { class, future, woken });
+    }
+
+    fn class(&self) -> Class {
+        self.class.get().unwrap_or(Class::Core)
     }
 
     fn yield_now(&self) -> LocalFuture<'static, ()> {

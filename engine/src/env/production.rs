@@ -31,6 +31,7 @@ use crate::env::{Parcel, Platform, ShardMain};
 use crate::types::ShardId;
 
 mod check;
+mod device;
 mod disk;
 mod lock;
 mod memory;
@@ -38,6 +39,7 @@ mod mesh;
 mod ring;
 mod shard;
 mod sleepers;
+mod wake;
 mod watchdog;
 
 pub use check::{Item, Needs, Report, file_system, self_test};
@@ -114,6 +116,7 @@ pub struct Production {
     report: Report,
     inboxes: Arc<mesh::Inboxes>,
     watchdog: Arc<watchdog::Watchdog>,
+    device: Arc<device::Device>,
     lives: Vec<Arc<Life>>,
     opened_at: Instant,
     cores: usize,
@@ -172,6 +175,7 @@ impl Production {
             report,
             inboxes: Arc::new(inboxes),
             watchdog: Arc::default(),
+            device: Arc::new(device::Device::new()),
             lives,
             opened_at: shard::now(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -218,6 +222,7 @@ impl Platform for Production {
             seed: seed(),
             inboxes: Arc::clone(&self.inboxes),
             watchdog: Arc::clone(&self.watchdog),
+            device: Arc::clone(&self.device),
         };
         let directory = Arc::clone(&self.directory);
         let (started, wait) = mpsc::sync_channel(1);

@@ -120,7 +120,7 @@ impl Assembler {
                     return Err(corrupt(header, "it does not continue the group before it"));
                 }
                 open.have.extend_from_slice(continued);
-                self.finish(open, out)?;
+                self.finish(open, header, out)?;
             }
         } else if !self.skipping && !continued.is_empty() {
             return Err(corrupt(header, "it continues a group that never began"));
@@ -144,7 +144,7 @@ impl Assembler {
                 entries: group.entries.get(),
                 have: have.to_vec(),
             };
-            self.finish(open, out)?;
+            self.finish(open, header, out)?;
         }
         Ok(())
     }
@@ -154,18 +154,23 @@ impl Assembler {
         self.open.is_some()
     }
 
-    fn finish(&mut self, open: Open, out: &mut VecDeque<Group>) -> Result<(), Error> {
+    fn finish(
+        &mut self,
+        open: Open,
+        last: &Header,
+        out: &mut VecDeque<Group>,
+    ) -> Result<(), Error> {
         if open.have.len() < open.want {
             self.open = Some(open);
         } else {
-            out.push_back(open.decode(self.journal)?);
+            out.push_back(open.decode(self.journal, last.sequence)?);
         }
         Ok(())
     }
 }
 
 impl Open {
-    fn decode(self, journal: JournalId) -> Result<Group, Error> {
+    fn decode(self, journal: JournalId, sequence: u64) -> Result<Group, Error> {
         let Self { file, byte, have, .. } = self;
         let bytes = Bytes::from(have);
         let mut rest = &bytes[..];
@@ -194,7 +199,7 @@ impl Open {
         if entries.len() != self.entries as usize {
             return Err(damaged("a group does not hold as many entries as it says"));
         }
-        Ok(Group { file, byte, entries })
+        Ok(Group { file, byte, sequence, entries })
     }
 }
 

@@ -184,6 +184,24 @@ impl Journal {
         Ok(ticket)
     }
 
+    /// Until [`Journal::release`], no frame claims that the last group appended is durable for good: it
+    /// names bytes outside the journal that are still being written. Its own durability, and whoever waits
+    /// for it, are not held up. Call before anything else awaits.
+    pub fn hold(&self, ticket: Ticket) {
+        let mut state = self.handle.shared.state.borrow_mut();
+        if state.check().is_err() {
+            return;
+        }
+        assert_eq!(ticket, state.appended, "a group is held before it can be written");
+        state.held.insert(ticket, None);
+    }
+
+    /// What the group names is durable, wherever it lies. Never called if that failed: the shard ends then.
+    pub fn release(&self, ticket: Ticket) {
+        self.handle.shared.state.borrow_mut().held.remove(&ticket);
+        self.handle.shared.writer.ring();
+    }
+
     /// Waits until entries of `bytes` in all can be appended: files are retained up to `bytes_max`
     /// less a reserve, the space is allocated, and the queue is short. Append right after, without
     /// another await between, since nothing is set aside. `System` never waits. Dropping the future
@@ -450,6 +468,7 @@ impl Journal {
             content,
             proof,
             seal_now: false,
+            held: BTreeMap::new(),
             files,
             first,
             advancing: false,

@@ -89,6 +89,7 @@ impl Recovery {
         let last = self.chain.last().copied();
         if self.bounds.clean_end.is_none() {
             slots::sync_names(&self.env).await?;
+            // Of one chain, what the last frame proves is the most.
             let proved = last.map_or(0, |last| last.durable_below);
             for (file, sequence) in &self.last_frames {
                 if *sequence >= proved {
@@ -146,6 +147,13 @@ impl Recovered {
     #[must_use]
     pub fn end(&self) -> (FileNumber, u64) {
         (self.end.file.number, self.end.byte)
+    }
+
+    /// Every frame with a lower sequence number was durable once, with all that its entries name outside
+    /// the journal: some later frame says so.
+    #[must_use]
+    pub fn proved_below(&self) -> u64 {
+        self.last.map_or(0, |last| last.durable_below)
     }
 
     /// How many frames were written to the journal in its life.

@@ -61,6 +61,9 @@ pub(super) struct State {
     /// The highest `durable_below` that a durable frame carries.
     pub(super) proof: u64,
     pub(super) seal_now: bool,
+    /// Groups that name bytes outside the journal which are still being written, each with the frame that
+    /// it ends in once that is submitted.
+    pub(super) held: BTreeMap<Ticket, Option<u64>>,
 
     /// Retained files, the one being written, and the one chosen to follow it.
     pub(super) files: BTreeMap<FileNumber, Slot>,
@@ -105,9 +108,15 @@ impl State {
         }
     }
 
-    /// Whether some durable frame has no later durable frame that proves it.
+    /// What the next frame can prove: the durable frames before the first one with a held group.
+    pub(super) fn provable(&self) -> u64 {
+        let held = self.held.values().flatten().min();
+        held.map_or(self.durable_below, |&sequence| self.durable_below.min(sequence))
+    }
+
+    /// Whether some durable frame has no later durable frame that proves it, and the next one could.
     pub(super) fn unproved(&self) -> bool {
-        self.content >= self.proof && self.content > 0
+        self.content >= self.proof && self.content > 0 && self.provable() > self.proof
     }
 
     pub(super) fn idle(&self) -> bool {

@@ -41,6 +41,8 @@ pub struct Walked {
     pub groups: u64,
     /// Entries in them.
     pub entries: u64,
+    /// Every frame with a lower sequence number was durable once: a later one says so.
+    pub proved_below: u64,
     /// What a crash left beyond the end, if anything.
     pub torn: Option<TornTail>,
     /// Frames of earlier openings or earlier lives of a file, beyond the end: unused.
@@ -90,6 +92,7 @@ impl<'a> Walker<'a> {
         self.assembler.push(&header, payload, &mut self.groups)?;
         let groups: Vec<Group> = self.groups.drain(..).collect();
         self.walked.frames += 1;
+        self.walked.proved_below = header.durable_below;
         self.walked.frame_bytes += u64::from(header.frame_bytes);
         self.walked.groups += groups.len() as u64;
         self.walked.entries += groups.iter().map(|group| group.entries.len() as u64).sum::<u64>();

@@ -142,6 +142,11 @@ impl Shared {
             state.content = sequence;
         }
         let durable_below = header.durable_below;
+        if let Some(ticket) = ticket {
+            for (_, frame) in state.held.range_mut(..=ticket) {
+                frame.get_or_insert(sequence);
+            }
+        }
         let flight = Flight {
             sequence,
             file: at.file,
@@ -182,7 +187,7 @@ impl Shared {
             file_bytes: self.options.file_bytes,
             run: self.options.run,
             sequence: state.sequence,
-            durable_below: state.durable_below,
+            durable_below: state.provable(),
             byte: building.at.byte,
             frame_bytes: small(building.buf.len()),
             payload_bytes: small(building.payload_bytes),

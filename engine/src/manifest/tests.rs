@@ -95,6 +95,26 @@ fn every_flipped_bit_and_every_truncation_of_a_clean_one_is_an_error_with_its_pl
 }
 
 #[test]
+fn after_a_store_that_did_not_finish_the_file_is_replaced() {
+    let (disk, _) = stored(&sample(), 2);
+    let before = disk.contents(PATH).unwrap();
+    run(&disk, |env| async move {
+        let mut doubted = Manifest::load_doubted(&env).await.unwrap();
+        assert_eq!(doubted.run, sample().run);
+        doubted.run = Run(9);
+        doubted.store(&env).await.unwrap();
+        assert_eq!(Manifest::load(&env).await.unwrap().unwrap().run, Run(9));
+        // From then on as ever.
+        doubted.run = Run(10);
+        doubted.store(&env).await.unwrap();
+        assert_eq!(Manifest::load(&env).await.unwrap().unwrap().run, Run(10));
+    });
+    let after = disk.contents(PATH).unwrap();
+    let slots = |bytes: &[u8]| [bytes[..slot::BYTES].to_vec(), bytes[slot::BYTES..].to_vec()];
+    assert!(slots(&before).iter().all(|slot| !slots(&after).contains(slot)), "both were replaced");
+}
+
+#[test]
 fn a_torn_slot_of_an_open_one_leaves_the_other() {
     for times in 1..4 {
         let (disk, before) = stored(&sample(), times);

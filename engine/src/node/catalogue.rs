@@ -5,12 +5,13 @@
 //! new one counts from the instant the manifest is durable. It is JSON, for people and tools.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, FieldTable};
 use crate::module::Definition;
-use crate::types::{DepotId, PStateId, TopologyId};
+use crate::types::{DepotId, MicrobatchId, PStateId, TopologyId};
 
 /// Everything that has a number.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -56,7 +57,7 @@ pub struct Numbered {
 /// A module as the shards run it: its definition with the numbers of everything in it.
 #[derive(Debug)]
 pub(crate) struct Installed {
-    pub(crate) definition: Definition,
+    pub(crate) definition: Arc<Definition>,
     /// By place in the definition.
     pub(crate) depots: Vec<DepotId>,
     pub(crate) pstates: Vec<PStateId>,
@@ -64,6 +65,44 @@ pub(crate) struct Installed {
     /// Where each topology's rejected records go.
     pub(crate) dead_letters: Vec<DepotId>,
     pub(crate) fields: Arc<FieldTable>,
+    /// How far each topology is visible: the highest id that some shard of this process has shown. All
+    /// participants have applied it durably.
+    visible: Vec<AtomicU64>,
+    /// Every shard that runs has the module, so its topologies may start.
+    is_everywhere: AtomicBool,
+    /// A launch has succeeded, or is about to.
+    has_readers: AtomicBool,
+}
+
+impl Installed {
+    /// Notes that readers may see an id, before any of them does.
+    pub(crate) fn note_visible(&self, place: usize, id: MicrobatchId) {
+        self.visible[place].fetch_max(id.0, Ordering::SeqCst);
+    }
+
+    /// How far each topology is visible.
+    pub(crate) fn visible(&self) -> Vec<(TopologyId, MicrobatchId)> {
+        let visible = self.visible.iter().map(|id| MicrobatchId(id.load(Ordering::SeqCst)));
+        self.topologies.iter().copied().zip(visible).collect()
+    }
+
+    pub(crate) fn note_everywhere(&self) {
+        self.is_everywhere.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether its topologies may start on a shard that has it.
+    pub(crate) fn is_everywhere(&self) -> bool {
+        self.is_everywhere.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn note_readers(&self) {
+        self.has_readers.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether somebody may have read what it shows.
+    pub(crate) fn has_readers(&self) -> bool {
+        self.has_readers.load(Ordering::SeqCst)
+    }
 }
 
 /// The file's format.
@@ -105,7 +144,7 @@ impl Catalogue {
     /// number. `fields` is the merged field table.
     pub(crate) fn install(
         &mut self,
-        definition: Definition,
+        definition: Arc<Definition>,
         fields: FieldTable,
     ) -> codec::Result<Installed> {
         self.fields.clear();
@@ -141,12 +180,22 @@ impl Catalogue {
             .iter()
             .map(|it| PStateId(number(&mut entry.pstates, &it.name, &mut self.next_pstate)))
             .collect();
-        let topologies = definition
+        let topologies: Vec<_> = definition
             .topologies
             .iter()
             .map(|it| TopologyId(number(&mut entry.topologies, &it.name, &mut self.next_topology)))
             .collect();
-        Ok(Installed { definition, depots, pstates, topologies, dead_letters, fields })
+        Ok(Installed {
+            visible: topologies.iter().map(|_| AtomicU64::new(0)).collect(),
+            is_everywhere: AtomicBool::new(false),
+            has_readers: AtomicBool::new(false),
+            definition,
+            depots,
+            pstates,
+            topologies,
+            dead_letters,
+            fields,
+        })
     }
 }
 

@@ -4,6 +4,9 @@
 //! (place, fold, checksum and kind), so frames of freed pages do no harm. Reads of one page that
 //! overlap in time share one I/O, which runs as a task of its own: dropping a reader leaves it to the
 //! others. A page that somebody holds is never evicted.
+//!
+//! A read for a client or for background work may be made to wait by the environment. If somebody joins it
+//! who must not, the page is read a second time, and whichever read ends first serves all.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -91,7 +94,7 @@ struct Inner {
     unused: Vec<u32>,
     index: Index,
     hand: usize,
-    flights: BTreeMap<(FileId, PageRef), Vec<oneshot::Sender<Loaded>>>,
+    flights: BTreeMap<(FileId, PageRef), Flight>,
     file_last: u32,
     hits: Cell<u64>,
     misses: u64,
@@ -99,6 +102,13 @@ struct Inner {
 }
 
 type Loaded = Result<Rc<Page>, Error>;
+
+/// A page that is being read.
+struct Flight {
+    /// The environment may let it wait.
+    patient: bool,
+    waiters: Vec<oneshot::Sender<Loaded>>,
+}
 
 struct Frame {
     file: FileId,
@@ -226,24 +236,31 @@ impl Cache {
         expected: Expected,
     ) -> oneshot::Receiver<Loaded> {
         let (sender, receiver) = oneshot::channel();
+        let class = env.class();
         let mut inner = self.inner.borrow_mut();
-        if let Some(waiters) = inner.flights.get_mut(&(id, at)) {
-            waiters.push(sender);
-            return receiver;
+        if let Some(flight) = inner.flights.get_mut(&(id, at)) {
+            flight.waiters.push(sender);
+            if class.is_patient() || !std::mem::take(&mut flight.patient) {
+                return receiver;
+            }
+        } else {
+            let flight = Flight { patient: class.is_patient(), waiters: vec![sender] };
+            inner.flights.insert((id, at), flight);
         }
-        inner.flights.insert((id, at), vec![sender]);
         inner.misses += 1;
         drop(inner);
         let (cache, file) = (self.clone(), Rc::clone(file));
-        env.spawn(Class::Core, "page read", async move {
+        let class = if class.is_patient() { class } else { Class::Core };
+        env.spawn(class, "page read", async move {
             let loaded = read_page(&*file, at, expected).await.map(Rc::new);
             let mut inner = cache.inner.borrow_mut();
+            // Nobody waits if another read of the page was faster.
+            let Some(flight) = inner.flights.remove(&(id, at)) else { return };
             if let Ok(page) = &loaded {
                 inner.insert(id, Rc::clone(page));
             }
-            let waiters = inner.flights.remove(&(id, at)).unwrap_or_default();
             drop(inner);
-            for waiter in waiters {
+            for waiter in flight.waiters {
                 // A reader that was dropped no longer listens.
                 drop(waiter.send(loaded.clone()));
             }
@@ -438,5 +455,38 @@ mod tests {
         assert!(cache.lookup(file, &other_fold, expected).is_none());
         cache.forget_file(file);
         assert_eq!(cache.counts().bytes, 0);
+    }
+
+    #[test]
+    fn who_must_not_wait_reads_a_page_again_that_somebody_patient_reads() {
+        use crate::env::memory::{MemoryDisk, run};
+        use crate::env::{Open, Sync, write_full};
+
+        let disk = MemoryDisk::new();
+        let misses = run(&disk, |env| async move {
+            let file = env.disk().open("a", Open::New).await.unwrap();
+            let page = Buf::zeroed(PAGE_BYTES);
+            let at = PageRef { place: 0, crc: crc32fast::hash(&page), fold: 1 };
+            write_full(&*file, 0, page, Sync::No).await.0.unwrap();
+            let cache = Cache::new(1 << 20);
+            let id = cache.register();
+            let mut loading = Vec::new();
+            for class in [Class::Client, Class::Background, Class::Topology, Class::Topology] {
+                let (done, loaded) = oneshot::channel();
+                let (cache, file, reader) = (cache.clone(), Rc::clone(&file), env.clone());
+                env.spawn(class, "reader", async move {
+                    let expected = Expected::Chunk { pages: 1 };
+                    let page = cache.load(&reader, (id, &file), at, expected).await;
+                    assert!(done.send(page.is_ok()).is_ok());
+                });
+                loading.push(loaded);
+            }
+            for loaded in loading {
+                assert!(loaded.await.unwrap());
+            }
+            assert!(cache.inner.borrow().flights.is_empty());
+            cache.counts().misses
+        });
+        assert_eq!(misses, 2, "one patient read, and one that was not");
     }
 }

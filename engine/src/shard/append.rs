@@ -16,7 +16,7 @@ use super::{Ack, NewEntry, Shard};
 use crate::depot::{self, Append, Batch, Bulk};
 use crate::env::Class;
 use crate::error::{Error, Result, chain};
-use crate::journal::{self, Admission, Kind};
+use crate::journal::{self, Kind};
 use crate::types::{DepotId, Offset, PartitionId};
 
 /// A batch for one depot partition.
@@ -157,7 +157,7 @@ impl Shard {
                 refuse(taken, &error);
                 continue;
             }
-            if let Err(error) = self.journal.admit(bytes + ENTRY_BYTES, Admission::Client).await {
+            if let Err(error) = self.room_in_journal(bytes + ENTRY_BYTES).await {
                 self.refuse_journal(taken, &error);
                 continue;
             }
@@ -239,7 +239,7 @@ impl Shard {
         if let Err(error) = depot.log.reserve_bulk(bytes).await {
             return self.refuse_depot(vec![request], &error);
         }
-        if let Err(error) = self.journal.admit(ENTRY_BYTES, Admission::Client).await {
+        if let Err(error) = self.room_in_journal(ENTRY_BYTES).await {
             return self.refuse_journal(vec![request], &error);
         }
         let (appended, write) = match depot.log.append_bulk(&request.batch, self.env.wall()) {
@@ -264,19 +264,27 @@ impl Shard {
             replies: Vec::new(),
         };
         self.log(&[entry], vec![ack]);
+        let ticket = self.logged.get();
+        self.journal.hold(ticket);
         let (shard, depot, partition) = (Rc::clone(self), Rc::clone(depot), partition.id);
+        let write = async move |shard: &Self| {
+            let written = write.await;
+            match &written {
+                Ok(()) => shard.journal.release(ticket),
+                Err(error) => shard.fail(error),
+            }
+            written.is_ok()
+        };
         if request.acknowledge == Acknowledge::None {
             request.reply.answer(Ok(first));
             self.env.spawn(Class::Client, "bulk write", async move {
-                if let Err(error) = write.await {
-                    shard.fail(&error);
-                }
+                write(&shard).await;
             });
             return;
         }
         self.env.spawn(Class::Client, "bulk write", async move {
-            if let Err(error) = write.await {
-                return shard.fail(&error);
+            if !write(&shard).await {
+                return;
             }
             // The extent is durable; the entry may be behind it or before it.
             if let Err(error) = depot.log.durable_through(end).await {

@@ -22,8 +22,13 @@ impl Shard {
     /// Folds the partition that needs it most, one after the other, for ever.
     pub(super) async fn run_folds(self: Rc<Self>) {
         let mut pause = LOOK_EVERY;
+        let mut folded = false;
         loop {
-            self.env.sleep(pause).await;
+            if std::mem::take(&mut folded) {
+                self.until_fold_may_be_due(pause).await;
+            } else {
+                self.env.sleep(pause).await;
+            }
             self.look_at_tails();
             self.relieve();
             while let Some(id) = self.fold_due() {
@@ -31,6 +36,7 @@ impl Shard {
                 match self.fold(id).await {
                     Ok(()) => {
                         pause = LOOK_EVERY;
+                        folded = true;
                         self.fold_ended(true);
                         if self.partitions[&id].covers() == covered {
                             // What is not visible everywhere yet cannot be covered; doing it again at once
@@ -40,6 +46,7 @@ impl Shard {
                     }
                     Err(Error::DiskFull { .. }) => {
                         pause = (pause * 2).min(BACK_OFF_MAX);
+                        folded = false;
                         self.fold_ended(false);
                         break;
                     }

@@ -7,9 +7,7 @@ use tidemill_replication::two_phase::{
     self, Exclusion, Failure, FailureKind, SourceRange, participant,
 };
 
-use super::entry::Transaction;
 use super::local::EventLocal;
-use super::message::{Message, RowBatch};
 use super::microbatch::{ROWS_MAX, Running, Topology, Work};
 use super::{Shard, partition};
 use crate::depot::batch::RECORD_BYTES_MAX;
@@ -44,43 +42,6 @@ impl Shard {
                 self.send_rows(topology, running, done.outgoing);
             }
             Err(failure) => self.event_failed(topology, running, &failure),
-        }
-    }
-
-    /// Rows of one event: those for this shard are queued, those for other shards wait for
-    /// [`Shard::send_away`].
-    fn send_rows(
-        self: &Rc<Self>,
-        topology: &Rc<Topology>,
-        running: &Rc<Running>,
-        outgoing: Vec<topology::Outgoing>,
-    ) {
-        let own = self.env.shard();
-        for out in outgoing {
-            let owner = self.setup.owner(out.to);
-            if owner == own {
-                self.queue_rows(topology, running, out.to, out.node, out.rows);
-            } else {
-                let transaction = Transaction { topology: topology.id, attempt: running.attempt };
-                let mut away = running.away.borrow_mut();
-                let batch =
-                    away.entry(owner).or_insert_with(|| RowBatch::new(self.run, transaction));
-                batch.add(out.to, out.node, out.rows);
-            }
-        }
-    }
-
-    /// Sends what events left for other shards: one message for each of them.
-    pub(super) fn send_away(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running) {
-        let away = running.away.take();
-        if away.is_empty() || running.failed.get() {
-            return;
-        }
-        let (attempt, count) = (running.attempt, away.len() as u64);
-        self.counters.borrow_mut().batches_sent += count;
-        self.participate(topology, participant::Input::BatchSent { attempt, count });
-        for (to, batch) in away {
-            self.env.mesh().send(to, Box::new(Message::Rows(batch)));
         }
     }
 
@@ -149,6 +110,7 @@ impl Shard {
             exclusions.iter().filter(|it| it.origin.source == range.source).collect();
         let mut from = range.from;
         while from < range.to && !running.failed.get() {
+            running.sources_may_go_on(self).await;
             let wanted = usize::try_from(range.to.0 - from.0).unwrap_or(usize::MAX);
             let limits = Limits {
                 records: wanted.min(ROWS_MAX),
@@ -185,10 +147,10 @@ impl Shard {
                 let (last, others) = nodes.split_last().expect("a range is of a source");
                 for &node in others {
                     let rows = Rows::records(batch.clone());
-                    self.queue_rows(topology, running, partition.id, node, rows);
+                    self.queue_own_rows(topology, running, partition.id, node, rows);
                 }
                 let rows = Rows::records(batch);
-                self.queue_rows(topology, running, partition.id, *last, rows);
+                self.queue_own_rows(topology, running, partition.id, *last, rows);
             }
             from = offsets.end;
         }

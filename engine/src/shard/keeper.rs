@@ -1,108 +1,173 @@
-//! The keeper of `MANIFEST` and the catalogue: one per node, on shard 0. Its requests are carried out
-//! one after the other, each durable before it is answered.
+//! The keeper of `MANIFEST` and the catalogue: one per node, whose requests are carried out one after the
+//! other, each durable before it is answered.
+//!
+//! It lives on no shard, so that it does not stop with one. A shard that wants something takes the keeper's
+//! lock and writes with its own device: one writer at a time, whoever it is. A shard that stops amid a
+//! store lets go of the lock, but what it gave to its device may still be under way. So the next one
+//! waits until that life of the shard has let go of its files, and reads back which manifest holds.
 
-use std::rc::Rc;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::lock::Mutex;
+use futures_util::future::Shared;
+use futures_util::lock::{Mutex, MutexGuard};
 
-use super::message::{Closed, KeeperRequest, Restart, answer};
+use super::message::{Closed, KeeperRequest, answer};
+use super::{Setup, Shard};
 use crate::codec::FieldTable;
-use crate::env::{Buf, Class, Env, Open, Sync, read_full, write_full};
+use crate::env::{Buf, Env, Open, Sync, read_full, write_full};
 use crate::error::{Error, Result, chain};
 use crate::journal::{JournalFile, JournalId};
 use crate::manifest::{CatalogueRef, JournalRecord, Manifest};
-use crate::node::Launch;
+use crate::module::Definition;
 use crate::node::catalogue::{Catalogue, Installed};
 use crate::types::{Run, ShardId};
 
 /// See the module.
 pub(crate) struct Keeper {
-    state: Rc<Mutex<State>>,
+    state: Mutex<State>,
 }
 
 struct State {
     manifest: Manifest,
     catalogue: Catalogue,
+    /// Whether these are what the directory holds: not between the beginning of a store and its success.
+    is_known: bool,
+    /// The life of the shard that began a store, until its device has answered.
+    storing: Option<Ended>,
+}
+
+/// Resolves when one life of a shard has let go of its files.
+pub(crate) type Ended = Shared<Pin<Box<dyn Future<Output = ()> + Send>>>;
+
+/// How one life of a shard reaches the keeper.
+#[derive(Clone)]
+pub(crate) struct Hand {
+    env: Env,
+    setup: Arc<Setup>,
+    ended: Ended,
 }
 
 /// A catalogue larger than this is not ours.
 const CATALOGUE_BYTES_MAX: u64 = 64 << 20;
 
 impl Keeper {
+    /// The keeper of what boot found, or made.
     pub(crate) fn new(manifest: Manifest, catalogue: Catalogue) -> Self {
-        Self { state: Rc::new(Mutex::new(State { manifest, catalogue })) }
-    }
-
-    pub(super) fn handle(&self, env: &Env, request: KeeperRequest) {
-        let (state, task_env) = (Rc::clone(&self.state), env.clone());
-        env.spawn(Class::Core, "keeper", async move {
-            let mut state = state.lock().await;
-            match request {
-                KeeperRequest::Launch { launch, reply } => {
-                    answer(reply, state.launch(&task_env, *launch).await);
-                }
-                KeeperRequest::Retain { journal, first, reply } => {
-                    answer(reply, state.retain(&task_env, journal, first).await);
-                }
-                KeeperRequest::Switch { journals, reply } => {
-                    answer(reply, state.switch(&task_env, &journals).await);
-                }
-                KeeperRequest::RaiseRun { reply } => {
-                    answer(reply, state.raise_run(&task_env).await);
-                }
-                KeeperRequest::Clean { closed, reply } => {
-                    answer(reply, state.clean(&task_env, &closed).await);
-                }
-            }
-        });
+        let state = State { manifest, catalogue, is_known: true, storing: None };
+        Self { state: Mutex::new(state) }
     }
 }
 
-impl State {
-    async fn store(&mut self, env: &Env, next: Manifest) -> Result<()> {
-        // Also after a failure: which manifest holds is unknown then, and this one refuses to be
-        // stored again.
-        self.manifest = next;
-        self.manifest.store(env).await.map_err(|error| Error::Open { what: chain(&error) })
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper").finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    /// Does what the keeper is asked for. If the device refuses, this shard stops, and another can try.
+    pub(super) async fn keep(&self, request: KeeperRequest) {
+        match request {
+            KeeperRequest::Launch { definition, reply } => {
+                let launched = self.hand.launch(definition).await;
+                answer(reply, launched.map_err(|error| self.cannot_keep(error)));
+            }
+            KeeperRequest::Switch { journals, reply } => {
+                let switched = self.hand.switch(&journals).await;
+                answer(reply, switched.map_err(|error| self.cannot_keep(error)));
+            }
+            KeeperRequest::Clean { closed, reply } => {
+                let cleaned = self.hand.clean(&closed).await;
+                answer(reply, cleaned.map_err(|error| self.cannot_keep(error)));
+            }
+        }
     }
 
-    async fn launch(&mut self, env: &Env, launch: Launch) -> Result<Arc<Installed>> {
-        let mut catalogue = self.catalogue.clone();
+    fn cannot_keep(&self, error: Error) -> Error {
+        match error {
+            Error::Open { .. } | Error::Corrupt { .. } => self.stopped_by(&error),
+            error => error,
+        }
+    }
+}
+
+impl Hand {
+    pub(crate) fn new(env: &Env, setup: &Arc<Setup>, ended: Ended) -> Self {
+        Self { env: env.clone(), setup: Arc::clone(setup), ended }
+    }
+
+    /// The keeper, for this shard alone until the guard is dropped.
+    async fn lock(&self) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.setup.keeper.state.lock().await;
+        if let Some(ended) = state.storing.clone() {
+            ended.await;
+            state.storing = None;
+        }
+        if !state.is_known {
+            let failed = |error| Error::Open { what: chain(&error) };
+            let manifest = Manifest::load_doubted(&self.env).await.map_err(failed)?;
+            state.catalogue = read_catalogue(&self.env, manifest.catalogue).await?;
+            state.manifest = manifest;
+            state.is_known = true;
+        }
+        Ok(state)
+    }
+
+    async fn store(&self, state: &mut State, next: Manifest) -> Result<()> {
+        state.storing = Some(self.ended.clone());
+        state.is_known = false;
+        state.manifest = next;
+        let stored = state.manifest.store(&self.env).await;
+        state.storing = None;
+        stored.map_err(|error| Error::Open { what: chain(&error) })?;
+        state.is_known = true;
+        Ok(())
+    }
+
+    /// Gives numbers to a module and makes them durable. What has numbers keeps them.
+    async fn launch(&self, definition: Arc<Definition>) -> Result<Arc<Installed>> {
+        let mut state = self.lock().await?;
+        let mut catalogue = state.catalogue.clone();
         let stored = if catalogue.fields.is_empty() {
             FieldTable::new()
         } else {
             let decoded = FieldTable::decode(&catalogue.fields);
             decoded.map_err(|error| Error::Corrupt { what: format!("catalogue: {error}") })?
         };
-        let fields = launch.definition.field_table(stored).map_err(Error::invalid)?;
-        let installed = catalogue.install(launch.definition, fields).map_err(Error::invalid)?;
-        if catalogue != self.catalogue {
-            let number = self.manifest.catalogue.number + 1;
-            let written = write_catalogue(env, number, &catalogue).await?;
-            let mut next = self.manifest.clone();
+        let fields = definition.field_table(stored).map_err(Error::invalid)?;
+        let installed = catalogue.install(definition, fields).map_err(Error::invalid)?;
+        if catalogue != state.catalogue {
+            let old = state.manifest.catalogue.number;
+            // A leftover of an attempt that crashed is overwritten: no manifest names it.
+            let written = write_catalogue(&self.env, old + 1, &catalogue).await?;
+            let mut next = state.manifest.clone();
             next.catalogue = written;
-            let old = self.manifest.catalogue.number;
-            self.store(env, next).await?;
-            self.catalogue = catalogue;
+            self.store(&mut state, next).await?;
+            state.catalogue = catalogue;
             if old > 0 {
                 // A leftover costs space and nothing else.
-                drop(env.disk().remove(&catalogue_path(old)).await);
+                drop(self.env.disk().remove(&catalogue_path(old)).await);
             }
         }
         Ok(Arc::new(installed))
     }
 
-    async fn retain(&mut self, env: &Env, id: JournalId, first: JournalFile) -> Result<()> {
-        let mut next = self.manifest.clone();
+    /// The journal of this name starts with `first` from now on.
+    async fn retain(&self, id: JournalId, first: JournalFile) -> Result<()> {
+        let mut state = self.lock().await?;
+        let mut next = state.manifest.clone();
         for journal in next.journals.iter_mut().filter(|journal| journal.id == id) {
             journal.first = first;
         }
-        self.store(env, next).await
+        self.store(&mut state, next).await
     }
 
-    async fn switch(&mut self, env: &Env, journals: &[(ShardId, JournalId)]) -> Result<()> {
-        let mut next = self.manifest.clone();
+    /// Journals that were created are the directory's journals from now on, and no others.
+    async fn switch(&self, journals: &[(ShardId, JournalId)]) -> Result<()> {
+        let mut state = self.lock().await?;
+        let mut next = state.manifest.clone();
         next.journals = journals
             .iter()
             .map(|&(shard, id)| JournalRecord {
@@ -112,26 +177,45 @@ impl State {
                 clean_end: None,
             })
             .collect();
-        self.store(env, next).await?;
-        remove_unlisted(env, &self.manifest).await.map(|_| ())
+        self.store(&mut state, next).await?;
+        remove_unlisted(&self.env, &state.manifest).await.map(|_| ())
     }
 
-    async fn raise_run(&mut self, env: &Env) -> Result<Restart> {
-        let mut next = self.manifest.clone();
+    /// A number for this shard, which starts again, and its journal.
+    pub(super) async fn raise_run(&self) -> Result<(Run, JournalRecord)> {
+        let mut state = self.lock().await?;
+        let mut next = state.manifest.clone();
         next.run = Run(next.run.0 + 1);
-        self.store(env, next).await?;
-        Ok(Restart { run: self.manifest.run, journals: self.manifest.journals.clone() })
+        self.store(&mut state, next).await?;
+        let shard = self.env.shard();
+        let record = state.manifest.journals.iter().find(|record| record.shard == shard);
+        let record = record.copied().ok_or_else(|| Error::Corrupt {
+            what: format!("MANIFEST names no journal of shard {shard}"),
+        })?;
+        Ok((state.manifest.run, record))
     }
 
-    async fn clean(&mut self, env: &Env, closed: &[Closed]) -> Result<()> {
-        let mut next = self.manifest.clone();
+    /// Every journal was closed: the directory is clean.
+    async fn clean(&self, closed: &[Closed]) -> Result<()> {
+        let mut state = self.lock().await?;
+        let mut next = state.manifest.clone();
         next.clean = true;
         for journal in &mut next.journals {
             let end = closed.iter().find(|closed| closed.journal == journal.id);
             journal.clean_end = end.map(|closed| closed.end);
             next.clean &= journal.clean_end.is_some();
         }
-        self.store(env, next).await
+        self.store(&mut state, next).await
+    }
+}
+
+impl crate::journal::Retain for Hand {
+    fn advance(
+        &self,
+        id: JournalId,
+        first: JournalFile,
+    ) -> crate::env::LocalFuture<'_, Result<(), crate::journal::Error>> {
+        Box::pin(async move { self.retain(id, first).await.map_err(crate::journal::Error::retain) })
     }
 }
 
@@ -214,44 +298,3 @@ pub(crate) async fn remove_unlisted(env: &Env, manifest: &Manifest) -> Result<bo
     }
     Ok(removed)
 }
-
-/// Tells the keeper, wherever it lives, which files a journal still needs.
-pub(crate) struct RetainByKeeper {
-    pub(crate) env: Env,
-}
-
-impl crate::journal::Retain for RetainByKeeper {
-    fn advance(
-        &self,
-        id: JournalId,
-        first: JournalFile,
-    ) -> crate::env::LocalFuture<'_, Result<(), crate::journal::Error>> {
-        Box::pin(async move {
-            loop {
-                let (reply, answered) = futures_channel::oneshot::channel();
-                let request = KeeperRequest::Retain { journal: id, first, reply };
-                let message = super::Message::Keeper(request);
-                self.env.mesh().send(KEEPER, Box::new(message));
-                match answered.await {
-                    Ok(Ok(())) => return Ok(()),
-                    Ok(Err(error)) => {
-                        return Err(crate::journal::Error::Io {
-                            op: "record the first retained file in",
-                            path: "MANIFEST".to_owned(),
-                            byte: 0,
-                            source: Arc::new(std::io::Error::other(error.to_string())),
-                        });
-                    }
-                    // The keeper's shard is down: files wait until it runs again.
-                    Err(_) => self.env.sleep(RETRY_EVERY).await,
-                }
-            }
-        })
-    }
-}
-
-/// The shard that keeps the manifest.
-pub(crate) const KEEPER: ShardId = ShardId(0);
-
-/// How long to wait for a keeper that is down.
-const RETRY_EVERY: std::time::Duration = std::time::Duration::from_millis(100);

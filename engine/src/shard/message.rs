@@ -1,14 +1,13 @@
 //! What reaches a shard through the mesh, from its peers and from clients. Values are moved.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_channel::oneshot;
 
 use crate::depot::Batch;
 use crate::error::{Error, Result};
-use crate::journal::{JournalFile, JournalId};
-use crate::manifest::JournalRecord;
+use crate::journal::JournalId;
+use crate::module::Definition;
 use crate::node::Installed;
 use crate::schema::{self, ReadOp};
 use crate::shard::entry::Transaction;
@@ -28,6 +27,8 @@ pub(crate) enum Message {
     Control { from: Run, to: Run, bytes: Vec<u8> },
     /// Rows for partitions of this shard.
     Rows(RowBatch),
+    /// Rows that this shard sent have been consumed.
+    Credit(Credit),
     /// A peer stopped, or started again.
     Peer { shard: ShardId, run: Run, up: bool },
     /// Records for partitions of one depot.
@@ -44,9 +45,9 @@ pub(crate) enum Message {
     Decided { topology: TopologyId, reply: Reply<MicrobatchId> },
     /// The moment at which readers here see an id.
     VisibleAt { topology: TopologyId, id: MicrobatchId, reply: Reply<()> },
-    /// Runs a module here; its topologies start with [`Message::StartTopologies`].
+    /// Runs a module here, if it does not yet; its topologies start with [`Message::StartTopologies`].
     Install { module: Arc<Installed>, reply: Reply<()> },
-    /// Every shard has the module: coordinators may speak.
+    /// Every shard that runs has the module: coordinators may speak, if they do not yet.
     StartTopologies { topologies: Vec<TopologyId>, reply: Reply<()> },
     /// Why a topology begins no microbatch; for the shard of its coordinator.
     Paused { topology: TopologyId, reply: Reply<Option<String>> },
@@ -64,30 +65,19 @@ pub(crate) enum Message {
     Fail { cause: String },
     /// Ends the shard by a panic of one of its tasks: for tests.
     Panic { cause: String },
-    /// For the keeper of the manifest.
+    /// Something that the keeper of the manifest does with the device of this shard; any will do.
     Keeper(KeeperRequest),
 }
 
-/// What only the shard that keeps the manifest answers.
+/// What a node asks of the keeper of the manifest.
 #[derive(Debug)]
 pub(crate) enum KeeperRequest {
     /// Gives numbers to a module and makes them durable.
-    Launch { launch: Box<crate::node::Launch>, reply: Reply<Arc<Installed>> },
+    Launch { definition: Arc<Definition>, reply: Reply<Arc<Installed>> },
     /// Every journal was closed: the directory is clean.
     Clean { closed: Vec<Closed>, reply: Reply<()> },
     /// Journals that were created are the directory's journals from now on, and no others.
     Switch { journals: Vec<(ShardId, JournalId)>, reply: Reply<()> },
-    /// A number for a shard that starts again.
-    RaiseRun { reply: Reply<Restart> },
-    /// A journal wants to reuse the files before `first`.
-    Retain { journal: JournalId, first: JournalFile, reply: Reply<()> },
-}
-
-/// What a shard that starts again needs of the manifest.
-#[derive(Debug)]
-pub(crate) struct Restart {
-    pub(crate) run: Run,
-    pub(crate) journals: Vec<JournalRecord>,
 }
 
 /// Rows of one attempt for several partitions of one shard, in the order sent.
@@ -97,26 +87,15 @@ pub(crate) struct RowBatch {
     pub(crate) from: Run,
     pub(crate) transaction: Transaction,
     pub(crate) parts: Vec<(PartitionId, NodeIndex, Rows)>,
-    /// The last part for each partition.
-    last: BTreeMap<PartitionId, usize>,
 }
 
-impl RowBatch {
-    pub(crate) fn new(from: Run, transaction: Transaction) -> Self {
-        Self { from, transaction, parts: Vec::new(), last: BTreeMap::new() }
-    }
-
-    /// Adds rows behind all others for their partition; they join those if the same node takes them.
-    pub(crate) fn add(&mut self, to: PartitionId, node: NodeIndex, rows: Rows) {
-        let last = self.last.get(&to).and_then(|&place| self.parts.get_mut(place));
-        match last {
-            Some((_, taker, before)) if *taker == node => before.append(rows),
-            _ => {
-                self.last.insert(to, self.parts.len());
-                self.parts.push((to, node, rows));
-            }
-        }
-    }
+/// Bytes of rows of one attempt that were consumed where they were sent to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Credit {
+    /// The life of the shard that consumed them.
+    pub(crate) from: Run,
+    pub(crate) transaction: Transaction,
+    pub(crate) bytes: u64,
 }
 
 /// Batches for partitions of one depot, all of them on one shard.
@@ -233,6 +212,8 @@ pub struct Counters {
     pub rows: u64,
     /// Row batches sent to other shards.
     pub batches_sent: u64,
+    /// Rows that had to wait for credit before they were sent to another shard.
+    pub rows_spilled: u64,
     /// Reads in events that were not in memory and not declared beforehand.
     pub undeclared_misses: u64,
     /// Records given up and put among the dead letters.
@@ -265,6 +246,7 @@ impl Counters {
             prepares: self.prepares + other.prepares,
             rows: self.rows + other.rows,
             batches_sent: self.batches_sent + other.batches_sent,
+            rows_spilled: self.rows_spilled + other.rows_spilled,
             undeclared_misses: self.undeclared_misses + other.undeclared_misses,
             dead_letters: self.dead_letters + other.dead_letters,
             aborts: self.aborts + other.aborts,

@@ -38,6 +38,7 @@ use crate::types::{
 };
 
 mod attempt;
+mod hops;
 mod rows;
 mod window;
 
@@ -66,6 +67,7 @@ pub(crate) struct Topology {
     wake_participant: Cell<Option<u64>>,
     wake_coordinator: Cell<Option<u64>>,
     pub(super) paused: RefCell<Option<String>>,
+    started: Cell<bool>,
 }
 
 /// Who waits for the effects of which record.
@@ -84,6 +86,8 @@ pub(crate) struct Running {
     pub(super) failed: Cell<bool>,
     /// Rows that wait here, and what was written.
     bytes: Cell<u64>,
+    /// Rows on their way to and from other shards.
+    hops: hops::Hops,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
     /// Pieces of work here: batches queued or being run, ranges being read. All of them are one item of
     /// the participant.
@@ -92,8 +96,6 @@ pub(crate) struct Running {
     ready: RefCell<VecDeque<Rc<Work>>>,
     /// A task runs what is ready.
     is_run: Cell<bool>,
-    /// Rows for other shards that travel with the next batch.
-    pub(super) away: RefCell<BTreeMap<ShardId, RowBatch>>,
 }
 
 /// One attempt on one partition: events run one after the other.
@@ -106,9 +108,17 @@ pub(crate) struct Work {
     pub(super) appended_bytes: Cell<u64>,
     /// Of its writes, what the attempt's bytes contain.
     counted_bytes: Cell<u64>,
-    queue: RefCell<VecDeque<(NodeIndex, Rows)>>,
+    queue: RefCell<VecDeque<Queued>>,
     /// It is ready, or an event runs.
     busy: Cell<bool>,
+}
+
+/// Rows that wait for their event.
+struct Queued {
+    node: NodeIndex,
+    rows: Rows,
+    /// The other shards they came from, which are owed their bytes.
+    owed: Vec<(ShardId, u64)>,
 }
 
 /// A step of two-phase commit that waited for the journal.
@@ -134,11 +144,11 @@ impl Running {
             began,
             failed: Cell::new(false),
             bytes: Cell::default(),
+            hops: hops::Hops::default(),
             works: RefCell::default(),
             pieces: Cell::default(),
             ready: RefCell::default(),
             is_run: Cell::new(false),
-            away: RefCell::default(),
         }
     }
 
@@ -174,8 +184,8 @@ impl Topology {
 // ---- starting ----
 
 impl Shard {
-    /// Makes the participants of a module's topologies, and the coordinators that live here. They stay
-    /// silent until [`Shard::start_topologies`].
+    /// Makes the participants of a module's topologies, and the coordinators that live here, if that was
+    /// not done before. They stay silent until [`Shard::start_topologies`].
     pub(super) async fn install(self: &Rc<Self>, module: Arc<Installed>) -> Result<()> {
         let depots = module.depots.iter().chain(&module.dead_letters);
         for partition in self.partitions.values() {
@@ -183,15 +193,32 @@ impl Shard {
                 partition.depot(depot).await.map_err(|error| self.stopped_by(&error))?;
             }
         }
-        for (place, definition) in module.definition.topologies.iter().enumerate() {
-            let id = module.topologies[place];
+        for (place, &id) in module.topologies.iter().enumerate() {
             if self.topologies.borrow().contains_key(&id) {
-                return Err(Error::Invalid {
-                    what: format!("topology {} is running already", definition.name),
-                });
+                continue;
             }
-            let topology = self.make_topology(&module, place, id);
-            self.topologies.borrow_mut().insert(id, Rc::new(topology));
+            let topology = Rc::new(self.make_topology(&module, place, id));
+            self.topologies.borrow_mut().insert(id, topology);
+        }
+        Ok(())
+    }
+
+    /// Installs every module that is launched, starts those that may start, and tells the other shards
+    /// that this one runs again.
+    pub(super) async fn rejoin(self: &Rc<Self>) -> Result<()> {
+        for module in self.setup.modules() {
+            self.install(module).await?;
+        }
+        self.start();
+        let (own, run) = (self.env.shard(), self.run);
+        // Noted before the news, so that a peer that starts just now reads it if it cannot be told.
+        self.setup.note_run(own, run);
+        for peer in (0..self.setup.shards).map(ShardId).filter(|&peer| peer != own) {
+            self.env.mesh().send(peer, Box::new(Message::Peer { shard: own, run, up: true }));
+        }
+        // Those that become so from now on are started by a message, which this shard can receive.
+        for module in self.setup.modules().iter().filter(|module| module.is_everywhere()) {
+            self.start_topologies(&module.topologies);
         }
         Ok(())
     }
@@ -240,6 +267,7 @@ impl Shard {
             wake_participant: Cell::default(),
             wake_coordinator: Cell::default(),
             paused: RefCell::default(),
+            started: Cell::default(),
         }
     }
 
@@ -262,6 +290,9 @@ impl Shard {
     pub(super) fn start_topologies(self: &Rc<Self>, topologies: &[TopologyId]) {
         for id in topologies {
             let Some(topology) = self.topologies.borrow().get(id).cloned() else { continue };
+            if topology.started.replace(true) {
+                continue;
+            }
             self.participate(&topology, participant::Input::Start);
             for peer in self.peers.down() {
                 self.coordinate(&topology, coordinator::Input::ShardDown(peer));

@@ -106,6 +106,17 @@ pub(crate) struct Prepared {
     pub(crate) appends: PreparedAppends,
 }
 
+/// The bytes of a bulk append, damaged.
+#[derive(Clone, Debug)]
+pub(crate) struct TornExtent {
+    /// Records from here on are gone.
+    pub(crate) from: Offset,
+    /// The segment it lies in.
+    pub(crate) file: String,
+    /// Where it is damaged.
+    pub(crate) byte: u64,
+}
+
 /// Where the two entries of a committed microbatch stand.
 #[derive(Clone, Copy, Debug)]
 struct Unmerged {
@@ -224,12 +235,21 @@ impl Partition {
 
     // ---- replay ----
 
-    /// Applies an entry found at recovery, in its place.
-    pub(crate) async fn replay(&self, index: Index, kind: Kind, bytes: &[u8]) -> Result<(), Error> {
+    /// Applies an entry found at recovery, in its place. Of a topology in `visible`, readers see no id above
+    /// that.
+    ///
+    /// Answers with the extent of a bulk append that is damaged; the caller says whether it was durable once.
+    pub(crate) async fn replay(
+        &self,
+        index: Index,
+        kind: Kind,
+        bytes: &[u8],
+        visible: &BTreeMap<TopologyId, MicrobatchId>,
+    ) -> Result<Option<TornExtent>, Error> {
         let wrong = |what: String| Error::Entry { partition: self.id, index, what };
         let malformed = |error: Malformed| wrong(error.to_string());
         match kind {
-            Kind::Append | Kind::AppendBulk => self.replay_append(index, bytes).await?,
+            Kind::Append | Kind::AppendBulk => return self.replay_append(index, bytes).await,
             Kind::Prepare => {
                 let prepare = Prepare::decode(bytes).map_err(malformed)?;
                 let run = Run::decode(prepare.writes).map_err(|error| wrong(error.to_string()))?;
@@ -240,9 +260,11 @@ impl Partition {
                 let Transaction { topology, attempt } = committed.transaction;
                 self.open_placed(committed.transaction).await?;
                 if !self.commit(committed, index).map_err(wrong)? {
-                    return Ok(());
+                    return Ok(None);
                 }
-                self.merge_through(topology, attempt.id);
+                if visible.get(&topology).is_none_or(|&visible| attempt.id <= visible) {
+                    self.merge_through(topology, attempt.id);
+                }
             }
             Kind::Aborted => {
                 let transaction = Transaction::decode(bytes).map_err(malformed)?;
@@ -259,10 +281,10 @@ impl Partition {
                 return Err(wrong(format!("{kind:?} belongs to a replicated directory")));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    async fn replay_append(&self, index: Index, bytes: &[u8]) -> Result<(), Error> {
+    async fn replay_append(&self, index: Index, bytes: &[u8]) -> Result<Option<TornExtent>, Error> {
         let head = depot::batch::head(bytes).map_err(|error| Error::Entry {
             partition: self.id,
             index,
@@ -272,10 +294,13 @@ impl Partition {
         let failed = |source| Error::Depot { partition: self.id, depot: head.depot, source };
         match depot.log.replay(bytes).await.map_err(failed)? {
             depot::Replayed::Applied(offsets) => depot.note(index, offsets.end),
-            depot::Replayed::Torn { .. } => self.cut.set(true),
+            depot::Replayed::Torn { from, file, byte } => {
+                self.cut.set(true);
+                return Ok(Some(TornExtent { from, file, byte }));
+            }
             depot::Replayed::Already | depot::Replayed::BeyondCut => {}
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Opens the depots that a prepared transaction appends to.
@@ -439,6 +464,17 @@ impl Partition {
         }
     }
 
+    /// Readers see everything committed from now on, so that a fold can cover it. What others have not
+    /// applied yet is seen early, which only a partition may do that lost the end of a log: meeting
+    /// that end again would be worse.
+    pub(crate) fn merge_all(&self) {
+        let last: BTreeMap<TopologyId, MicrobatchId> =
+            self.unmerged.borrow().keys().copied().collect();
+        for (topology, id) in last {
+            self.merge_through(topology, id);
+        }
+    }
+
     /// Attempts without an outcome.
     pub(crate) fn in_doubt(&self) -> Vec<Transaction> {
         self.prepared.borrow().keys().copied().collect()
@@ -535,6 +571,11 @@ impl Partition {
     /// Whether a fold would change anything.
     pub(crate) fn is_dirty(&self) -> bool {
         self.covers.get().next() < self.next.get()
+    }
+
+    /// Whether replay found the end of a depot's log to be damaged.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.get()
     }
 
     /// Whether it must be folded before anything new gets a place in its sequence.

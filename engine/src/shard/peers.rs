@@ -13,8 +13,6 @@
 //! Rows need not name the life they are for: they name their attempt, which ended with any shard's life.
 
 use std::cell::RefCell;
-use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 
 use super::Setup;
 use crate::types::{Run, ShardId};
@@ -50,9 +48,9 @@ impl Peers {
             if ShardId(shard) == own {
                 return Life { run: own_run, up: true };
             }
-            let run = setup.runs.get(usize::from(shard)).map(|run| run.load(Ordering::SeqCst));
-            let up = setup.stopped_cause(ShardId(shard)).is_none();
-            Life { run: Run(run.unwrap_or_default()), up }
+            // In this order: a run that is noted in between is announced, too.
+            let run = setup.run(ShardId(shard));
+            Life { run, up: setup.stopped_cause(ShardId(shard)).is_none() }
         };
         Self { lives: RefCell::new((0..setup.shards).map(life).collect()) }
     }
@@ -79,28 +77,6 @@ impl Peers {
         *known = Life { run, up };
         let later = run > before.run;
         News { went_down: before.up && (later || !up), came_up: later && up, current: up }
-    }
-}
-
-impl Setup {
-    /// Why a shard has stopped; `None` while it runs.
-    pub(crate) fn stopped_cause(&self, shard: ShardId) -> Option<String> {
-        let stopped = self.stopped.get(usize::from(shard.0))?;
-        stopped.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Notes that a shard runs, or why it does not.
-    pub(crate) fn note_stopped(&self, shard: ShardId, cause: Option<String>) {
-        if let Some(stopped) = self.stopped.get(usize::from(shard.0)) {
-            *stopped.write().unwrap_or_else(PoisonError::into_inner) = cause;
-        }
-    }
-
-    /// Notes the run of a shard that has opened.
-    pub(crate) fn note_run(&self, shard: ShardId, run: Run) {
-        if let Some(known) = self.runs.get(usize::from(shard.0)) {
-            known.store(run.0, Ordering::SeqCst);
-        }
     }
 }
 

@@ -1,14 +1,22 @@
 //! When clients' appends have to wait or to be refused, beyond what the journal itself asks for.
 //!
 //! Every append causes overlays, and every overlay a fold. So appends are admitted only while the overlays
-//! and the newest records fit their shares of the memory, and while the disk has room for the folds and segments that what was
-//! admitted will cause. Folds, decisions and trims always go on: they are what brings the room back.
+//! and the newest records fit their shares of the memory, and while the disk has room for the folds and
+//! segments that what was admitted will cause. Folds, decisions and trims always go on: they are what
+//! brings the room back.
+//!
+//! A topology that catches up with records of long ago causes overlays without appends. So events wait,
+//! too, while what is visible and not folded exceeds the overlays' share: that much a fold can always give
+//! back, whatever becomes of the microbatches under way.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use super::Shard;
 use crate::error::{Error, Result};
+use crate::journal::{self, Admission};
 
 /// See the module.
 #[derive(Default)]
@@ -17,6 +25,10 @@ pub(super) struct Pressure {
     /// The last fold found no space; cleared by one that did.
     fold_failed: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
+    /// Events that wait for a fold.
+    events: RefCell<Vec<Waker>>,
+    /// The task that folds, while it rests.
+    folder: RefCell<Option<Waker>>,
 }
 
 /// A fold writes what it merges, the pages around it, and the tables; overlays are counted this often.
@@ -45,6 +57,67 @@ impl Shard {
         .await
     }
 
+    /// Waits until the journal has room for entries of `bytes`. It may wait for folds, which a full disk
+    /// keeps from ending.
+    ///
+    /// # Errors
+    /// As [`Journal::admit`](crate::journal::Journal::admit); `DiskFull` also when the folds find no space.
+    pub(super) async fn room_in_journal(&self, bytes: usize) -> Result<(), journal::Error> {
+        let mut admitted = pin!(self.journal.admit(bytes, Admission::Client));
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(admitted) = admitted.as_mut().poll(context) {
+                return Poll::Ready(admitted);
+            }
+            if self.pressure.disk_full.get() {
+                return Poll::Ready(Err(journal::Error::DiskFull { bytes: bytes as u64 }));
+            }
+            self.pressure.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits until folds have made room for what an event writes, or `given_up` says that it need not run.
+    pub(super) async fn room_for_events(&self, given_up: &Cell<bool>) {
+        std::future::poll_fn(|context| {
+            if given_up.get() || self.foldable_bytes() <= self.overlay_bytes_max() {
+                return Poll::Ready(());
+            }
+            self.pressure.events.borrow_mut().push(context.waker().clone());
+            if let Some(folder) = self.pressure.folder.take() {
+                folder.wake();
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Lets waiting events look again: room was made, or an attempt was given up.
+    pub(super) fn wake_events(&self) {
+        for waker in self.pressure.events.take() {
+            waker.wake();
+        }
+    }
+
+    /// Resolves after `pause`, or when events wait for a fold.
+    pub(super) async fn until_fold_may_be_due(&self, pause: Duration) {
+        let mut sleep = self.env.sleep(pause);
+        std::future::poll_fn(|context| {
+            let blocked = !self.pressure.events.borrow().is_empty();
+            if blocked && self.foldable_bytes() > self.overlay_bytes_max() {
+                return Poll::Ready(());
+            }
+            *self.pressure.folder.borrow_mut() = Some(context.waker().clone());
+            sleep.as_mut().poll(context)
+        })
+        .await;
+    }
+
+    /// Bytes of memory that folds can give back.
+    fn foldable_bytes(&self) -> u64 {
+        self.partitions.values().map(|it| it.overlay_bytes()).sum()
+    }
+
     fn memory_has_room(&self) -> bool {
         self.overlay_bytes() < self.overlay_bytes_max() && self.tails_have_room()
     }
@@ -66,6 +139,9 @@ impl Shard {
         let free = self.env.disk().free_bytes().unwrap_or(u64::MAX);
         let found_none = self.pressure.fold_failed.get() || self.tails_found_no_space();
         self.pressure.disk_full.set(found_none || free < needed);
+        if self.foldable_bytes() <= self.overlay_bytes_max() {
+            self.wake_events();
+        }
         if self.pressure.disk_full.get() || self.memory_has_room() {
             for waker in self.pressure.waiting.take() {
                 waker.wake();

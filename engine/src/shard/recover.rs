@@ -7,6 +7,11 @@
 //! 3. Where the number of shards changed, *dealing*: every partition is folded, prepares in doubt are
 //!    written to the new journals, and one manifest write makes the new journals the directory's. A crash
 //!    before it finds the old ones complete; nothing new was accepted.
+//!
+//! A shard that stopped is started again the same way, without the boot: it raises the run itself and
+//! replays its own journal. It waits for no other shard, since they may be down, too. What it committed and
+//! not all others may have applied stays hidden, and prepares in doubt stay prepared, until the coordinators
+//! say what became of them.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -17,9 +22,9 @@ use futures_util::future::join_all;
 
 use super::background::no_space;
 use super::entry::Prepare;
-use super::keeper::{self, Keeper, RetainByKeeper};
+use super::keeper::{self, Ended, Hand};
 use super::message::{Message, Reply, answer};
-use super::partition::Partition;
+use super::partition::{Partition, TornExtent};
 use super::{Ending, Setup, Shard, TERM, tails};
 use crate::env::{Env, LocalFuture, ShardMain};
 use crate::error::{Error, Result, chain};
@@ -31,7 +36,7 @@ use crate::node::Options;
 use crate::node::catalogue::Catalogue;
 use crate::page::Cache;
 use crate::probe::{Plant, State, planted, reached};
-use crate::types::{Index, PartitionId, Run, ShardId};
+use crate::types::{Index, MicrobatchId, PartitionId, Run, ShardId, TopologyId};
 
 /// What boot found, and what was durable before it.
 pub(crate) struct Boot {
@@ -45,13 +50,20 @@ pub(crate) struct Boot {
 /// What one shard is told when it starts.
 pub(crate) struct Start {
     pub(crate) setup: Arc<Setup>,
-    pub(crate) run: Run,
-    pub(crate) journal: Plan,
-    /// On the keeper's shard.
-    pub(crate) keeper: Option<(Manifest, Catalogue)>,
+    pub(crate) life: Life,
     /// Called with how far replay is.
     pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
     pub(crate) ready: Reply<Ready>,
+    /// Comes as soon as it runs.
+    pub(crate) ended: oneshot::Receiver<Ended>,
+}
+
+/// Which life of a shard begins.
+pub(crate) enum Life {
+    /// The first of this process.
+    First(Run, Plan),
+    /// One after it stopped.
+    Next,
 }
 
 /// Where a shard's journal comes from.
@@ -96,7 +108,8 @@ pub enum Progress {
 #[derive(Debug)]
 pub(crate) struct Ready {
     pub(crate) entries: u64,
-    pub(crate) torn: Vec<(JournalId, TornTail)>,
+    /// What a crash left behind the ends of journals and bulk appends, for people.
+    pub(crate) torn: Vec<String>,
 }
 
 /// Reads or makes the manifest and raises the run. Runs on shard 0 before any shard starts.
@@ -154,12 +167,29 @@ pub(crate) fn main(start: Start) -> ShardMain {
 }
 
 async fn run(env: Env, start: Start) {
-    let setup = Arc::clone(&start.setup);
-    let mut guard =
-        Guard { env: env.clone(), setup, run: start.run, cause: "a task panicked".to_owned() };
-    let Start { setup, run, journal, keeper, progress, ready } = start;
-    let opened = open(&env, &setup, run, journal, keeper, &*progress).await;
-    let (shard, found) = match opened {
+    let Start { setup, life, progress, ready, ended } = start;
+    let mut guard = Guard {
+        env: env.clone(),
+        setup: Arc::clone(&setup),
+        run: setup.run(env.shard()),
+        cause: "a task panicked".to_owned(),
+    };
+    let opened = async {
+        let abandoned = |_| Error::Open { what: "nobody waits for the shard".to_owned() };
+        let hand = Hand::new(&env, &setup, ended.await.map_err(abandoned)?);
+        let (run, plan) = match life {
+            Life::First(run, plan) => (run, plan),
+            Life::Next => {
+                let (run, record) = hand.raise_run().await?;
+                (run, Plan::Resume(record))
+            }
+        };
+        guard.run = run;
+        let (shard, found) = open(&env, &setup, run, plan, hand, &*progress).await?;
+        shard.rejoin().await?;
+        Ok::<_, Error>((shard, found))
+    };
+    let (shard, found) = match opened.await {
         Ok(opened) => opened,
         Err(error) => {
             guard.cause = error.to_string();
@@ -167,7 +197,6 @@ async fn run(env: Env, start: Start) {
             return answer(ready, Err(error));
         }
     };
-    shard.start();
     answer(ready, Ok(found));
     match shard.ending().await {
         Ending::Closed => "it was closed".clone_into(&mut guard.cause),
@@ -179,6 +208,7 @@ async fn run(env: Env, start: Start) {
 struct Guard {
     env: Env,
     setup: Arc<Setup>,
+    /// Of this life; until it has one, of the one before.
     run: Run,
     cause: String,
 }
@@ -199,7 +229,7 @@ async fn open(
     setup: &Arc<Setup>,
     run: Run,
     plan: Plan,
-    keeper: Option<(Manifest, Catalogue)>,
+    hand: Hand,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<(Rc<Shard>, Ready)> {
     let shares = u64::from(setup.shards) * 2;
@@ -213,8 +243,11 @@ async fn open(
         taken_bytes: 0,
         progress,
         fresh: matches!(&plan, Plan::Create { read, .. } if read.is_empty()),
+        torn: Vec::new(),
+        torn_extents: Vec::new(),
+        proved: BTreeMap::new(),
+        visible: setup.visible(),
     };
-    let mut torn = Vec::new();
     let journal_id = plan.journal();
     let read = match &plan {
         Plan::Resume(record) => vec![*record],
@@ -223,25 +256,29 @@ async fn open(
     let mut resumed = None;
     for record in read {
         let recovered = replay.journal(record, run).await?;
-        torn.extend(recovered.torn.map(|tail| (record.id, tail)));
         resumed = Some(recovered);
     }
-    let entries = replay.entries;
+    replay.judge_extents()?;
+    let (entries, torn) = (replay.entries, std::mem::take(&mut replay.torn));
     let partitions = replay.finish().await?;
     let mut options = journal::Options::new(journal_id, run);
     options.bytes_max = setup.options.journal_bytes_max;
     options.file_bytes = setup.options.journal_file_bytes;
     // A frame lies in one file.
     options.frame_bytes_max = options.frame_bytes_max.min(options.file_bytes);
-    let retain = Rc::new(RetainByKeeper { env: env.clone() });
+    let retain = Rc::new(hand.clone());
     let failed = |error: journal::Error| journal_error(&error);
     let journal = match (&plan, resumed) {
         (Plan::Resume(_), Some(recovered)) => {
-            let journal = Journal::resume(env, options, recovered, retain).await.map_err(failed)?;
+            // First of all, since new frames prove those before them: what was cut off with a torn extent
+            // must not be met again.
             for partition in partitions.values().filter(|it| it.must_fold()) {
+                if partition.is_cut() {
+                    partition.merge_all();
+                }
                 partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
             }
-            journal
+            Journal::resume(env, options, recovered, retain).await.map_err(failed)?
         }
         (Plan::Resume(_), None) => unreachable!("its own journal was read"),
         (Plan::Create { .. }, _) => {
@@ -253,8 +290,7 @@ async fn open(
     for partition in partitions.values() {
         journal.covered(partition.id, partition.covers(), &partition.pending());
     }
-    let keeper = keeper.map(|(manifest, catalogue)| Rc::new(Keeper::new(manifest, catalogue)));
-    let shard = Shard::new(env, setup, run, (journal_id, journal), cache, partitions, keeper);
+    let shard = Shard::new(env, setup, run, (journal_id, journal), cache, partitions, hand);
     Ok((Rc::new(shard), Ready { entries, torn }))
 }
 
@@ -305,7 +341,19 @@ struct Replay<'r> {
     progress: &'r (dyn Fn(Progress) + Send + Sync),
     /// The directory is being created: partitions need not have files yet.
     fresh: bool,
+    /// See [`Ready`].
+    torn: Vec<String>,
+    /// Damaged extents, each with the frame its entry ends in.
+    torn_extents: Vec<(Frame, TornExtent)>,
+    /// Below which frame each journal is proved to have been durable.
+    proved: BTreeMap<JournalId, u64>,
+    /// How far topologies with readers were visible when this began. What was committed above that, readers
+    /// see when all participants have applied it.
+    visible: BTreeMap<TopologyId, MicrobatchId>,
 }
+
+/// One frame of a journal.
+type Frame = (JournalId, u64);
 
 struct Replaying {
     partition: Rc<Partition>,
@@ -316,7 +364,7 @@ struct Replaying {
     /// Prepares at or below what the fold covers, and still needed.
     pending: Vec<Index>,
     /// Entries that came before their turn, from another journal.
-    early: BTreeMap<Index, Entry>,
+    early: BTreeMap<Index, (Entry, Frame)>,
 }
 
 impl Replay<'_> {
@@ -328,7 +376,7 @@ impl Replay<'_> {
         while let Some(group) = recovery.next().await.map_err(failed)? {
             for entry in group.entries {
                 if self.setup.owner(entry.partition) == self.env.shard() {
-                    self.entry(entry).await?;
+                    self.entry(entry, (id, group.sequence)).await?;
                 }
             }
             self.bound_memory().await?;
@@ -341,10 +389,38 @@ impl Replay<'_> {
                 self.env.yield_now().await;
             }
         }
-        recovery.finish().await.map_err(failed)
+        let recovered = recovery.finish().await.map_err(failed)?;
+        if let Some(tail) = recovered.torn {
+            let TornTail { file, byte, frames_discarded, .. } = tail;
+            self.torn.push(format!(
+                "journal {id}: file {} at byte {byte}, {frames_discarded} later frames discarded",
+                file.number
+            ));
+        }
+        self.proved.insert(id, recovered.proved_below());
+        Ok(recovered)
     }
 
-    async fn entry(&mut self, entry: Entry) -> Result<()> {
+    /// Damaged extents are the end of their logs, unless a frame says that they were durable.
+    fn judge_extents(&mut self) -> Result<()> {
+        for ((journal, sequence), extent) in std::mem::take(&mut self.torn_extents) {
+            let TornExtent { from, file, byte } = extent;
+            if self.proved.get(&journal).is_some_and(|&proved| sequence < proved) {
+                let what = format!(
+                    "{file} is damaged at byte {byte}: a bulk append from offset {from} on, which was durable \
+                     when later frames of journal {journal} were written"
+                );
+                return Err(Error::Corrupt { what });
+            }
+            self.torn.push(format!(
+                "{file} at byte {byte}: a bulk append that no later frame proves durable, and what follows it, \
+                 from offset {from} on"
+            ));
+        }
+        Ok(())
+    }
+
+    async fn entry(&mut self, entry: Entry, frame: Frame) -> Result<()> {
         self.entries += 1;
         self.taken_bytes += entry.bytes.len() as u64;
         if entry.partition.0 >= self.setup.partitions {
@@ -358,7 +434,7 @@ impl Replay<'_> {
                 place.insert(opened.await?)
             }
         };
-        replaying.take(entry).await
+        replaying.take(entry, frame, &self.visible, &mut self.torn_extents).await
     }
 
     /// Folds while replaying, when what was replayed outgrows the overlays' share of the memory.
@@ -369,7 +445,9 @@ impl Replay<'_> {
         if overlays().sum::<u64>() <= bytes_max {
             return Ok(());
         }
-        let largest = self.partitions.values().max_by_key(|it| it.partition.overlay_bytes());
+        // Not one that lost the end of a log: nothing may cover that before it is known to be no damage.
+        let sound = self.partitions.values().filter(|it| !it.partition.is_cut());
+        let largest = sound.max_by_key(|it| it.partition.overlay_bytes());
         let Some(largest) = largest else { return Ok(()) };
         // What was read back from the device survives the next crash once the fold has synced it.
         largest.partition.replayed_is_durable();
@@ -439,11 +517,19 @@ impl Replay<'_> {
 
 impl Replaying {
     /// Applies an entry when its turn has come, and those that waited for it.
-    async fn take(&mut self, entry: Entry) -> Result<()> {
+    async fn take(
+        &mut self,
+        entry: Entry,
+        frame: Frame,
+        visible: &BTreeMap<TopologyId, MicrobatchId>,
+        torn: &mut Vec<(Frame, TornExtent)>,
+    ) -> Result<()> {
         let partition = Rc::clone(&self.partition);
-        let apply = async |entry: &Entry| {
-            let replayed = partition.replay(entry.index, entry.kind, &entry.bytes).await;
-            replayed.map_err(|error| partition_error(&error))
+        let mut apply = async |entry: &Entry, frame: Frame| {
+            let replayed = partition.replay(entry.index, entry.kind, &entry.bytes, visible).await;
+            let extent = replayed.map_err(|error| partition_error(&error))?;
+            torn.extend(extent.map(|extent| (frame, extent)));
+            Ok(())
         };
         if entry.index < partition.next() {
             // Contained in the fold or read before, unless it is a prepare that the fold left out.
@@ -452,17 +538,17 @@ impl Replaying {
                 if planted(Plant::PrepareForgotten) {
                     return Ok(());
                 }
-                apply(&entry).await?;
+                apply(&entry, frame).await?;
             }
             return Ok(());
         }
-        self.early.insert(entry.index, entry);
-        while let Some(entry) = self.early.remove(&partition.next()) {
+        self.early.insert(entry.index, (entry, frame));
+        while let Some((entry, frame)) = self.early.remove(&partition.next()) {
             assert_eq!(partition.take_index(), entry.index);
             if planted(Plant::PrepareForgotten) && entry.kind == Kind::Prepare {
                 continue;
             }
-            apply(&entry).await?;
+            apply(&entry, frame).await?;
         }
         Ok(())
     }

@@ -41,6 +41,9 @@ pub(super) struct Found {
 pub(super) struct Placed {
     pub(super) path: String,
     pub(super) byte: u64,
+    /// The frame in which its group ends.
+    pub(super) sequence: u64,
+    pub(super) journal: JournalId,
     pub(super) detail: Detail,
 }
 
@@ -104,11 +107,12 @@ fn finding(error: &Error, (file, at): (JournalFile, u64), id: JournalId) -> Find
     Finding { path, byte, what }
 }
 
-/// Walks over one journal that the manifest names and shows every entry with the place of its group.
+/// Walks over one journal that the manifest names and shows every entry with the place of its group and the
+/// frame where that ends.
 pub(super) fn look_at<F: Files + ?Sized>(
     survey: &mut Survey<'_, F>,
     id: JournalId,
-    visit: &mut dyn FnMut((&str, u64), Entry),
+    visit: &mut dyn FnMut((&str, u64, u64), Entry),
 ) {
     let Some(manifest) = survey.report.manifest.clone() else { return };
     let Some(record) = manifest.journals.iter().find(|record| record.id == id) else { return };
@@ -132,7 +136,7 @@ pub(super) fn look_at<F: Files + ?Sized>(
                 let tally = kinds.entry(entry.kind).or_default();
                 tally.0 += 1;
                 tally.1 += entry.bytes.len() as u64;
-                visit((&path, group.byte), entry.clone());
+                visit((&path, group.byte, group.sequence), entry.clone());
             }
         }
     });
@@ -162,7 +166,7 @@ pub(super) fn look<F: Files + ?Sized>(
     let mut all: BTreeMap<PartitionId, Found> = BTreeMap::new();
     let mut wrong: Vec<Finding> = Vec::new();
     for id in survey.journals() {
-        look_at(survey, id, &mut |(path, byte), entry| {
+        look_at(survey, id, &mut |(path, byte, sequence), entry| {
             let mut find = |what: String| {
                 wrong.push(Finding { path: path.to_owned(), byte, what });
             };
@@ -191,7 +195,8 @@ pub(super) fn look<F: Files + ?Sized>(
             match found.sequence.insert(digested(&entry)) {
                 Ok(()) => {
                     let path = path.to_owned();
-                    found.placed.entry(place).or_insert(Placed { path, byte, detail });
+                    let placed = Placed { path, byte, sequence, journal: id, detail };
+                    found.placed.entry(place).or_insert(placed);
                 }
                 Err(error) => find(error.to_string()),
             }

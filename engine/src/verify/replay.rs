@@ -233,10 +233,12 @@ fn replay<F: Files + ?Sized>(
     };
     fold.facts.entries = entries.len() as u64;
     for entry in entries {
-        let Some(Placed { path, byte, detail }) = placed.remove(&(entry.index, entry.term)) else {
-            continue;
-        };
-        let place = (path.as_str(), byte);
+        let Some(found) = placed.remove(&(entry.index, entry.term)) else { continue };
+        let Placed { path, byte, sequence, journal, detail } = found;
+        let mut journals = survey.report.journals.iter();
+        let journal = journals.find(|it| it.record.id == journal);
+        let proved = journal.is_some_and(|it| sequence < it.walked.proved_below);
+        let place = (path.as_str(), byte, proved);
         if let Err(what) = state.apply(survey, partition, entry.index, detail, place) {
             let what = format!("entry {} of partition {partition}: {what}", entry.index);
             return survey.find(&path, byte, what);
@@ -251,7 +253,7 @@ impl State {
         partition: PartitionId,
         index: Index,
         detail: Detail,
-        place: (&str, u64),
+        place: (&str, u64, bool),
     ) -> Result<(), String> {
         match detail {
             Detail::Append { depot, offsets, .. } => {
@@ -345,7 +347,7 @@ impl Log {
         partition: PartitionId,
         head: &Head,
         extent: &Extent,
-        (path, byte): (&str, u64),
+        (path, byte, proved): (&str, u64, bool),
     ) -> Result<(), String> {
         if let Some((offset, file, at)) = &self.cut {
             if head.proof.is_some_and(|proof| proof > *offset) {
@@ -363,6 +365,15 @@ impl Log {
             Ok(()) => {
                 self.end = head.offsets.end;
                 survey.live(&file, extent.at..extent.at.saturating_add(extent.bytes));
+            }
+            Err(damage) if proved => {
+                let what = format!(
+                    "{}: a bulk append that was durable when later frames were written; its entry is at \
+                     byte {byte} of {path}",
+                    damage.what
+                );
+                survey.find(&file, damage.byte, what);
+                self.cut = Some((head.offsets.start, file, damage.byte));
             }
             Err(damage) => {
                 let what = format!(

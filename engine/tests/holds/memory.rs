@@ -275,13 +275,38 @@ pub(crate) fn large(dir: &Path) {
         engine.close().await.unwrap();
         let engine = Engine::open(dir, options(2)).await.unwrap();
         let library = engine.launch("library", library).await.unwrap();
-        library.caught_up("shelf").await.unwrap();
+        let overlays = overlays_while(&engine, library.caught_up("shelf")).await;
+        tell(format_args!("applied, overlays of {} MiB at the most", overlays >> 20));
+        // Whatever the pace of the folds is: their share, and the microbatches under way.
+        let overlays_max = (budget_mib() << 20) / 4 + (24 << 20);
+        assert!(overlays <= overlays_max, "overlays of {overlays} bytes");
         let found = library.select(library.documents.key(count / 2)).await.unwrap();
         assert_eq!(found.unwrap().text.len(), 64 << 10);
         drop(library);
         engine.stop().await;
         tell(peak_mib());
     });
+}
+
+/// The most that overlays took of the memory while something went on.
+async fn overlays_while<E: std::fmt::Debug>(
+    engine: &Engine,
+    work: impl Future<Output = Result<(), E>>,
+) -> u64 {
+    let done = std::cell::Cell::new(false);
+    let watch = async {
+        let mut most = 0;
+        while !done.get() {
+            let counters = engine.counters().await.unwrap();
+            most = counters.iter().map(|it| it.overlay_bytes).sum::<u64>().max(most);
+        }
+        most
+    };
+    let work = async {
+        work.await.unwrap();
+        done.set(true);
+    };
+    futures_util::future::join(watch, work).await.0
 }
 
 /// Child: recovers what the one before left.

@@ -46,8 +46,10 @@ impl Platform for SimPlatform {
 
     fn ended(&self, shard: ShardId) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let platform = *self;
+        // It means the life that runs now, whatever comes after it.
+        let life = platform.node().and_then(|node| node.life(shard));
         Box::pin(std::future::poll_fn(move |context| match platform.node() {
-            Some(node) if node.runs(shard) => {
+            Some(node) if life.is_some() && node.life(shard) == life => {
                 node.wait(context.waker().clone());
                 Poll::Pending
             }

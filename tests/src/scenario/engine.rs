@@ -53,6 +53,12 @@ const LIFE_MAX: Duration = Duration::from_mins(10);
 /// The same while stored data is damaged: nobody reopens then what has stopped.
 const DAMAGED_LIFE_MAX: Duration = Duration::from_secs(20);
 
+/// A reopening ends within this, whatever happens to the other shards meanwhile.
+const REOPENING_MAX: Duration = Duration::from_mins(1);
+
+/// So often a launch is repeated while shards stop and are reopened.
+const LAUNCHES_MAX: u64 = 1_000;
+
 /// What every seed must contain.
 const APPENDS_MIN: u64 = 300;
 const MICROBATCHES_MIN: u64 = 30;
@@ -109,8 +115,12 @@ impl Shape {
         };
         let file_bytes: u32 = *random.pick(&[64 << 10, 128 << 10]);
         let bulk_bytes_min = 8 << 10;
+        let accounts = random.within(12..40);
+        // Drawn with the accounts, so that seeds in which nothing waits for credit are what they were.
+        let hop_bytes_max =
+            [1 << 20, 1, 300, 4 << 10][usize::try_from(accounts % 4).expect("small")];
         Self {
-            accounts: random.within(12..40),
+            accounts,
             bulk_bytes: bulk_bytes_min,
             keys_at_audit: (0..64).filter(lives_at_audit).collect(),
             clients: random.within(2..6),
@@ -123,6 +133,7 @@ impl Shape {
                 journal_file_bytes: file_bytes,
                 microbatch_records_max: *random.pick(&[2, 8, 64]),
                 microbatch_bytes_max: 1 << 20,
+                hop_bytes_max,
                 depot: depot::Options {
                     allocation_bytes_min: 16 << 10,
                     allocation_bytes_max: 64 << 10,
@@ -290,23 +301,70 @@ async fn live(
             return Ok(());
         }
     };
-    let bank = match opened.launch("bank", module::bank).await {
-        Ok(bank) => bank,
-        Err(error) => {
-            return shared.tolerate(world, "launching", &error);
-        }
-    };
+    // Sometimes shards stop while the module is launched.
+    let early = alive.get() && world.random().one_in(3);
+    if early {
+        shared.count("launched in trouble", 1);
+        trouble::start(world, &shared.node, shards, alive);
+        start_reopening(world, shared, &opened, shards, alive);
+    }
+    let Some(bank) = launch(world, shared, &opened, early).await? else { return Ok(()) };
     shared.count("openings", 1);
+    if explained::torn(&shared.node.disk(), &opened.recovery().torn) {
+        shared.given_up.set(true);
+        return Ok(());
+    }
     look(world, shared, &bank).await?;
-    trouble::start(world, &shared.node, shards, alive);
-    for shard in (0..shards).map(ShardId) {
-        let (world, shared, engine) = (world.clone(), Rc::clone(shared), opened.clone());
-        let alive = Rc::clone(alive);
-        world.clone().spawn("reopen", reopen_stopped(world, shared, engine, shard, alive));
+    if !early {
+        trouble::start(world, &shared.node, shards, alive);
+        start_reopening(world, shared, &opened, shards, alive);
     }
     work(world, shared, &bank, 40).await?;
     note_progress(shared, &bank).await;
     Ok(())
+}
+
+/// Launches the bank; again and again, if shards are down that somebody reopens.
+async fn launch(
+    world: &World,
+    shared: &Rc<Shared>,
+    engine: &Engine,
+    again: bool,
+) -> Result<Option<Launched<Bank>>, Failure> {
+    let crashes = shared.node.crashes();
+    for _ in 0..LAUNCHES_MAX {
+        let launched = world.timeout(LIFE_MAX, engine.launch("bank", module::bank)).await;
+        let Some(launched) = launched else {
+            return Err(Failure::new("answers", format!("a launch took more than {LIFE_MAX:?}")));
+        };
+        match launched {
+            Ok(bank) => return Ok(Some(bank)),
+            Err(error) => shared.tolerate(world, "launching", &error)?,
+        }
+        if !again || shared.node.crashes() != crashes {
+            return Ok(None);
+        }
+        shared.count("repeated launches", 1);
+        world.sleep(Duration::from_millis(5)).await;
+    }
+    Err(Failure::new("answers", format!("{LAUNCHES_MAX} launches did not succeed")))
+}
+
+fn start_reopening(
+    world: &World,
+    shared: &Rc<Shared>,
+    engine: &Engine,
+    shards: u16,
+    alive: &trouble::Alive,
+) {
+    let all: Vec<ShardId> = (0..shards).map(ShardId).collect();
+    // One task for each, or one that reopens them one after the other, as services do.
+    let each = if world.random().one_in(2) { 1 } else { all.len() };
+    for some in all.chunks(each) {
+        let (world, shared, engine) = (world.clone(), Rc::clone(shared), engine.clone());
+        let (some, alive) = (some.to_vec(), Rc::clone(alive));
+        world.clone().spawn("reopen", reopen_stopped(world, shared, engine, some, alive));
+    }
 }
 
 async fn open(shared: &Rc<Shared>, shards: u16) -> Result<Engine, Error> {
@@ -367,27 +425,33 @@ async fn look(world: &World, shared: &Rc<Shared>, bank: &Launched<Bank>) -> Resu
     }
 }
 
-/// Reopens a shard whenever it stopped, as a service would. A task for each: the reopening of one may wait
-/// for another that stops meanwhile.
+/// Reopens shards whenever they stopped, one after the other.
 async fn reopen_stopped(
     world: World,
     shared: Rc<Shared>,
     engine: Engine,
-    shard: ShardId,
+    shards: Vec<ShardId>,
     alive: trouble::Alive,
 ) {
     while alive.get() {
         world.sleep(Duration::from_millis(5)).await;
-        if !alive.get() || engine.stopped(shard).is_none() {
-            continue;
-        }
-        world.note(u64::from(shard.0), || format!("reopening {shard}"));
-        match engine.reopen_shard(shard).await {
-            Ok(()) => shared.count("reopened shards", 1),
-            Err(_) if !alive.get() => return,
-            Err(error) => {
-                if let Err(failure) = shared.tolerate(&world, "reopening a shard", &error) {
-                    shared.fail(failure);
+        for &shard in shards.iter().filter(|&&shard| engine.stopped(shard).is_some()) {
+            if !alive.get() {
+                return;
+            }
+            world.note(u64::from(shard.0), || format!("reopening {shard}"));
+            let reopened = world.timeout(REOPENING_MAX, engine.reopen_shard(shard)).await;
+            let Some(reopened) = reopened else {
+                let what = format!("shard {shard} was not reopened within {REOPENING_MAX:?}");
+                return shared.fail(Failure::new("answers", what));
+            };
+            match reopened {
+                Ok(()) => shared.count("reopened shards", 1),
+                Err(_) if !alive.get() => return,
+                Err(error) => {
+                    if let Err(failure) = shared.tolerate(&world, "reopening a shard", &error) {
+                        shared.fail(failure);
+                    }
                 }
             }
         }
@@ -399,6 +463,7 @@ async fn note_progress(shared: &Rc<Shared>, bank: &Launched<Bank>) {
     if let Ok(counters) = bank.engine().counters().await {
         shared.count("automatic folds", counters.iter().map(|it| it.folds).sum());
         shared.count("aborts", counters.iter().map(|it| it.aborts).sum());
+        shared.count("rows spilled", counters.iter().map(|it| it.rows_spilled).sum());
     }
 }
 
@@ -444,6 +509,7 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
     let folds = counters.iter().map(|it| it.folds_least).min().unwrap_or_default();
     let microbatches = shared.history.borrow().microbatches();
     shared.count("microbatches", microbatches);
+    shared.count("rows spilled", counters.iter().map(|it| it.rows_spilled).sum());
     check("contents", folds >= FOLDS_MIN, || format!("some partition was folded {folds} times"))?;
     drop(bank);
     engine.close().await.map_err(failed("closing"))?;

@@ -7,8 +7,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::device::Device;
 use super::disk::{free_bytes, open_direct};
 use super::ring::Ring;
 use super::shard::now;
@@ -77,7 +79,7 @@ pub fn self_test(dir: &Path, needs: Needs) -> Report {
     report.add("free space", check_free(dir, needs.free_bytes_min));
     report.add("locked memory", check_memlock());
     report.add("open files", check_files(needs.shards));
-    match Ring::new() {
+    match Ring::new(&Arc::new(Device::new())) {
         Ok(ring) => {
             report.add("io_uring", Ok("available".to_owned()));
             // Writing a file makes no sense where it would not last.
@@ -302,7 +304,7 @@ fn try_direct(path: &Path, ring: &Rc<Ring>) -> Result<(String, Duration), Refusa
     if let (Err(error), _) = ring.sync(&file, false).wait() {
         return refuse(format!("fdatasync failed ({error})"), io_advice);
     }
-    match ring.read(&file, 0, Buf::zeroed(BLOCK_BYTES)).wait() {
+    match ring.read(&file, 0, Buf::zeroed(BLOCK_BYTES), false).wait() {
         (Ok(BLOCK_BYTES), Some(buf)) if buf[..] == expected[..] => {}
         (Ok(_), _) => return refuse("what was written reads back differently", io_advice),
         (Err(error), _) => return refuse(format!("a direct read failed ({error})"), io_advice),

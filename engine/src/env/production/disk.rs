@@ -5,6 +5,7 @@
 //! that work on cached metadata: they take microseconds, happen at file changes only, and a thread
 //! pool beside the shard would cost more than it saves.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -15,19 +16,21 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::ring::Ring;
-use crate::env::{Buf, Disk, File, LocalFuture, Open, Sync, WithBuf};
+use crate::env::{Buf, Class, Disk, File, LocalFuture, Open, Sync, WithBuf};
 
 /// One shard's view of the data directory.
 pub(super) struct DirectDisk {
     root: PathBuf,
     ring: Rc<Ring>,
+    /// Of the task that runs.
+    class: Rc<Cell<Class>>,
 }
 
 impl DirectDisk {
     /// `root` must be absolute, so that a change of the working directory does not matter.
-    pub(super) fn new(root: PathBuf, ring: Rc<Ring>) -> Self {
+    pub(super) fn new(root: PathBuf, ring: Rc<Ring>, class: Rc<Cell<Class>>) -> Self {
         assert!(root.is_absolute());
-        Self { root, ring }
+        Self { root, ring, class }
     }
 
     fn resolve(&self, path: &str) -> PathBuf {
@@ -45,8 +48,8 @@ impl Disk for DirectDisk {
         let absolute = self.resolve(path);
         Box::pin(async move {
             let file = open_direct(&absolute, how)?;
-            let ring = Rc::clone(&self.ring);
-            let file = DirectFile { path: path.to_owned(), fd: Rc::new(file.into()), ring };
+            let (ring, class) = (Rc::clone(&self.ring), Rc::clone(&self.class));
+            let file = DirectFile { path: path.to_owned(), fd: Rc::new(file.into()), ring, class };
             Ok(Rc::new(file) as Rc<dyn File>)
         })
     }
@@ -105,11 +108,12 @@ struct DirectFile {
     path: String,
     fd: Rc<OwnedFd>,
     ring: Rc<Ring>,
+    class: Rc<Cell<Class>>,
 }
 
 impl File for DirectFile {
     fn read(&self, at: u64, buf: Buf) -> LocalFuture<'static, WithBuf> {
-        let operation = self.ring.read(&self.fd, at, buf);
+        let operation = self.ring.read(&self.fd, at, buf, self.class.get().is_patient());
         Box::pin(async move {
             let (result, buf) = operation.await;
             (result, buf.expect("a read holds a buffer"))

@@ -1,7 +1,8 @@
 //! The way between shards, and from clients to shards.
 //!
 //! Every shard has an [`Inbox`]: one queue per sending shard, and one for all clients. Sending pushes,
-//! marks the inbox ready, and writes the shard's eventfd if the shard is parked.
+//! marks the inbox ready, and writes the shard's eventfd if the shard is parked. Tasks that another thread
+//! wakes come the same way; see [`wake`](super::wake).
 //!
 //! ```text
 //! sender:  push; ready = true;  fence; if parked.swap(false) { write eventfd }
@@ -34,6 +35,9 @@ pub(super) struct Inbox {
     queues: Vec<SegQueue<(u64, Parcel)>>,
     /// Something was pushed since the shard last looked.
     ready: AtomicBool,
+    /// Keys of tasks that other threads have woken, each with the life it is of.
+    wakes: SegQueue<(u64, usize)>,
+    woken: AtomicBool,
     /// The shard sleeps, or is about to.
     parked: AtomicBool,
     /// Odd while the shard runs.
@@ -59,6 +63,8 @@ impl Inbox {
         Ok(Self {
             queues: (0..=shards).map(|_| SegQueue::new()).collect(),
             ready: AtomicBool::new(false),
+            wakes: SegQueue::new(),
+            woken: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             life: AtomicU64::new(0),
             eventfd,
@@ -91,10 +97,7 @@ impl Inbox {
         }
         self.queues[sender].push((life, parcel));
         self.ready.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        if self.parked.load(Ordering::SeqCst) && self.parked.swap(false, Ordering::SeqCst) {
-            self.ring_bell();
-        }
+        self.unpark_from_outside();
         if self.life.load(Ordering::SeqCst) != life {
             // The shard ended meanwhile. If it runs again it drops the parcel itself, else we do:
             // somebody may wait for what the parcel's destructor tells.
@@ -102,6 +105,43 @@ impl Inbox {
             if self.life.load(Ordering::SeqCst).is_multiple_of(2) {
                 self.clear();
             }
+        }
+    }
+
+    /// Wakes a task of a life of the shard.
+    pub(super) fn wake(&self, life: u64, key: usize) {
+        if self.life.load(Ordering::SeqCst) != life {
+            return;
+        }
+        // If that life ends meanwhile, the next one drops it.
+        self.wakes.push((life, key));
+        self.woken.store(true, Ordering::SeqCst);
+        self.unpark_from_outside();
+    }
+
+    /// Takes the keys of all tasks that were woken; whether there were any.
+    pub(super) fn take_wakes(&self, mut wake: impl FnMut(usize)) -> bool {
+        if !self.woken.load(Ordering::Relaxed) || !self.woken.swap(false, Ordering::SeqCst) {
+            return false;
+        }
+        let life = self.life.load(Ordering::SeqCst);
+        while let Some((of, key)) = self.wakes.pop() {
+            if of == life {
+                wake(key);
+            }
+        }
+        true
+    }
+
+    /// The number of the shard's life, odd while it runs.
+    pub(super) fn life(&self) -> u64 {
+        self.life.load(Ordering::SeqCst)
+    }
+
+    fn unpark_from_outside(&self) {
+        fence(Ordering::SeqCst);
+        if self.parked.load(Ordering::SeqCst) && self.parked.swap(false, Ordering::SeqCst) {
+            self.ring_bell();
         }
     }
 
@@ -129,6 +169,7 @@ impl Inbox {
         for queue in &self.queues {
             while queue.pop().is_some() {}
         }
+        while self.wakes.pop().is_some() {}
     }
 
     /// Says that the shard is going to sleep; what comes from now on writes the eventfd.
@@ -212,9 +253,11 @@ impl ShardMesh {
         self.inboxes.of(self.shard).expect("checked when made")
     }
 
-    /// Whether somebody waits and there is something.
+    /// Whether there is something for somebody who waits.
     pub(super) fn has_work(&self) -> bool {
-        self.inbox().ready.load(Ordering::SeqCst) && self.receiver.borrow().is_some()
+        let inbox = self.inbox();
+        inbox.woken.load(Ordering::SeqCst)
+            || inbox.ready.load(Ordering::SeqCst) && self.receiver.borrow().is_some()
     }
 
     /// Wakes the receiver if there is something; whether it did.
@@ -309,5 +352,28 @@ mod tests {
         assert_eq!(bells(), 1);
         inbox.unpark();
         assert_eq!(bells(), 0);
+    }
+
+    #[test]
+    fn tasks_are_woken_in_their_own_life_only() {
+        let inboxes = Inboxes::new(1).unwrap();
+        let inbox = inboxes.of(ShardId(0)).unwrap();
+        let woken = || {
+            let mut keys = Vec::new();
+            inbox.take_wakes(|key| keys.push(key));
+            keys
+        };
+        inbox.begin();
+        let first = inbox.life();
+        inbox.wake(first, 3);
+        inbox.wake(first, 4);
+        assert_eq!((woken(), woken()), (vec![3, 4], vec![]));
+        inbox.end();
+        inbox.begin();
+        inbox.wake(first, 5);
+        // What a thread does that was held up between looking at the life and pushing.
+        inbox.wakes.push((first, 6));
+        inbox.wake(inbox.life(), 7);
+        assert_eq!(woken(), [7]);
     }
 }

@@ -5,7 +5,8 @@
 //! the path and the descriptor of an operation until its completion, whether or not anybody still
 //! waits for it; a future dropped early therefore frees nothing the kernel can still write to.
 //!
-//! At most [`Ring::ENTRIES`] operations are with the kernel at once; the rest wait here, in order.
+//! At most [`Ring::ENTRIES`] operations are with the kernel at once; the rest wait here, in order. Patient
+//! reads wait in a line of their own while [`Device`] says so.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,10 +16,12 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use io_uring::{IoUring, opcode, squeue, types};
 
+use super::device::Device;
 use crate::env::{BLOCK_BYTES, Buf, IO_BYTES_MAX, Sync};
 
 /// The ring of one shard.
@@ -32,6 +35,10 @@ struct Inner {
     free: Vec<usize>,
     /// Keys of operations not yet in the submission queue, oldest first.
     waiting: VecDeque<usize>,
+    /// The same of patient reads.
+    patient: VecDeque<usize>,
+    patient_in_flight: usize,
+    device: Arc<Device>,
     /// Operations the kernel has, or will get with the next submission.
     in_flight: usize,
     /// Wakers of the completions of one turn, kept for its capacity.
@@ -40,8 +47,17 @@ struct Inner {
 
 enum Slot {
     Free,
-    Running { entry: squeue::Entry, held: Held, waker: Option<Waker>, abandoned: bool },
+    Running { entry: squeue::Entry, kind: Kind, held: Held, waker: Option<Waker>, abandoned: bool },
     Done { result: i32, held: Held },
+}
+
+/// How an operation gets along with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A read that lets durable writes go first.
+    PatientRead,
+    DurableWrite,
+    Other,
 }
 
 /// What must outlive the operation.
@@ -61,7 +77,7 @@ impl Ring {
     ///
     /// # Errors
     /// What the kernel said: `EPERM` and `ENOSYS` where `io_uring` is forbidden or missing.
-    pub(super) fn new() -> io::Result<Rc<Self>> {
+    pub(super) fn new(device: &Arc<Device>) -> io::Result<Rc<Self>> {
         // Without these flags a completion interrupts the shard wherever it is; with them it waits
         // for the shard's next system call. Kernels before 6.0 do not know them all.
         let uring = IoUring::builder()
@@ -79,6 +95,9 @@ impl Ring {
                 operations: Vec::new(),
                 free: Vec::new(),
                 waiting: VecDeque::new(),
+                patient: VecDeque::new(),
+                patient_in_flight: 0,
+                device: Arc::clone(device),
                 in_flight: 0,
                 woken: Vec::new(),
             }),
@@ -107,13 +126,20 @@ impl Ring {
         }
     }
 
-    /// Reads into `buf` from byte `at`.
-    pub(super) fn read(self: &Rc<Self>, fd: &Rc<OwnedFd>, at: u64, buf: Buf) -> Operation {
+    /// Reads into `buf` from byte `at`; a patient read lets durable writes go first.
+    pub(super) fn read(
+        self: &Rc<Self>,
+        fd: &Rc<OwnedFd>,
+        at: u64,
+        buf: Buf,
+        patient: bool,
+    ) -> Operation {
         let mut buf = check(at, buf);
         let entry = opcode::Read::new(types::Fd(fd.as_raw_fd()), buf.as_mut_ptr(), length(&buf))
             .offset(at)
             .build();
-        self.queue(entry, Held { _fd: Some(Rc::clone(fd)), buf: Some(buf), _path: None })
+        let kind = if patient { Kind::PatientRead } else { Kind::Other };
+        self.queue(entry, kind, Held { _fd: Some(Rc::clone(fd)), buf: Some(buf), _path: None })
     }
 
     /// Writes `buf` at byte `at`.
@@ -125,34 +151,34 @@ impl Ring {
         sync: Sync,
     ) -> Operation {
         let buf = check(at, buf);
-        let flags = match sync {
-            Sync::No => 0,
-            Sync::Data => libc::RWF_DSYNC,
+        let (flags, kind) = match sync {
+            Sync::No => (0, Kind::Other),
+            Sync::Data => (libc::RWF_DSYNC, Kind::DurableWrite),
         };
         let entry = opcode::Write::new(types::Fd(fd.as_raw_fd()), buf.as_ptr(), length(&buf))
             .offset(at)
             .rw_flags(flags)
             .build();
-        self.queue(entry, Held { _fd: Some(Rc::clone(fd)), buf: Some(buf), _path: None })
+        self.queue(entry, kind, Held { _fd: Some(Rc::clone(fd)), buf: Some(buf), _path: None })
     }
 
     /// Makes the data and length of a file durable; with `metadata`, everything about it.
     pub(super) fn sync(self: &Rc<Self>, fd: &Rc<OwnedFd>, metadata: bool) -> Operation {
         let flags = if metadata { types::FsyncFlags::empty() } else { types::FsyncFlags::DATASYNC };
         let entry = opcode::Fsync::new(types::Fd(fd.as_raw_fd())).flags(flags).build();
-        self.queue(entry, Held { _fd: Some(Rc::clone(fd)), buf: None, _path: None })
+        self.queue(entry, Kind::Other, Held { _fd: Some(Rc::clone(fd)), buf: None, _path: None })
     }
 
     /// Reserves blocks for the first `len` bytes.
     pub(super) fn allocate(self: &Rc<Self>, fd: &Rc<OwnedFd>, len: u64) -> Operation {
         let entry = opcode::Fallocate::new(types::Fd(fd.as_raw_fd()), len).build();
-        self.queue(entry, Held { _fd: Some(Rc::clone(fd)), buf: None, _path: None })
+        self.queue(entry, Kind::Other, Held { _fd: Some(Rc::clone(fd)), buf: None, _path: None })
     }
 
     /// Removes the file at an absolute path.
     pub(super) fn unlink(self: &Rc<Self>, path: CString) -> Operation {
         let entry = opcode::UnlinkAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build();
-        self.queue(entry, Held { _fd: None, buf: None, _path: Some(path) })
+        self.queue(entry, Kind::Other, Held { _fd: None, buf: None, _path: Some(path) })
     }
 
     /// Hands queued operations to the kernel and takes completions; whether there was any of either.
@@ -171,7 +197,7 @@ impl Ring {
     /// Whether [`Ring::turn`] would do something now.
     pub(super) fn has_work(&self) -> bool {
         let mut inner = self.inner.borrow_mut();
-        if !inner.waiting.is_empty() && inner.in_flight < Self::ENTRIES as usize {
+        if inner.may_start() {
             return true;
         }
         inner.uring.submission().taskrun() || !inner.uring.completion().is_empty()
@@ -180,7 +206,7 @@ impl Ring {
     /// Whether the kernel works on something, or will.
     pub(super) fn is_busy(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.in_flight > 0 || !inner.waiting.is_empty()
+        inner.in_flight > 0 || !inner.waiting.is_empty() || !inner.patient.is_empty()
     }
 
     /// Blocks the thread until nothing is in flight any more: what files and buffers need before
@@ -214,15 +240,22 @@ impl Ring {
         queued > 0
     }
 
-    fn queue(self: &Rc<Self>, entry: squeue::Entry, held: Held) -> Operation {
+    fn queue(self: &Rc<Self>, entry: squeue::Entry, kind: Kind, held: Held) -> Operation {
         let mut inner = self.inner.borrow_mut();
         let key = inner.free.pop().unwrap_or_else(|| {
             inner.operations.push(Slot::Free);
             inner.operations.len() - 1
         });
         let entry = entry.user_data(key as u64);
-        inner.operations[key] = Slot::Running { entry, held, waker: None, abandoned: false };
-        inner.waiting.push_back(key);
+        inner.operations[key] = Slot::Running { entry, kind, held, waker: None, abandoned: false };
+        match kind {
+            Kind::PatientRead => inner.patient.push_back(key),
+            Kind::DurableWrite => {
+                inner.device.write_begins();
+                inner.waiting.push_back(key);
+            }
+            Kind::Other => inner.waiting.push_back(key),
+        }
         Operation { ring: Rc::clone(self), key: Some(key) }
     }
 }
@@ -235,20 +268,45 @@ impl Drop for Ring {
 }
 
 impl Inner {
+    /// Whether a waiting operation may go to the kernel now.
+    fn may_start(&self) -> bool {
+        self.in_flight < Ring::ENTRIES as usize
+            && (!self.waiting.is_empty() || self.patient_may_start())
+    }
+
+    fn patient_may_start(&self) -> bool {
+        !self.patient.is_empty() && self.device.read_may_begin(self.patient_in_flight)
+    }
+
+    /// The next operation for the kernel.
+    fn next(&mut self) -> Option<usize> {
+        if self.in_flight >= Ring::ENTRIES as usize {
+            return None;
+        }
+        if let Some(key) = self.waiting.pop_front() {
+            return Some(key);
+        }
+        if !self.patient_may_start() {
+            return None;
+        }
+        self.device.read_begins();
+        self.patient_in_flight += 1;
+        self.patient.pop_front()
+    }
+
     /// Moves waiting operations into the submission queue; returns how many are in it.
     fn fill(&mut self) -> usize {
-        let mut submission = self.uring.submission();
-        while self.in_flight < Ring::ENTRIES as usize && !submission.is_full() {
-            let Some(key) = self.waiting.pop_front() else { break };
+        while !self.uring.submission().is_full() {
+            let Some(key) = self.next() else { break };
             let Slot::Running { entry, .. } = &self.operations[key] else {
                 unreachable!("what waits has not run yet");
             };
             // SAFETY: the entry's buffer, path and descriptor are held by the slot until the
             // completion with its key is taken, and `drop` waits for that.
-            unsafe { submission.push(entry) }.expect("the queue was not full");
+            unsafe { self.uring.submission().push(entry) }.expect("the queue was not full");
             self.in_flight += 1;
         }
-        submission.len()
+        self.uring.submission().len()
     }
 
     /// Takes all completions; whether there was one.
@@ -259,9 +317,17 @@ impl Inner {
             self.in_flight -= 1;
             let key = usize::try_from(completion.user_data()).expect("keys are slab indices");
             let slot = std::mem::replace(&mut self.operations[key], Slot::Free);
-            let Slot::Running { held, waker, abandoned, .. } = slot else {
+            let Slot::Running { kind, held, waker, abandoned, .. } = slot else {
                 unreachable!("an operation completes once");
             };
+            match kind {
+                Kind::PatientRead => {
+                    self.patient_in_flight -= 1;
+                    self.device.read_ends();
+                }
+                Kind::DurableWrite => self.device.write_ends(),
+                Kind::Other => {}
+            }
             if abandoned {
                 self.free.push(key);
             } else {
@@ -355,4 +421,70 @@ fn check(at: u64, buf: Buf) -> Buf {
 
 fn length(buf: &Buf) -> u32 {
     u32::try_from(buf.len()).expect("below IO_BYTES_MAX")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::device::BESIDE_WRITES;
+    use super::*;
+
+    const BLOCKS: usize = 100;
+
+    fn file() -> Rc<OwnedFd> {
+        let path = std::env::temp_dir().join(format!("tidemill-ring-{}", std::process::id()));
+        fs::write(&path, vec![7; BLOCKS * BLOCK_BYTES]).unwrap();
+        let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+        fs::remove_file(path).unwrap();
+        Rc::new(file.into())
+    }
+
+    fn is_done(operation: &mut Operation) -> bool {
+        Pin::new(operation).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn patient_reads_let_durable_writes_and_other_reads_go_first_and_all_end() {
+        let ring = Ring::new(&Arc::new(Device::new())).unwrap();
+        let fd = file();
+        let read = |block: usize, patient| {
+            ring.read(&fd, (block * BLOCK_BYTES) as u64, Buf::zeroed(BLOCK_BYTES), patient)
+        };
+        let mut patient: VecDeque<_> = (0..BLOCKS).map(|block| read(block, true)).collect();
+        let mut write = ring.write(&fd, 0, Buf::zeroed(BLOCK_BYTES), Sync::Data);
+        let mut urgent = read(1, false);
+        ring.submit(0);
+        assert_eq!(ring.inner.borrow().patient_in_flight, BESIDE_WRITES);
+        assert_eq!(ring.inner.borrow().in_flight, BESIDE_WRITES + 2);
+        assert_eq!(ring.inner.borrow().patient.len(), BLOCKS - BESIDE_WRITES);
+        let (mut written, mut urgent_read) = (false, false);
+        while let Some(first) = patient.front_mut() {
+            // They start in order; those that are with the kernel end in any.
+            if is_done(first) {
+                patient.pop_front();
+                continue;
+            }
+            assert!(ring.inner.borrow().patient_in_flight <= BESIDE_WRITES || written);
+            ring.submit(1);
+            ring.turn();
+            written = written || is_done(&mut write);
+            urgent_read = urgent_read || is_done(&mut urgent);
+        }
+        assert!(written && urgent_read, "they were queued last and ended before the others");
+        assert!(!ring.is_busy());
+    }
+
+    #[test]
+    fn reads_that_wait_when_a_ring_ends_are_done_too() {
+        let ring = Ring::new(&Arc::new(Device::new())).unwrap();
+        let fd = file();
+        let write = ring.write(&fd, 0, Buf::zeroed(BLOCK_BYTES), Sync::Data);
+        let reads: Vec<_> =
+            (0..BLOCKS).map(|_| ring.read(&fd, 0, Buf::zeroed(BLOCK_BYTES), true)).collect();
+        drop((write, reads));
+        ring.drain();
+        assert!(!ring.is_busy());
+        assert_eq!(ring.inner.borrow().patient_in_flight, 0);
+    }
 }

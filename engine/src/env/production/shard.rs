@@ -6,8 +6,8 @@
 //! shard's eventfd is written by the ring, by another shard or by a client, or until somebody's sleep
 //! ends. Whatever task runs meanwhile, woken from outside, unparks it.
 //!
-//! A task that awaits something which another *thread* resolves is woken at glommio's next round: at
-//! once if the shard sleeps, within [`ROUND`] if it is busy. What is urgent comes by the mesh.
+//! A task that awaits something which another *thread* resolves is woken by the poller too, at its next
+//! turn; see [`wake`](super::wake).
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -25,10 +25,12 @@ use glommio::io::{PollState, PollableFd};
 use glommio::timer::Timer;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 
+use super::device::Device;
 use super::disk::DirectDisk;
 use super::mesh::{Inboxes, ShardMesh};
 use super::ring::Ring;
 use super::sleepers::Sleepers;
+use super::wake::Wakers;
 use super::watchdog::{SLOW_POLL, SlowPoll, Watchdog};
 use crate::env::{Class, Clock, Env, LocalFuture, ShardMain, Spawner};
 use crate::types::{ShardId, Time, WallTime};
@@ -43,6 +45,7 @@ pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) inboxes: Arc<Inboxes>,
     pub(super) watchdog: Arc<Watchdog>,
+    pub(super) device: Arc<Device>,
 }
 
 /// Runs a shard on this thread until `main` ends; calls `started` once it is known to run.
@@ -59,13 +62,14 @@ pub(super) fn run(plan: Plan, main: ShardMain, started: impl FnOnce()) -> io::Re
         .preempt_timer(ROUND)
         .make()
         .map_err(|error| io::Error::other(format!("glommio cannot start an executor: {error}")))?;
-    let ring = Ring::new()?;
+    let ring = Ring::new(&plan.device)?;
     let mesh = ShardMesh::new(plan.shard, Arc::clone(&plan.inboxes));
     ring.register_eventfd(mesh.inbox().eventfd())?;
     executor.run(async move {
         let listening = Listening::begin(&mesh);
         started();
-        let tasks = Rc::new(Tasks::new(plan.shard, Arc::clone(&plan.watchdog)));
+        let wakers = Wakers::begin(&plan.inboxes, plan.shard);
+        let tasks = Rc::new(Tasks::new(plan.shard, Arc::clone(&plan.watchdog), wakers));
         let sleepers = Rc::new(Sleepers::default());
         let poller = Poller::new(&ring, &mesh, &sleepers, &tasks, plan.spin);
         tasks.spawn(Class::Core, POLLER, Box::pin(poller.run()));
@@ -74,7 +78,7 @@ pub(super) fn run(plan: Plan, main: ShardMain, started: impl FnOnce()) -> io::Re
         }
         let env = Env::new(
             plan.shard,
-            Rc::new(DirectDisk::new(plan.root.clone(), Rc::clone(&ring))),
+            Rc::new(DirectDisk::new(plan.root.clone(), Rc::clone(&ring), Rc::clone(&tasks.class))),
             Rc::new(SystemClock { started_at: plan.started_at, sleepers }),
             Rc::new(Rc::clone(&tasks)),
             Rc::clone(&mesh) as Rc<dyn crate::env::Mesh>,
@@ -124,6 +128,9 @@ const ROUND: Duration = Duration::from_millis(10);
 /// cost it about a thousandth of a core.
 const HEARTBEATS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(330)];
 
+/// The key of the shard's first future.
+const MAIN: usize = 0;
+
 /// Names of the tasks that are no work.
 const POLLER: &str = "poller";
 const HEARTBEAT: &str = "heartbeat";
@@ -140,7 +147,10 @@ async fn heartbeat(tasks: Rc<Tasks>, every: Duration) {
 struct Tasks {
     shard: ShardId,
     watchdog: Arc<Watchdog>,
+    wakers: Rc<Wakers>,
     queues: [TaskQueueHandle; 4],
+    /// Of the task that runs.
+    class: Rc<Cell<Class>>,
     futures: RefCell<Futures>,
     /// Polls of tasks that are work: how the poller sees whether anybody had some.
     polls: Cell<u64>,
@@ -154,10 +164,9 @@ struct Tasks {
     parked: RefCell<Option<Waker>>,
     /// A task panicked: the shard must end.
     failed: Cell<bool>,
-    main: RefCell<Option<Waker>>,
 }
 
-#[derive(Default)]
+/// By key.
 struct Futures {
     slots: Vec<Option<LocalFuture<'static, ()>>>,
     free: Vec<usize>,
@@ -165,7 +174,7 @@ struct Futures {
 }
 
 impl Tasks {
-    fn new(shard: ShardId, watchdog: Arc<Watchdog>) -> Self {
+    fn new(shard: ShardId, watchdog: Arc<Watchdog>, wakers: Rc<Wakers>) -> Self {
         let queue = |shares, latency, name| {
             glommio::executor().create_task_queue(Shares::Static(shares), latency, name)
         };
@@ -178,27 +187,29 @@ impl Tasks {
         Self {
             shard,
             watchdog,
+            wakers,
             queues,
-            futures: RefCell::default(),
+            class: Rc::new(Cell::new(Class::Core)),
+            futures: RefCell::new(Futures { slots: vec![None], free: Vec::new(), closed: false }),
             polls: Cell::new(0),
             turn_at: Cell::new(now()),
             preemptions: Cell::new((now(), preemptions())),
             given_away: Cell::default(),
             parked: RefCell::default(),
             failed: Cell::new(false),
-            main: RefCell::default(),
         }
     }
 
     /// Runs the first future until it ends or any task panics.
     async fn run_main(self: &Rc<Self>, main: ShardMain, env: Env) {
         let Ok(mut future) = catch_unwind(AssertUnwindSafe(|| main(env))) else { return };
+        let waker = self.wakers.waker(MAIN);
         poll_fn(|context| {
+            self.wakers.register(MAIN, context.waker());
             if self.failed.get() {
                 return Poll::Ready(());
             }
-            *self.main.borrow_mut() = Some(context.waker().clone());
-            match self.poll("main", &mut future, context) {
+            match self.poll("main", &mut future, &mut Context::from_waker(&waker)) {
                 Some(poll) => poll,
                 None => Poll::Ready(()),
             }
@@ -263,14 +274,12 @@ impl Tasks {
             drop(dropped);
             key += 1;
         }
-        drop(self.main.take());
+        self.wakers.end();
     }
 
     fn fail(&self) {
         self.failed.set(true);
-        if let Some(main) = self.main.take() {
-            main.wake();
-        }
+        self.wakers.wake(MAIN);
     }
 }
 
@@ -288,10 +297,16 @@ impl Spawner for Rc<Tasks> {
         });
         futures.slots[key] = Some(future);
         drop(futures);
-        let task = TaskFuture { tasks: Rc::clone(self), key, name };
+        let waker = self.wakers.waker(key);
+        let task =
+            TaskFuture { tasks: Rc::clone(self), key, class, name, waker, is_registered: false };
         let queue = self.queues[class as usize];
         let task = glommio::spawn_local_into(task, queue).expect("the queues live with the shard");
         drop(task.detach());
+    }
+
+    fn class(&self) -> Class {
+        self.class.get()
     }
 
     fn yield_now(&self) -> LocalFuture<'static, ()> {
@@ -307,16 +322,27 @@ impl Spawner for Rc<Tasks> {
 struct TaskFuture {
     tasks: Rc<Tasks>,
     key: usize,
+    class: Class,
     name: &'static str,
+    waker: Waker,
+    /// [`Wakers`] knows glommio's waker.
+    is_registered: bool,
 }
 
 impl Future for TaskFuture {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if !self.is_registered {
+            self.is_registered = true;
+            self.tasks.wakers.register(self.key, context.waker());
+        }
         let future = self.tasks.futures.borrow_mut().slots[self.key].take();
         let Some(mut future) = future else { return Poll::Ready(()) };
+        self.tasks.class.set(self.class);
+        let context = &mut Context::from_waker(&self.waker);
         let poll = self.tasks.poll(self.name, &mut future, context);
+        self.tasks.class.set(Class::Core);
         if poll.is_none() {
             self.tasks.fail();
         }
@@ -327,6 +353,7 @@ impl Future for TaskFuture {
         }
         futures.free.push(self.key);
         drop(futures);
+        self.tasks.wakers.forget(self.key);
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(future)));
         if dropped.is_err() {
             self.tasks.fail();
@@ -391,7 +418,7 @@ impl Poller {
             self.tasks.turn();
             let completed = self.ring.turn();
             let received = self.mesh.turn();
-            let woke = self.sleepers.turn();
+            let woke = self.sleepers.turn() | self.tasks.wakers.turn();
             let polls = self.tasks.polls.get();
             let others_ran = polls > polls_seen;
             polls_seen = polls;

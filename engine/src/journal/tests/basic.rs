@@ -102,3 +102,41 @@ fn groups_larger_than_a_file_are_read_back_at_default_sizes() {
     let small = pattern[..99].to_vec();
     assert!(found == [(0, 1, b"small".to_vec()), (0, 2, pattern), (1, 1, small)]);
 }
+
+#[test]
+fn a_held_group_is_not_proved_before_it_is_released() {
+    for release in [false, true] {
+        let disk = MemoryDisk::new();
+        let memo = Memo::new();
+        let kept = Rc::clone(&memo);
+        run(&disk, |env| async move {
+            let journal = Journal::create(&env, options(1), kept).await.unwrap();
+            journal.append(&[entry(0, 1, b"before")]).unwrap();
+            let held = journal.append(&[entry(0, 2, &[2; 20_000])]).unwrap();
+            journal.hold(held);
+            // Holding back the proof holds nobody up.
+            journal.wait(held).await.unwrap();
+            for index in 3..6 {
+                let ticket = journal.append(&[entry(0, index, b"after")]).unwrap();
+                journal.wait(ticket).await.unwrap();
+            }
+            if release {
+                journal.release(held);
+            }
+            let writes = journal.counts().writes;
+            env.sleep(2 * options(1).seal_idle_after).await;
+            // One closing frame at most, however long it stays held.
+            env.sleep(20 * options(1).seal_idle_after).await;
+            assert!(journal.counts().writes <= writes + 1, "{:?}", journal.counts());
+        });
+        run(&disk, move |env| async move {
+            let (groups, recovered) = recover(&env, &memo, 2, None).await.unwrap();
+            assert_eq!(groups.len(), 5);
+            let proved = recovered.proved_below();
+            assert!(groups[0].sequence < groups[1].sequence, "it is longer than a frame");
+            assert!(groups[0].sequence < proved, "what came before it is proved all the same");
+            assert_eq!(groups[1].sequence < proved, release);
+            assert_eq!(groups[4].sequence < proved, release);
+        });
+    }
+}

@@ -6,7 +6,7 @@ use tidemill_replication::two_phase::{
     AttemptId, Coordinator, Decision, Record, Source, SourceOffset, coordinator, participant,
 };
 
-use super::{Durable, Topology};
+use super::{Durable, Running, Topology};
 use crate::env::Class;
 use crate::error::{Error, Result};
 use crate::journal::Kind;
@@ -144,10 +144,11 @@ impl Shard {
         self.counters.borrow_mut().aborts += 1;
         if let Some(running) = topology.running.borrow_mut().remove(&attempt) {
             running.failed.set(true);
-            running.away.borrow_mut().clear();
             for work in running.works.borrow().values() {
                 work.queue.borrow_mut().clear();
             }
+            self.wake_events();
+            running.hops.clear();
         }
         let above = topology.running.borrow().keys().any(|it| it.id > attempt.id);
         let prepared_above = aborted.iter().any(|id| {
@@ -176,6 +177,8 @@ impl Shard {
         id: MicrobatchId,
         offsets: &[SourceOffset],
     ) {
+        // First, so that a shard that is opened now shows no less.
+        topology.module.note_visible(topology.place, id);
         for partition in self.partitions.values() {
             partition.show_through(topology.id, id);
         }
@@ -283,11 +286,14 @@ impl Shard {
     pub(in crate::shard) fn describe(&self) -> String {
         let topologies = self.topologies.borrow();
         let lines = topologies.values().map(|topology| {
+            let running = topology.running.borrow();
+            let spilled = |it: &Rc<Running>| it.hops.spilled_bytes();
+            let running: Vec<_> = running.iter().map(|(key, it)| (key, spilled(it))).collect();
             format!(
-                "{}: {:?}\nrunning {:?}, held {:?}\n{:?}\n{:?}\n",
+                "{}: {:?}\nrunning, with bytes spilled: {:?}\nheld {:?}\n{:?}\n{:?}\n",
                 topology.definition().name,
                 self.peers,
-                topology.running.borrow().keys(),
+                running,
                 topology.held.borrow(),
                 topology.participant.borrow(),
                 topology.coordinator.borrow(),

@@ -7,13 +7,25 @@ use tidemill_replication::two_phase::{
     AttemptId, Exclusion, Failure, FailureKind, SourceOffset, SourceRange, participant,
 };
 
-use super::{EXCLUDED_MAX, ROWS_MAX, Running, Topology, Work};
+use super::{EXCLUDED_MAX, Queued, ROWS_MAX, Running, Topology, Work};
 use crate::env::Class;
 use crate::node::MICROBATCH_BYTES_LIMIT;
 use crate::shard::Shard;
 use crate::shard::message::RowBatch;
 use crate::topology::{NodeIndex, Rows};
 use crate::types::{PartitionId, ShardId, WallTime};
+
+impl Queued {
+    /// Whether `more` can join these.
+    fn takes(&self, more: &Self) -> bool {
+        self.node == more.node && self.rows.count() + more.rows.count() <= ROWS_MAX
+    }
+
+    fn join(&mut self, more: Self) {
+        self.rows.append(more.rows);
+        self.owed.extend(more.owed);
+    }
+}
 
 impl Shard {
     /// Rows came from another shard.
@@ -29,7 +41,7 @@ impl Shard {
         let running = topology.running.borrow().get(&attempt).cloned();
         match (admission, running) {
             (participant::Admission::Run, Some(running)) => {
-                self.run_batch(&topology, &running, batch);
+                self.run_batch(&topology, &running, sender, batch);
             }
             // Without the attempt: the participant has begun it, but an earlier effect of the same step
             // is still being performed.
@@ -47,11 +59,22 @@ impl Shard {
         }
     }
 
-    fn run_batch(self: &Rc<Self>, topology: &Rc<Topology>, running: &Rc<Running>, batch: RowBatch) {
+    fn run_batch(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        sender: ShardId,
+        batch: RowBatch,
+    ) {
         let attempt = running.attempt;
         self.participate(topology, participant::Input::BatchReceived { attempt, count: 1 });
         for (partition, node, rows) in batch.parts {
-            self.queue_rows(topology, running, partition, node, rows);
+            self.queue_rows(
+                topology,
+                running,
+                partition,
+                Queued { owed: vec![(sender, rows.bytes() as u64)], node, rows },
+            );
         }
         self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
     }
@@ -77,9 +100,8 @@ impl Shard {
         }
     }
 
-    /// Queues rows on a partition of this shard. They join what waits there at last, if the same node
-    /// takes it: an event over many rows costs little more than one over few.
-    pub(in crate::shard) fn queue_rows(
+    /// Queues rows that come from this shard.
+    pub(in crate::shard) fn queue_own_rows(
         self: &Rc<Self>,
         topology: &Rc<Topology>,
         running: &Rc<Running>,
@@ -87,21 +109,33 @@ impl Shard {
         node: NodeIndex,
         rows: Rows,
     ) {
+        self.queue_rows(topology, running, partition, Queued { node, rows, owed: Vec::new() });
+    }
+
+    /// Queues one batch on a partition of this shard. It joins what waits there at last, if the same node
+    /// takes that: an event over many rows costs little more than one over few.
+    fn queue_rows(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        partition: PartitionId,
+        queued: Queued,
+    ) {
         if running.failed.get() {
             return;
         }
         let work = running.work(&self.partitions[&partition]);
-        let bytes = rows.bytes() as u64;
+        let bytes = queued.rows.bytes() as u64;
         let joined = match work.queue.borrow_mut().back_mut() {
-            Some((last, before)) if *last == node && before.count() + rows.count() <= ROWS_MAX => {
-                before.append(rows);
+            Some(last) if last.takes(&queued) => {
+                last.join(queued);
                 None
             }
-            _ => Some(rows),
+            _ => Some(queued),
         };
-        if let Some(rows) = joined {
+        if let Some(queued) = joined {
             self.begin_piece(topology, running);
-            work.queue.borrow_mut().push_back((node, rows));
+            work.queue.borrow_mut().push_back(queued);
             if !work.busy.replace(true) {
                 self.make_ready(topology, running, work);
             }
@@ -122,7 +156,12 @@ impl Shard {
     }
 
     /// Notes what an attempt holds here. Too much fails it: neither the memory nor a prepare has room.
-    fn count_bytes(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running, bytes: u64) {
+    pub(super) fn count_bytes(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Running,
+        bytes: u64,
+    ) {
         running.bytes.set(bytes);
         let bytes_max = self.setup.options.microbatch_bytes_max.min(MICROBATCH_BYTES_LIMIT);
         if bytes > bytes_max && !running.failed.replace(true) {
@@ -170,7 +209,7 @@ impl Shard {
         work: Rc<Work>,
     ) -> bool {
         let next = work.queue.borrow_mut().pop_front();
-        let Some((node, rows)) = next else {
+        let Some(Queued { node, rows, owed }) = next else {
             // It was dropped with its attempt.
             work.busy.set(false);
             return true;
@@ -180,8 +219,12 @@ impl Shard {
                 (Rc::clone(self), Rc::clone(topology), Rc::clone(running), Rc::clone(&work));
             async move {
                 let queued = rows.bytes() as u64;
+                shard.room_for_events(&running.failed).await;
                 shard.run_event(&topology, &running, &work, node, rows).await;
                 shard.wrote(&topology, &running, &work, queued);
+                for (sender, bytes) in owed {
+                    shard.give_back(&topology, &running, sender, bytes);
+                }
             }
         });
         // Whatever it waits for meets the task's waker when that polls it again.

@@ -40,6 +40,14 @@ pub(in super::super) fn judge(
     }
 }
 
+/// Judges what an opening says that a crash left behind. Returns whether stored data is damaged, as
+/// [`judge`] does: a bulk append whose bytes went bad before anything proved them durable is reported as
+/// torn, and is gone.
+pub(in super::super) fn torn(disk: &DiskHandle, torn: &[String]) -> bool {
+    let damage = disk.damage();
+    torn.iter().any(|text| damage.iter().any(|it| text.starts_with(&format!("{} at", it.path))))
+}
+
 fn damaged(disk: &DiskHandle, what: &str, text: &str) -> Result<(), Failure> {
     let damage = disk.damage();
     check(NAME, !damage.is_empty(), || format!("{what}: {text}; but nothing was damaged"))

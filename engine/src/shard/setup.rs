@@ -1,0 +1,192 @@
+//! What all shards of a node know, and the node with them: its shape, which shards run, what is launched.
+//! Little of it changes, and rarely.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::keeper::Keeper;
+use crate::error::{Error, Result};
+use crate::node::{Installed, Options};
+use crate::types::{MicrobatchId, PartitionId, Run, ShardId, TopologyId};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) shards: u16,
+    pub(crate) partitions: u32,
+    pub(crate) data_id: u128,
+    pub(crate) options: Options,
+    pub(crate) keeper: Keeper,
+    states: Vec<RwLock<State>>,
+    /// The run of the last life of each shard that has opened and has all modules.
+    runs: Vec<AtomicU64>,
+    /// Every module that was given numbers in this process, in that order: a shard that starts installs
+    /// all of them by itself.
+    modules: RwLock<Vec<Arc<Installed>>>,
+    closed: AtomicBool,
+}
+
+/// Whether a shard runs.
+#[derive(Clone, Debug)]
+enum State {
+    Running,
+    /// Why it does not.
+    Stopped(String),
+    /// It has stopped for this reason, and somebody is about to start it again.
+    Claimed(String),
+}
+
+/// The right to start a shard again; given back when dropped.
+pub(crate) struct Claim<'s> {
+    setup: &'s Setup,
+    shard: ShardId,
+}
+
+impl Setup {
+    /// Every shard counts as running, in its life `run`.
+    pub(crate) fn new(
+        options: Options,
+        (partitions, data_id): (u32, u128),
+        run: Run,
+        keeper: Keeper,
+    ) -> Self {
+        Self {
+            shards: options.shards,
+            partitions,
+            data_id,
+            states: (0..options.shards).map(|_| RwLock::new(State::Running)).collect(),
+            runs: (0..options.shards).map(|_| run.0.into()).collect(),
+            options,
+            keeper,
+            modules: RwLock::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// The shard that has a partition.
+    pub(crate) fn owner(&self, partition: PartitionId) -> ShardId {
+        let shard = partition.0 % u32::from(self.shards);
+        ShardId(u16::try_from(shard).expect("below the number of shards"))
+    }
+
+    // ---- which shards run
+
+    /// What a call meets whose shard does not answer.
+    pub(crate) fn stopped_error(&self, shard: ShardId) -> Error {
+        if self.is_closed() { Error::Closed } else { self.ended_error(shard) }
+    }
+
+    /// The same while the engine is being closed: what went wrong with that.
+    pub(crate) fn ended_error(&self, shard: ShardId) -> Error {
+        let cause = self.stopped_cause(shard);
+        let cause = cause.unwrap_or_else(|| "it ended before it answered".to_owned());
+        Error::ShardStopped { shard, cause }
+    }
+
+    /// Why a shard has stopped; `None` while it runs.
+    pub(crate) fn stopped_cause(&self, shard: ShardId) -> Option<String> {
+        match self.state(shard)? {
+            State::Running => None,
+            State::Stopped(cause) | State::Claimed(cause) => Some(cause),
+        }
+    }
+
+    fn state(&self, shard: ShardId) -> Option<State> {
+        let state = self.states.get(usize::from(shard.0))?;
+        Some(state.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Notes that a shard runs, or why it does not.
+    pub(crate) fn note_stopped(&self, shard: ShardId, cause: Option<String>) {
+        if let Some(state) = self.states.get(usize::from(shard.0)) {
+            *state.write().unwrap_or_else(PoisonError::into_inner) =
+                cause.map_or(State::Running, State::Stopped);
+        }
+    }
+
+    /// The right to start a shard that has stopped; one at a time has it.
+    ///
+    /// # Errors
+    /// `Invalid` if it runs, or somebody else is starting it; `Closed`.
+    pub(crate) fn claim(&self, shard: ShardId) -> Result<Claim<'_>> {
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        let state = self.states.get(usize::from(shard.0)).ok_or_else(|| Error::Invalid {
+            what: format!("there is no shard {shard}: they are 0..{}", self.shards),
+        })?;
+        let mut state = state.write().unwrap_or_else(PoisonError::into_inner);
+        match &*state {
+            State::Running => Err(Error::Invalid { what: format!("shard {shard} is running") }),
+            State::Claimed(_) => {
+                Err(Error::Invalid { what: format!("shard {shard} is being reopened already") })
+            }
+            State::Stopped(cause) => {
+                *state = State::Claimed(cause.clone());
+                Ok(Claim { setup: self, shard })
+            }
+        }
+    }
+
+    /// The run of the last life of a shard that has opened.
+    pub(crate) fn run(&self, shard: ShardId) -> Run {
+        let run = self.runs.get(usize::from(shard.0));
+        Run(run.map(|run| run.load(Ordering::SeqCst)).unwrap_or_default())
+    }
+
+    /// Notes the run of a shard that has opened.
+    pub(crate) fn note_run(&self, shard: ShardId, run: Run) {
+        if let Some(known) = self.runs.get(usize::from(shard.0)) {
+            known.store(run.0, Ordering::SeqCst);
+        }
+    }
+
+    /// Nothing is accepted any more.
+    pub(crate) fn note_closed(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    // ---- what is launched
+
+    /// Every module that was given numbers in this process.
+    pub(crate) fn modules(&self) -> Vec<Arc<Installed>> {
+        self.modules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The module of this name, if it was given numbers.
+    pub(crate) fn module(&self, name: &str) -> Option<Arc<Installed>> {
+        self.modules().into_iter().find(|module| module.definition.name == name)
+    }
+
+    /// Adds a module; the one that is there already under its name, if there is one.
+    pub(crate) fn add_module(&self, module: Arc<Installed>) -> Arc<Installed> {
+        let mut modules = self.modules.write().unwrap_or_else(PoisonError::into_inner);
+        let name = &module.definition.name;
+        if let Some(known) = modules.iter().find(|known| known.definition.name == *name) {
+            return Arc::clone(known);
+        }
+        modules.push(Arc::clone(&module));
+        module
+    }
+
+    /// How far each topology is visible, if its module's readers may have seen it.
+    pub(crate) fn visible(&self) -> BTreeMap<TopologyId, MicrobatchId> {
+        let modules = self.modules();
+        modules.iter().filter(|module| module.has_readers()).flat_map(|it| it.visible()).collect()
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let Some(state) = self.setup.states.get(usize::from(self.shard.0)) else { return };
+        let mut state = state.write().unwrap_or_else(PoisonError::into_inner);
+        if let State::Claimed(cause) = &*state {
+            *state = State::Stopped(cause.clone());
+        }
+    }
+}
