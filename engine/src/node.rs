@@ -314,18 +314,23 @@ impl Node {
     pub(crate) async fn reopen(&self, shard: ShardId) -> Result<()> {
         let claim = self.setup.claim(shard)?;
         self.platform.ended(shard).await;
+        // From here on it is the new life that says how it is: it may end, and be claimed by somebody else,
+        // before this goes on.
+        std::mem::forget(claim);
         let ready = self.start(shard, Life::Next)?;
-        // From here on it is the shard that says how it is.
-        drop(claim);
+        if self.setup.is_closed() {
+            // Whoever closes may have told it to end before there was anybody to hear it.
+            self.tell(shard, Message::End);
+        }
         self.answered(shard, ready).await.map(|_| ())
     }
 
     /// Folds everything, records the ends of the journals, and ends all shards.
     pub(crate) async fn close(&self) -> Result<()> {
         self.setup.note_closed();
-        let answers = self.shards().map(async |shard| {
+        let answers = self.shards().map(|shard| {
             let answer = self.post(shard, |reply| Message::Close { reply });
-            answer.await.unwrap_or_else(|_| Err(self.setup.ended_error(shard)))
+            self.closing(shard, answer)
         });
         let mut ended: Vec<_> = self.shards().map(|shard| self.platform.ended(shard)).collect();
         // Each shard waits for microbatches that others take part in, so the first one that is gone ends the
@@ -341,12 +346,17 @@ impl Node {
         let clean = match closed {
             Ok(closed) => {
                 let clean = |reply| Message::Keeper(KeeperRequest::Clean { closed, reply });
-                self.ask(BOOT, clean).await
+                self.closing(BOOT, self.post(BOOT, clean)).await
             }
             Err(error) => Err(error),
         };
         self.end_all().await;
         clean
+    }
+
+    /// What a shard answers to a step of closing, or what went wrong with that.
+    async fn closing<T>(&self, shard: ShardId, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
+        answer.await.unwrap_or_else(|_| Err(self.setup.ended_error(shard)))
     }
 
     /// Ends every shard as it is.

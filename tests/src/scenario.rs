@@ -22,6 +22,7 @@ use crate::world::{Finished, Options, World};
 mod depot;
 mod engine;
 mod journal;
+mod mishaps;
 mod pstate;
 
 /// What is done in a world, and how it is judged.

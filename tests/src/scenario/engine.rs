@@ -7,6 +7,7 @@
 //! seed must contain is checked too, so that a seed which tests little is a failure.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use tidemill::env::LocalFuture;
@@ -56,6 +57,8 @@ struct Shared {
     history: RefCell<History>,
     outcome: RefCell<Outcome>,
     failure: RefCell<Option<Failure>>,
+    /// The call that each client waits for.
+    calls: RefCell<BTreeMap<u128, &'static str>>,
     /// How many shards opened the directory last, and at most.
     shards_last: Cell<Option<u16>>,
     shards_max: Cell<u16>,
@@ -106,6 +109,7 @@ async fn run(world: World) -> Result<Outcome, Failure> {
         history: RefCell::default(),
         outcome: RefCell::default(),
         failure: RefCell::default(),
+        calls: RefCell::default(),
         shards_last: Cell::new(None),
         shards_max: Cell::new(0),
         closed: Cell::new(false),

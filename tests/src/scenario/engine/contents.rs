@@ -46,6 +46,7 @@ pub(super) fn troubled_enough(world: &World, shared: &Shared, lives: u64) -> Res
 pub(super) fn worked_enough(shared: &Shared, rounds: u64) -> Result<bool, Failure> {
     note_reuse(shared);
     let enough = FOLDS_MIN <= rounds
+        && APPENDS_MIN <= shared.counted("acknowledged")
         && MICROBATCHES_MIN <= shared.history.borrow().microbatches()
         && 0 < shared.counted(REUSED);
     check(NAME, enough || rounds < ROUNDS_MAX, || {
@@ -59,7 +60,7 @@ pub(super) fn judge(world: &World, shared: &Shared, folds_least: u64) -> Result<
     let deals = u64::from(shared.shape.deals);
     let contained = [
         ("shards", u64::from(shared.shards_max.get()), u64::from(SHARDS_MIN)),
-        ("appends", shared.counted("appends"), APPENDS_MIN),
+        ("acknowledged appends", shared.counted("acknowledged"), APPENDS_MIN),
         ("microbatches", shared.history.borrow().microbatches(), MICROBATCHES_MIN),
         ("crashes", shared.node.crashes(), CRASHES_MIN),
         ("I/O faults", world.counts().io_faults(), IO_FAULTS_MIN),

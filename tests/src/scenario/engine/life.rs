@@ -60,6 +60,7 @@ pub(super) async fn troubled(
         // Hardly any room while it opens, which matters where files are made or partitions folded.
         let rest = world.random().below(4 << 20);
         node.disk().set_quota(Some(node.disk().used_bytes() + rest));
+        world.spawn("room", trouble::make_room(world.clone(), node.clone(), Rc::clone(&alive)));
     }
     let lived = live(world, shared, shards, &alive).await;
     alive.set(false);
@@ -115,8 +116,7 @@ async fn live(
         shared.count("launched in trouble", 1);
         start_trouble(world, shared, &opened, shards, alive);
     }
-    // A process that has crashed launches nothing.
-    let again = || early && shared.node.crashes() == crashes;
+    let again = early.then_some(crashes);
     let Some(bank) = launch(world, shared, &opened, again).await? else { return Ok(Left::Open) };
     let closed = shared.closed.replace(false);
     if explained::torn(&shared.node.disk(), &opened.recovery().torn, closed)? {
@@ -135,12 +135,13 @@ async fn live(
     Ok(Left::Open)
 }
 
-/// Launches the bank; again and again, if shards are down that somebody reopens.
+/// Launches the bank; again and again, if shards are down that somebody reopens, until the process crashes,
+/// which had crashed so often when it was opened.
 async fn launch(
     world: &World,
     shared: &Rc<Shared>,
     engine: &Engine,
-    again: impl Fn() -> bool,
+    again: Option<u64>,
 ) -> Result<Option<Launched<Bank>>, Failure> {
     for _ in 0..LAUNCHES_MAX {
         let launched = world.timeout(LIFE_MAX, engine.launch("bank", module::bank)).await;
@@ -151,7 +152,7 @@ async fn launch(
             Ok(bank) => return Ok(Some(bank)),
             Err(error) => shared.tolerate(world, "launching", &error)?,
         }
-        if !again() {
+        if again != Some(shared.node.crashes()) {
             return Ok(None);
         }
         shared.count("repeated launches", 1);
@@ -255,7 +256,10 @@ pub(super) async fn work(
         // What a shard that stays down owes is not answered before the engine ends.
         return Ok(());
     }
-    check("answers", done.is_some(), || format!("a call was not answered within {LIFE_MAX:?}"))
+    check("answers", done.is_some(), || {
+        let calls = shared.calls.borrow();
+        format!("calls were not answered within {LIFE_MAX:?}: {calls:?}")
+    })
 }
 
 /// What was there before must be there; nobody else reads meanwhile.
