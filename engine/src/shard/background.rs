@@ -86,6 +86,8 @@ impl Shard {
                         shard.counters.borrow_mut().copied_bytes += bytes;
                         reached(State::PrepareCopied);
                     }
+                    // A clean end, which needs no copies any more.
+                    Err(crate::journal::Error::Closed) => return,
                     Err(error) => return shard.fail(&error),
                 }
             }
@@ -97,6 +99,16 @@ impl Shard {
     fn fold_due(&self) -> Option<PartitionId> {
         let options = &self.setup.options;
         let dirty = || self.partitions.values().filter(|it| !it.folding.get() && it.is_dirty());
+        let largest =
+            || dirty().max_by_key(|it| it.overlay_bytes()).filter(|it| it.overlay_bytes() > 0);
+        let overlays = self.foldable_bytes();
+        if overlays > self.overlay_bytes_max()
+            && let Some(largest) = largest()
+        {
+            // Appends and events wait for this, and a partition that holds the journal may be one that no
+            // fold helps.
+            return Some(largest.id);
+        }
         if self.journal.used_bytes() > options.journal_bytes_max / 2 {
             // The first retained file is what the journal waits for.
             let holders = self.journal.holders();
@@ -105,10 +117,10 @@ impl Shard {
                 return Some(held.id);
             }
         }
-        let overlays: u64 = self.partitions.values().map(|it| it.overlay_bytes()).sum();
         let share_max = options.journal_bytes_max / 2 / (self.partitions.len().max(1) as u64);
-        let largest = dirty().max_by_key(|it| it.overlay_bytes())?;
-        if overlays > self.overlay_bytes_max() / 2 && largest.overlay_bytes() > 0 {
+        if overlays > self.overlay_bytes_max() / 2
+            && let Some(largest) = largest()
+        {
             return Some(largest.id);
         }
         let heaviest = dirty().max_by_key(|it| self.journal.share(it.id))?;

@@ -129,7 +129,7 @@ impl Shard {
     }
 
     /// Bytes of memory that folds can give back.
-    fn foldable_bytes(&self) -> u64 {
+    pub(super) fn foldable_bytes(&self) -> u64 {
         self.partitions.values().map(|it| it.overlay_bytes()).sum()
     }
 

@@ -1,6 +1,6 @@
 //! From files to a running shard: what happens between `start` and the first message.
 //!
-//! 1. *Boot*, on shard 0 alone: `MANIFEST` is read or made, the run is raised durably, leftovers of
+//! 1. *Boot*, on shard 0 alone, once: `MANIFEST` is read or made, the run is raised durably, leftovers of
 //!    journals that nobody names are removed.
 //! 2. *Replay*, on every shard: the entries of its partitions are read from the journals that may hold
 //!    them and applied in order of their index over what the folds contain. A gap is damage.
