@@ -167,8 +167,8 @@ mod tests {
 
     #[test]
     fn every_range_is_read_right() {
-        let tail = tail_of(&[1, 300, 64, 65, 1]);
-        let end = 10 + 431;
+        let tail = tail_of(&[1, 300, 64, 1, 1, 2, 1, 1, 1, 3, 1, 1, 65, 1, 1, 1]);
+        let end = 10 + 445;
         for from in 10..end {
             for count in [1, 2, 63, 64, 200, 1000] {
                 let budget = Budget { records: count, bytes: usize::MAX, end: Offset(end) };
