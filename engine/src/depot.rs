@@ -163,7 +163,8 @@ pub struct Options {
     pub tail_bytes_max: usize,
     /// From this size on [`Log::append_bulk`] is cheaper than [`Log::append`].
     pub bulk_bytes_min: usize,
-    /// Clients whose appends are remembered.
+    /// Clients whose appends are remembered, in each partition: those that appended last. Fewer while
+    /// what is remembered in all depots takes more than its part of the memory budget.
     pub dedup_clients_max: usize,
     /// Appends remembered of each.
     pub dedup_sequences_max: usize,

@@ -143,7 +143,7 @@ impl Options {
             file_bytes: 16 << 20,
             bytes_max: 512 << 20,
             frame_bytes_max: 1 << 20,
-            group_bytes_max: 64 << 20,
+            group_bytes_max: GROUP_BYTES,
             queue_bytes_max: 16 << 20,
             in_flight_max: 4,
             seal_idle_after: Duration::from_millis(10),
@@ -167,6 +167,9 @@ impl Options {
         assert!(self.in_flight_max > 0);
     }
 }
+
+/// The default of [`Options::group_bytes_max`].
+pub(crate) const GROUP_BYTES: u32 = 64 << 20;
 
 /// Who asks for room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

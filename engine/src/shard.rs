@@ -41,6 +41,8 @@ mod read;
 pub(crate) mod recover;
 pub(crate) mod setup;
 mod tails;
+#[cfg(test)]
+mod tests;
 
 pub use event::DeadLetter;
 pub use message::{Acknowledge, Counters, Effects};
@@ -77,6 +79,8 @@ pub(crate) struct Shard {
     ending: RefCell<Option<Ending>>,
     ended: RefCell<Vec<std::task::Waker>>,
     closing: Cell<bool>,
+    /// Old entries are being copied to the end of the journal.
+    copying: Cell<bool>,
 }
 
 /// Why a shard ends.
@@ -156,6 +160,7 @@ impl Shard {
             ending: RefCell::default(),
             ended: RefCell::default(),
             closing: Cell::default(),
+            copying: Cell::default(),
         }
     }
 

@@ -423,6 +423,61 @@ fn a_microbatch_that_is_too_large_is_split_and_a_record_that_is_too_large_reject
     }
 }
 
+/// What the largest event below did before it was told to stop.
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
+static SENT: AtomicU64 = AtomicU64::new(0);
+
+struct Multiplied {
+    numbers: Depot<u64>,
+    last: PState<Map<u64, u64>>,
+}
+
+/// An odd number writes as many values of 10,000 bytes, an even one sends a thousand times as many rows.
+fn multiplied(m: &Module) -> Multiplied {
+    let numbers = m.depot::<u64>("numbers").hash_by(|number| number);
+    let t = m.microbatch(|| "multiplying");
+    let last = t.pstate::<Map<u64, u64>>("last");
+    let values = t.pstate::<Map<u64, Sub<Map<u64, String>>>>("values");
+    let sums = t.pstate::<Map<u64, u64>>("sums");
+    t.source(numbers).using((last, values)).for_each(async |at, (last, values), number| {
+        for nth in 0..number * (number % 2) {
+            at.put(values.key(number).key(nth), "v".repeat(10_000))?;
+            WRITTEN.fetch_max(nth + 1, Ordering::Relaxed);
+        }
+        Ok(at.put(last.key(number), number)?)
+    });
+    t.source(numbers)
+        .flat_map(|number| {
+            (0..(number + 1) % 2 * number * 1_000).map(|nth| {
+                SENT.fetch_max(nth + 1, Ordering::Relaxed);
+                nth % 100
+            })
+        })
+        .hash_by(|nth| nth)
+        .aggregate(sums, |sums, nth| sums.key(nth).add(Sum(1)));
+    Multiplied { numbers, last: last.reader() }
+}
+
+#[test]
+fn an_event_that_multiplies_what_it_was_given_is_stopped_half_way() {
+    let dir = directory("microbatch-multiplied");
+    let options = Options { microbatch_bytes_max: 4 << 20, ..options(2) };
+    let engine = block_on(Engine::open(&dir, options)).unwrap();
+    let module = block_on(engine.launch("multiplied", multiplied)).unwrap();
+    block_on(module.append_many(module.numbers, &[0, 1_000, 1_001])).unwrap();
+    let waiting = module.clone();
+    soon(&engine, "the effects", async move { waiting.caught_up("multiplying").await }).unwrap();
+    let last = |number| block_on(module.select(module.last.key(number))).unwrap();
+    assert_eq!((last(0), last(1_000), last(1_001)), (Some(0), None, None));
+    let written = WRITTEN.load(Ordering::Relaxed);
+    assert!(written < 600, "{written} values were written");
+    let sent = SENT.load(Ordering::Relaxed);
+    assert!(sent < 500_000, "{sent} rows were sent");
+    let counters = block_on(engine.counters()).unwrap();
+    assert_eq!(counters.iter().map(|it| it.dead_letters).sum::<u64>(), 2);
+    block_on(engine.close()).unwrap();
+}
+
 #[test]
 fn a_shard_that_is_down_pauses_a_topology_and_two_can_be_reopened_in_any_order() {
     let dir = directory("microbatch-down");

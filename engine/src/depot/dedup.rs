@@ -1,6 +1,7 @@
 //! The window in which a repeated append gets the first answer: the newest `sequences_max` appends of
 //! each of the `clients_max` clients that appended last. What it holds is a function of the appends
-//! in order of offset, so recovery arrives at the same window.
+//! in order of offset, so recovery arrives at the same window, unless memory was short meanwhile: then
+//! the clients that appended longest ago went first.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -15,6 +16,8 @@ pub struct Dedup {
     clients: BTreeMap<u128, Window>,
     /// Client by the first offset of its newest append: who goes first when there are too many.
     by_age: BTreeMap<u64, u128>,
+    /// Of all windows together.
+    appends: usize,
 }
 
 /// Appends of one client, oldest first. Never empty.
@@ -26,6 +29,23 @@ impl Dedup {
         let window = self.clients.get(&key.client)?;
         let found = window.iter().rev().find(|(sequence, _)| *sequence == key.sequence)?;
         Some(found.1.clone())
+    }
+
+    /// Bytes of memory, nearly.
+    pub(super) fn bytes(&self) -> usize {
+        self.clients.len() * CLIENT_BYTES + self.appends * APPEND_BYTES
+    }
+
+    /// Forgets the clients that appended longest ago until all take at most `bytes_max` of memory.
+    pub(super) fn shrink(&mut self, bytes_max: usize) {
+        while self.bytes() > bytes_max && self.forget_oldest() {}
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        let Some((_, client)) = self.by_age.pop_first() else { return false };
+        let gone = self.clients.remove(&client);
+        self.appends -= gone.map_or(0, |window| window.len());
+        true
     }
 
     /// Remembers an append; its offsets are above those of all before.
@@ -42,13 +62,12 @@ impl Dedup {
         }
         self.by_age.insert(offsets.start.0, key.client);
         window.push_back((key.sequence, offsets));
+        self.appends += 1;
         while window.len() > sequences_max.max(1) {
             window.pop_front();
+            self.appends -= 1;
         }
-        while self.clients.len() > clients_max.max(1) {
-            let Some((_, client)) = self.by_age.pop_first() else { break };
-            self.clients.remove(&client);
-        }
+        while self.clients.len() > clients_max.max(1) && self.forget_oldest() {}
     }
 
     /// The window without appends at or above `end`.
@@ -58,6 +77,7 @@ impl Dedup {
             let kept: Window =
                 window.iter().filter(|(_, offsets)| offsets.end <= end).cloned().collect();
             if let Some((_, newest)) = kept.back() {
+                below.appends += kept.len();
                 below.by_age.insert(newest.start.0, *client);
                 below.clients.insert(*client, kept);
             }
@@ -91,6 +111,7 @@ impl Dedup {
                 window.push_back((sequence, Offset(first)..Offset(end)));
             }
             let newest = window.back().ok_or(WRONG)?.1.start.0;
+            dedup.appends += window.len();
             let other = dedup.by_age.insert(newest, client);
             if other.is_some() || dedup.clients.insert(client, window).is_some() {
                 return Err(WRONG);
@@ -99,6 +120,12 @@ impl Dedup {
         Ok(dedup)
     }
 }
+
+/// What a client takes beside its appends: its part of two maps, and a queue.
+const CLIENT_BYTES: usize = 160;
+
+/// What an append takes, with the room that a queue keeps.
+const APPEND_BYTES: usize = 2 * size_of::<(u64, Range<Offset>)>();
 
 fn put_count(target: &mut Vec<u8>, count: usize) {
     let count = u32::try_from(count).expect("windows and batches are far below 2^32");
@@ -134,6 +161,26 @@ mod tests {
         let known: Vec<u64> =
             (0..12).filter(|&s| dedup.lookup(key(u128::from(s % 2), s)).is_some()).collect();
         assert_eq!(known, [8, 9, 10, 11], "two of each client");
+    }
+
+    #[test]
+    fn short_of_memory_the_oldest_clients_go_first() {
+        let mut dedup = Dedup::default();
+        for step in 0..400_u64 {
+            let offsets = Offset(step)..Offset(step + 1);
+            dedup.insert(key(u128::from(step % 100), step), offsets, 100, 4);
+        }
+        let full = dedup.bytes();
+        assert_eq!(full, 100 * CLIENT_BYTES + 400 * APPEND_BYTES);
+        dedup.shrink(full);
+        assert_eq!(dedup.bytes(), full);
+        dedup.shrink(full / 4);
+        assert_eq!(dedup.bytes(), full / 4);
+        let known: Vec<u64> =
+            (300..400).filter(|&s| dedup.lookup(key(u128::from(s % 100), s)).is_some()).collect();
+        assert_eq!(known, (375..400).collect::<Vec<_>>());
+        dedup.shrink(0);
+        assert_eq!(dedup, Dedup::default());
     }
 
     #[test]

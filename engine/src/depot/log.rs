@@ -219,9 +219,24 @@ impl Log {
         self.inner.core.borrow().tail.bytes()
     }
 
-    /// Memory all caches of this log take: the tail, and what was read ahead from segments.
+    /// Memory all caches of this log take: the tail, what was read ahead from segments, and the window
+    /// of repeated appends.
     pub fn cached_bytes(&self) -> usize {
-        self.tail_bytes() + self.inner.windows.bytes()
+        self.tail_bytes() + self.inner.windows.bytes() + self.dedup_bytes()
+    }
+
+    /// Memory the window of repeated appends takes, nearly.
+    pub fn dedup_bytes(&self) -> usize {
+        let core = self.inner.core.borrow();
+        core.dedup.bytes() + core.dedup_flushed.bytes()
+    }
+
+    /// Memory is short: makes the window of repeated appends smaller, if it takes more than `bytes`. The
+    /// clients that appended longest ago are forgotten first.
+    pub fn shrink_dedup(&self, bytes: usize) {
+        let core = &mut *self.inner.core.borrow_mut();
+        core.dedup.shrink(bytes / 2);
+        core.dedup_flushed.shrink(bytes / 2);
     }
 
     /// Gives the tail cache another share, and lets go of everything above it that is in segments,

@@ -140,7 +140,8 @@ impl Journal {
         let start = Start {
             end,
             first: *retained.first().expect("recovery names at least the file of the end"),
-            content: last.filter(|last| last.payload_bytes > 0).map_or(0, |last| last.sequence),
+            // An empty frame needs no proof, but those before it do if it does not give it.
+            content: last.map_or(0, |last| last.sequence - u64::from(last.payload_bytes == 0)),
             proof: last.map_or(0, |last| last.durable_below),
             retention,
             files,
@@ -198,8 +199,20 @@ impl Journal {
 
     /// What the group names is durable, wherever it lies. Never called if that failed: the shard ends then.
     pub fn release(&self, ticket: Ticket) {
-        self.handle.shared.state.borrow_mut().held.remove(&ticket);
-        self.handle.shared.writer.ring();
+        let shared = &self.handle.shared;
+        shared.state.borrow_mut().held.remove(&ticket);
+        shared.writer.ring();
+        shared.ended.ring();
+    }
+
+    /// Waits until no group is held, or the journal has stopped.
+    pub async fn released(&self) {
+        let shared = &self.handle.shared;
+        let free = || {
+            let state = shared.state.borrow();
+            (state.held.is_empty() || state.failed.is_some()).then_some(())
+        };
+        shared.ended.until(free).await;
     }
 
     /// Waits until entries of `bytes` in all can be appended: files are retained up to `bytes_max`
@@ -328,9 +341,16 @@ impl Journal {
     /// prepares and partitions that hold the tail ([`Journal::holders`]) of a journal more than half
     /// full. Dropping the future leaves at most superfluous copies behind.
     ///
+    /// Only entries at indexes that are `wanted` are copied. That is asked again at the moment of the
+    /// append, so that an entry does not come after another one that made it superfluous.
+    ///
     /// # Errors
     /// `Io` and `Corrupt` from reading, `Stopped`, `Closed`.
-    pub async fn copy_forward(&self, partition: PartitionId) -> Result<u64, Error> {
+    pub async fn copy_forward(
+        &self,
+        partition: PartitionId,
+        wanted: impl Fn(Index) -> bool,
+    ) -> Result<u64, Error> {
         let shared = &self.handle.shared;
         let _pin = Pin::new(shared);
         shared.ended.until(|| (!shared.state.borrow().advancing).then_some(())).await;
@@ -368,6 +388,7 @@ impl Journal {
                 let state = shared.state.borrow();
                 let needed = group.entries.into_iter().filter(|entry| {
                     entry.partition == partition
+                        && wanted(entry.index)
                         && state.retention.needs_entry(
                             first.number,
                             partition,
@@ -381,6 +402,7 @@ impl Journal {
                 }
             }
             if batch_bytes >= COPY_BYTES || !more && !batch.is_empty() {
+                batch.retain(|entry| wanted(entry.index));
                 let group: Vec<EntryRef<'_>> = batch.iter().map(Entry::borrowed).collect();
                 // It was admitted once; what a group may hold can have become less since.
                 ticket = self.append_any(&group)?;

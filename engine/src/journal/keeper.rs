@@ -18,6 +18,10 @@ const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// ... up to this.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// So much is prepared ahead of the writer, whatever the size of a file is, if the journal is not small:
+/// what is written while a file is being prepared.
+const AHEAD_BYTES: u64 = 12 << 20;
+
 enum Chore {
     /// Make this the first retained file.
     Advance(JournalFile),
@@ -71,7 +75,8 @@ async fn next_chore(shared: &Shared, not_before: &mut Option<Time>) -> Option<Ch
             return Poll::Ready(None);
         }
         let may_advance = shared.pins.get() == 0;
-        let chore = state.chore(file_bytes, may_advance, not_before.is_none());
+        let ahead = AHEAD_BYTES.min(shared.options.bytes_max / 8);
+        let chore = state.chore((file_bytes, ahead), may_advance, not_before.is_none());
         drop(state);
         if chore.is_some() {
             return Poll::Ready(chore);
@@ -93,7 +98,12 @@ impl State {
         self.abandoned || self.failed.is_some() || self.closing && self.writer_ended
     }
 
-    fn chore(&mut self, file_bytes: u64, may_advance: bool, may_allocate: bool) -> Option<Chore> {
+    fn chore(
+        &mut self,
+        (file_bytes, ahead_bytes): (u64, u64),
+        may_advance: bool,
+        may_allocate: bool,
+    ) -> Option<Chore> {
         if may_advance {
             let number = self.needed_from();
             if number > self.first.number {
@@ -105,7 +115,7 @@ impl State {
         if let Some(slot) = slots.find(|slot| !slot.prepared) {
             return Some(Chore::Prewrite(slot.clone()));
         }
-        let ahead = (self.demand + file_bytes / 2).max(file_bytes / 4 * 3);
+        let ahead = (self.demand + file_bytes / 2).max(file_bytes / 4 * 3).max(ahead_bytes);
         let allocated = self.allocated(file_bytes);
         if self.wanted(ahead, file_bytes) <= allocated {
             self.demand = 0;

@@ -6,8 +6,10 @@ use std::time::Duration;
 use super::Shard;
 use super::message::Closed;
 use super::partition::{self, Partition};
+use crate::env::Class;
 use crate::error::{Error, Result, chain};
 use crate::journal::Ticket;
+use crate::probe::{State, reached};
 use crate::pstate;
 use crate::types::PartitionId;
 
@@ -35,14 +37,16 @@ impl Shard {
                 let covered = self.partitions[&id].covers();
                 match self.fold(id).await {
                     Ok(()) => {
-                        pause = LOOK_EVERY;
                         folded = true;
                         self.fold_ended(true);
+                        self.copy_what_is_in_doubt();
                         if self.partitions[&id].covers() == covered {
                             // What is not visible everywhere yet cannot be covered; doing it again at once
                             // would not help.
+                            pause = (pause * 2).min(BACK_OFF_MAX);
                             break;
                         }
+                        pause = LOOK_EVERY;
                     }
                     Err(Error::DiskFull { .. }) => {
                         pause = (pause * 2).min(BACK_OFF_MAX);
@@ -53,13 +57,58 @@ impl Shard {
                     Err(_) => return,
                 }
             }
+            self.copy_what_is_in_doubt();
         }
+    }
+
+    /// When the journal is short of files, and its oldest one is held by prepares without an outcome, which
+    /// no fold can let go of: writes them again, so that the file can be used again. They may wait as long
+    /// as their topology is not launched, or another shard is down. A task of its own: on a full disk it
+    /// waits for space, and folds must not.
+    fn copy_what_is_in_doubt(self: &Rc<Self>) {
+        if self.journal.used_bytes() <= self.setup.options.journal_bytes_max / 2
+            || self.copying.replace(true)
+        {
+            return;
+        }
+        let shard = Rc::clone(self);
+        self.env.spawn(Class::Background, "copy forward", async move {
+            for id in shard.journal.holders() {
+                let partition = &shard.partitions[&id];
+                if !partition.holds_in_doubt() {
+                    continue;
+                }
+                // Above what is covered, entries are replayed in order and not from a copy.
+                let wanted = |index| index <= partition.covers() && partition.is_in_doubt(index);
+                match shard.journal.copy_forward(id, wanted).await {
+                    Ok(0) => {}
+                    Ok(bytes) => {
+                        shard.counters.borrow_mut().copied_bytes += bytes;
+                        reached(State::PrepareCopied);
+                    }
+                    // A clean end, which needs no copies any more.
+                    Err(crate::journal::Error::Closed) => return,
+                    Err(error) => return shard.fail(&error),
+                }
+            }
+            shard.copying.set(false);
+        });
     }
 
     /// The partition whose overlay or share of the journal is largest, if a bound is half reached.
     fn fold_due(&self) -> Option<PartitionId> {
         let options = &self.setup.options;
         let dirty = || self.partitions.values().filter(|it| !it.folding.get() && it.is_dirty());
+        let largest =
+            || dirty().max_by_key(|it| it.overlay_bytes()).filter(|it| it.overlay_bytes() > 0);
+        let overlays = self.foldable_bytes();
+        if overlays > self.overlay_bytes_max()
+            && let Some(largest) = largest()
+        {
+            // Appends and events wait for this, and a partition that holds the journal may be one that no
+            // fold helps.
+            return Some(largest.id);
+        }
         if self.journal.used_bytes() > options.journal_bytes_max / 2 {
             // The first retained file is what the journal waits for.
             let holders = self.journal.holders();
@@ -68,10 +117,10 @@ impl Shard {
                 return Some(held.id);
             }
         }
-        let overlays: u64 = self.partitions.values().map(|it| it.overlay_bytes()).sum();
         let share_max = options.journal_bytes_max / 2 / (self.partitions.len().max(1) as u64);
-        let largest = dirty().max_by_key(|it| it.overlay_bytes())?;
-        if overlays > self.overlay_bytes_max() / 2 && largest.overlay_bytes() > 0 {
+        if overlays > self.overlay_bytes_max() / 2
+            && let Some(largest) = largest()
+        {
             return Some(largest.id);
         }
         let heaviest = dirty().max_by_key(|it| self.journal.share(it.id))?;
@@ -87,7 +136,10 @@ impl Shard {
         while partition.folding.replace(true) {
             self.env.sleep(LOOK_EVERY).await;
         }
-        let result = self.fold_claimed(&partition).await;
+        // Whoever folded meanwhile may have left nothing to do. A root that covers no more than the one before is
+        // not written: after a crash that tears it, nothing in the journal shows that it was no damage.
+        let result =
+            if partition.is_dirty() { self.fold_claimed(&partition).await } else { Ok(()) };
         partition.folding.set(false);
         result
     }
@@ -137,6 +189,10 @@ impl Shard {
     /// A clean end: nothing new is accepted, everything is folded, the journal is closed.
     pub(super) async fn close(&self) -> Result<Closed> {
         self.closing.set(true);
+        self.relieve();
+        // What was taken before goes on, or it would be journalled behind the folds, or not at all.
+        self.appends.drained().await;
+        self.journal.released().await;
         self.fold_all().await?;
         let end = self.journal.close().await.map_err(|error| self.stopped_by(&error))?;
         Ok(Closed { journal: self.journal_id, end })

@@ -38,6 +38,14 @@ impl<'e> EventLocal<'e> {
         self.topology.module.pstates[index.0 as usize]
     }
 
+    /// One event can write far more than it was given, so it must not be looked at only when it ends.
+    fn bound(&self, op: &'static str, written: u64, emitted: u64) -> Result<(), StateError> {
+        if self.shard.has_room(self.topology, self.running, self.work, written, emitted) {
+            return Ok(());
+        }
+        Err(self.unavailable(op, "the microbatch has failed, or needs too much memory"))
+    }
+
     /// The attempt's own writes, over what lower ids of its topology left, over what is visible.
     fn view<'w>(&self, writes: &'w WriteSet) -> View<'w> {
         let below = MicrobatchId(self.running.attempt.id.0 - 1);
@@ -53,14 +61,17 @@ impl<'e> EventLocal<'e> {
     }
 
     fn write(&self, op: &'static str, write: impl FnOnce(&mut WriteSet)) -> Result<(), StateError> {
-        match self.work.writes.try_borrow_mut() {
+        let written = match self.work.writes.try_borrow_mut() {
             Ok(mut writes) => {
                 write(&mut writes);
-                Ok(())
+                writes.bytes()
             }
             // A scan of the same event is being visited; what it sees next would be undefined.
-            Err(_) => Err(self.unavailable(op, "the event is scanning; write after the scan")),
-        }
+            Err(_) => {
+                return Err(self.unavailable(op, "the event is scanning; write after the scan"));
+            }
+        };
+        self.bound(op, written, 0)
     }
 }
 
@@ -187,6 +198,12 @@ impl Local for EventLocal<'_> {
     fn append(&self, depot: DepotIndex, record: &[u8]) -> Result<(), StateError> {
         let id = self.topology.module.depots[depot.0 as usize];
         push_append(self.work, id, record.to_vec());
-        Ok(())
+        let written = self.work.writes.try_borrow().map_or(0, |writes| writes.bytes());
+        self.bound("append", written, 0)
+    }
+
+    fn emitted(&self, bytes: usize) -> Result<(), StateError> {
+        let written = self.work.writes.try_borrow().map_or(0, |writes| writes.bytes());
+        self.bound("send rows", written, bytes as u64)
     }
 }

@@ -165,7 +165,7 @@ pub(crate) struct WaitRequest {
     pub(crate) depot: DepotId,
     pub(crate) records: Vec<(PartitionId, Offset)>,
     /// Gets what became of each, when all of them are through.
-    pub(crate) reply: Reply<Vec<Effects>>,
+    pub(crate) reply: Reply<Vec<Result<Effects>>>,
 }
 
 /// What became of an append's effects.
@@ -206,6 +206,8 @@ pub struct Counters {
     pub journal_writes: u64,
     /// Bytes of the journal that cannot be reused yet.
     pub journal_used_bytes: u64,
+    /// Bytes of old entries that were copied to the journal's end, so that their file could be reused.
+    pub copied_bytes: u64,
     /// Microbatches whose prepare this shard wrote.
     pub prepares: u64,
     /// Rows run by events of topologies.
@@ -243,6 +245,7 @@ impl Counters {
             journal_bytes: self.journal_bytes + other.journal_bytes,
             journal_writes: self.journal_writes + other.journal_writes,
             journal_used_bytes: self.journal_used_bytes + other.journal_used_bytes,
+            copied_bytes: self.copied_bytes + other.copied_bytes,
             prepares: self.prepares + other.prepares,
             rows: self.rows + other.rows,
             batches_sent: self.batches_sent + other.batches_sent,

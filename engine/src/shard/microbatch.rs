@@ -61,8 +61,6 @@ pub(crate) struct Topology {
     read: RefCell<BTreeMap<Source, Offset>>,
     windows: RefCell<BTreeMap<Source, window::Window>>,
     waiting: RefCell<Waiting>,
-    /// Records given up, per source, for those who wait; the newest only.
-    excluded: RefCell<BTreeMap<Source, VecDeque<Offset>>>,
     visible_waiting: RefCell<Vec<(MicrobatchId, Reply<()>)>>,
     wake_participant: Cell<Option<u64>>,
     wake_coordinator: Cell<Option<u64>>,
@@ -71,7 +69,7 @@ pub(crate) struct Topology {
 }
 
 /// Who waits for the effects of which record.
-type Waiting = BTreeMap<(Source, Offset), Vec<Part<Effects>>>;
+type Waiting = BTreeMap<(Source, Offset), Vec<Part<Result<Effects>>>>;
 
 /// An input of one of the two machines.
 enum Input {
@@ -88,6 +86,8 @@ pub(crate) struct Running {
     bytes: Cell<u64>,
     /// Rows on their way to and from other shards.
     hops: hops::Hops,
+    /// The most that may be.
+    bytes_max: u64,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
     /// Pieces of work here: batches queued or being run, ranges being read. All of them are one item of
     /// the participant.
@@ -131,20 +131,18 @@ pub(crate) enum Durable {
     Locally { token: coordinator::Token, attempt: AttemptId, record: Record },
 }
 
-/// So many given-up records are remembered per source for those who wait.
-const EXCLUDED_MAX: usize = 1_024;
-
 /// An event runs over at most this many rows at once.
 pub(super) const ROWS_MAX: usize = 1_024;
 
 impl Running {
-    fn new(attempt: AttemptId, began: WallTime) -> Self {
+    fn new(attempt: AttemptId, began: WallTime, bytes_max: u64) -> Self {
         Self {
             attempt,
             began,
             failed: Cell::new(false),
             bytes: Cell::default(),
             hops: hops::Hops::default(),
+            bytes_max,
             works: RefCell::default(),
             pieces: Cell::default(),
             ready: RefCell::default(),
@@ -262,7 +260,6 @@ impl Shard {
             read: RefCell::default(),
             windows: RefCell::default(),
             waiting: RefCell::default(),
-            excluded: RefCell::default(),
             visible_waiting: RefCell::default(),
             wake_participant: Cell::default(),
             wake_coordinator: Cell::default(),

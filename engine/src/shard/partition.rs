@@ -5,10 +5,12 @@
 //! an entry takes its place, since clients' appends and microbatches' appends share them.
 //!
 //! What a fold must record beside the trees lies in the engine's own `PState` 0: the state of each depot
-//! log, the coordinators' rows, and the last id committed of each topology.
+//! log, the coordinators' rows, and the last id committed of each topology. Which records were given up
+//! stands there, too, written by the microbatches that leave them out: 17 bytes for each, for ever.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::rc::Rc;
 
 use tidemill_replication::two_phase::{AttemptId, Begin, Record, Row};
@@ -80,6 +82,8 @@ pub(crate) struct Partition {
     /// The prepares that the newest root asks for; recovery fails without them, also without those
     /// that were aborted since.
     pending: RefCell<Vec<Index>>,
+    /// Those of them that replay has not met yet: copies of them lie behind newer entries.
+    awaited: RefCell<BTreeSet<Index>>,
     has_root: Cell<bool>,
     /// Replay cut a depot's log at a torn extent; the entries behind it count again at the next replay
     /// unless a fold covers them first.
@@ -135,7 +139,6 @@ pub(crate) struct CoordinatorState {
 /// A partition as its files have it, before any entry is replayed.
 pub(crate) struct Opened {
     pub(crate) partition: Partition,
-    pub(crate) pending: Vec<Index>,
     /// Why there may have been a newer root. The journal forgets what a root covers, and never more; and a
     /// fold covers at least one entry more than the one before. So there was none if at least one entry
     /// was replayed and none is missing.
@@ -172,7 +175,8 @@ impl Partition {
             coordinated: RefCell::default(),
             system_id: Cell::new(MicrobatchId(0)),
             covers: Cell::new(opened.covers),
-            pending: RefCell::new(opened.pending.clone()),
+            awaited: RefCell::new(opened.pending.iter().copied().collect()),
+            pending: RefCell::new(opened.pending),
             has_root: Cell::new(opened.fold > 0),
             cut: Cell::new(false),
             cold: Cell::new(0),
@@ -185,7 +189,7 @@ impl Partition {
             None if opened.fold == 0 => Some(format!("p/{id}/pages has no root")),
             None => None,
         };
-        Ok(Opened { partition, pending: opened.pending, doubt })
+        Ok(Opened { partition, doubt })
     }
 
     /// The entry after the last one.
@@ -301,6 +305,17 @@ impl Partition {
             depot::Replayed::Already | depot::Replayed::BeyondCut => {}
         }
         Ok(None)
+    }
+
+    /// Whether `index`, which the root covers, is a prepare that the root asks for and that replay meets
+    /// for the first time.
+    pub(crate) fn take_awaited(&self, index: Index) -> bool {
+        self.awaited.borrow_mut().remove(&index)
+    }
+
+    /// The first prepare that the root asks for and that replay has not met.
+    pub(crate) fn first_awaited(&self) -> Option<Index> {
+        self.awaited.borrow().first().copied()
     }
 
     /// Opens the depots that a prepared transaction appends to.
@@ -490,13 +505,26 @@ impl Partition {
         self.pending.borrow().clone()
     }
 
-    /// Prepares at or below `covers` whose outcome a fold to there does not contain, ascending.
+    /// Whether the entry at `index` is a prepare without an outcome.
+    pub(crate) fn is_in_doubt(&self, index: Index) -> bool {
+        self.prepared.borrow().values().any(|prepared| prepared.index == index)
+    }
+
+    /// Whether there are prepares without an outcome that no fold can let go of: what is after them was
+    /// folded.
+    pub(crate) fn holds_in_doubt(&self) -> bool {
+        self.pending.borrow().iter().any(|&index| self.is_in_doubt(index))
+    }
+
+    /// Prepares at or below `covers` whose outcome a fold to there does not contain, ascending. A fold
+    /// while entries are replayed knows no outcome of those it has not met.
     fn needed_through(&self, covers: Index) -> Vec<Index> {
-        let prepared = self.prepared.borrow();
+        let (prepared, awaited) = (self.prepared.borrow(), self.awaited.borrow());
         let (unmerged, merged) = (self.unmerged.borrow(), self.merged.borrow());
         let in_doubt = prepared.values().map(|prepared| prepared.index);
         let above = merged.values().filter(|it| covers < it.committed);
         let mut needed: Vec<Index> = in_doubt
+            .chain(awaited.iter().copied())
             .chain(unmerged.values().chain(above).map(|it| it.prepare))
             .filter(|&index| index <= covers)
             .collect();
@@ -672,7 +700,8 @@ impl Partition {
             .scan(
                 &View::visible(),
                 SYSTEM,
-                KeyRange::ALL,
+                // What may be many rows comes last, and is looked up one by one.
+                KeyRange { to: Bound::Excluded(&[DEAD_LETTER]), ..KeyRange::ALL },
                 pstate::Direction::Forward,
                 usize::MAX,
                 |key, value| {
@@ -707,6 +736,7 @@ impl Partition {
                     let begins = decode_begins(&value).map_err(wrong)?;
                     self.coordinated.borrow_mut().entry(topology).or_default().begins = begins;
                 }
+                SystemKey::DeadLetter => return Err(wrong("out of its place".to_owned())),
             }
         }
         Ok(())
@@ -756,17 +786,32 @@ impl Depot {
     }
 }
 
-/// Keys of [`SYSTEM`]: a letter and a number.
+/// Keys of [`SYSTEM`]: a letter and a number, or several.
 pub(crate) enum SystemKey {
     Depot(DepotId),
     Committed(TopologyId),
     Row(TopologyId),
     Begins(TopologyId),
+    /// See [`dead_letter_key`]; the value is empty.
+    DeadLetter,
+}
+
+/// The letter of [`dead_letter_key`]: above all others.
+const DEAD_LETTER: u8 = b'x';
+
+/// The key in [`SYSTEM`] that says that a topology gave up a record of a depot in this partition.
+pub(crate) fn dead_letter_key(topology: TopologyId, depot: DepotId, offset: Offset) -> [u8; 17] {
+    let mut key = [DEAD_LETTER; 17];
+    key[1..5].copy_from_slice(&topology.0.to_be_bytes());
+    key[5..9].copy_from_slice(&depot.0.to_be_bytes());
+    key[9..].copy_from_slice(&offset.0.to_be_bytes());
+    key
 }
 
 impl SystemKey {
     fn encode(&self) -> [u8; 5] {
         let (letter, number) = match self {
+            Self::DeadLetter => unreachable!("has a longer key"),
             Self::Depot(id) => (b'd', id.0),
             Self::Committed(id) => (b'c', id.0),
             Self::Row(id) => (b'r', id.0),
@@ -777,6 +822,9 @@ impl SystemKey {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() == 17 && bytes.first() == Some(&DEAD_LETTER) {
+            return Some(Self::DeadLetter);
+        }
         let [letter, a, b, c, d] = *bytes else { return None };
         let number = u32::from_be_bytes([a, b, c, d]);
         match letter {

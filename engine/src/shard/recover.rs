@@ -1,6 +1,6 @@
 //! From files to a running shard: what happens between `start` and the first message.
 //!
-//! 1. *Boot*, on shard 0 alone: `MANIFEST` is read or made, the run is raised durably, leftovers of
+//! 1. *Boot*, on shard 0 alone, once: `MANIFEST` is read or made, the run is raised durably, leftovers of
 //!    journals that nobody names are removed.
 //! 2. *Replay*, on every shard: the entries of its partitions are read from the journals that may hold
 //!    them and applied in order of their index over what the folds contain. A gap is damage.
@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_channel::oneshot;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 
 use super::background::no_space;
 use super::entry::Prepare;
@@ -26,7 +26,7 @@ use super::keeper::{self, Ended, Hand};
 use super::message::{Message, Reply, answer};
 use super::partition::{Partition, TornExtent};
 use super::{Ending, Setup, Shard, TERM, tails};
-use crate::env::{Env, LocalFuture, ShardMain};
+use crate::env::{Class, Env, LocalFuture, ShardMain};
 use crate::error::{Error, Result, chain};
 use crate::journal::{
     self, Admission, Entry, EntryRef, Journal, JournalId, Kind, Recovered, Recovery, TornTail,
@@ -197,6 +197,10 @@ async fn run(env: Env, start: Start) {
             return answer(ready, Err(error));
         }
     };
+    if planted(Plant::DealtBeforeFolded) {
+        let late = Rc::clone(&shard);
+        env.spawn(Class::Background, "late folds", async move { drop(late.fold_all().await) });
+    }
     answer(ready, Ok(found));
     match shard.ending().await {
         Ending::Closed => "it was closed".clone_into(&mut guard.cause),
@@ -224,7 +228,7 @@ impl Drop for Guard {
     }
 }
 
-async fn open(
+pub(super) async fn open(
     env: &Env,
     setup: &Arc<Setup>,
     run: Run,
@@ -248,6 +252,7 @@ async fn open(
         proved: BTreeMap::new(),
         visible: setup.visible(),
     };
+    replay.open_partitions().await?;
     let journal_id = plan.journal();
     let read = match &plan {
         Plan::Resume(record) => vec![*record],
@@ -282,8 +287,12 @@ async fn open(
         }
         (Plan::Resume(_), None) => unreachable!("its own journal was read"),
         (Plan::Create { .. }, _) => {
-            let journal = Journal::create(env, options, retain).await.map_err(failed)?;
-            deal(env, &journal, &partitions, progress).await?;
+            // Neither needs the other, and both wait for the disk most of the time.
+            let created = Journal::create(env, options, retain);
+            let (created, folded) = join(created, deal(env, &partitions, progress)).await;
+            folded?;
+            let journal = created.map_err(failed)?;
+            copy_doubtful(&journal, &partitions).await?;
             journal
         }
     };
@@ -294,20 +303,41 @@ async fn open(
     Ok((Rc::new(shard), Ready { entries, torn }))
 }
 
-/// Folds what the old journals hold and writes what is in doubt to the new one.
+/// Folds what the old journals hold.
 async fn deal(
     env: &Env,
-    journal: &Journal,
     partitions: &BTreeMap<PartitionId, Rc<Partition>>,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<()> {
-    for (dealt, partition) in (1..).zip(partitions.values()) {
-        // A partition that has no root yet gets one, so that a missing file is always damage.
-        let due = partition.is_dirty() && !planted(Plant::DealtWithoutFold);
-        if due || partition.must_fold() {
-            partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
+    let partitions: Vec<&Rc<Partition>> = partitions.values().collect();
+    let mut dealt = 0;
+    for some in partitions.chunks(FOLDS_AT_ONCE) {
+        let folds = some.iter().map(|partition| async {
+            // A partition that has no root yet gets one, so that a missing file is always damage.
+            let due = partition.is_dirty() && !planted(Plant::DealtBeforeFolded);
+            if due || partition.must_fold() {
+                partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
+            }
+            Ok(())
+        });
+        for folded in join_all(folds).await {
+            folded?;
+            dealt += 1;
+            progress(Progress::Dealt { shard: env.shard(), partitions: dealt });
         }
-        progress(Progress::Dealt { shard: env.shard(), partitions: dealt });
+    }
+    Ok(())
+}
+
+/// So many partitions are folded together: each waits for several syncs, and takes memory meanwhile.
+const FOLDS_AT_ONCE: usize = 8;
+
+/// Writes what is in doubt to the new journal.
+async fn copy_doubtful(
+    journal: &Journal,
+    partitions: &BTreeMap<PartitionId, Rc<Partition>>,
+) -> Result<()> {
+    for partition in partitions.values() {
         for (transaction, prepared) in partition.prepared() {
             let mut bytes = Vec::new();
             Prepare::encode_into(transaction, &prepared.appends, &mut bytes, |out| {
@@ -355,14 +385,12 @@ struct Replay<'r> {
 /// One frame of a journal.
 type Frame = (JournalId, u64);
 
-struct Replaying {
-    partition: Rc<Partition>,
+pub(super) struct Replaying {
+    pub(super) partition: Rc<Partition>,
     /// The entry after those that its root covers.
     opened_at: Index,
     /// See [`super::partition::Opened`].
     doubt: Option<String>,
-    /// Prepares at or below what the fold covers, and still needed.
-    pending: Vec<Index>,
     /// Entries that came before their turn, from another journal.
     early: BTreeMap<Index, (Entry, Frame)>,
 }
@@ -379,7 +407,7 @@ impl Replay<'_> {
                     self.entry(entry, (id, group.sequence)).await?;
                 }
             }
-            self.bound_memory().await?;
+            self.bound_memory(&recovery).await?;
             self.bound_tails().await?;
             if self.env.should_yield() {
                 (self.progress)(Progress::Replayed {
@@ -397,7 +425,9 @@ impl Replay<'_> {
                 file.number
             ));
         }
-        self.proved.insert(id, recovered.proved_below());
+        // Whoever closed the directory knew all of it to be durable.
+        let proved = if clean_end.is_some() { u64::MAX } else { recovered.proved_below() };
+        self.proved.insert(id, proved);
         Ok(recovered)
     }
 
@@ -427,29 +457,25 @@ impl Replay<'_> {
             let what = format!("the journal names partition {}", entry.partition);
             return Err(Error::Corrupt { what });
         }
-        let replaying = match self.partitions.entry(entry.partition) {
-            std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
-            std::collections::btree_map::Entry::Vacant(place) => {
-                let opened = open_partition(self.env, self.setup, self.cache, entry.partition);
-                place.insert(opened.await?)
-            }
-        };
-        replaying.take(entry, frame, &self.visible, &mut self.torn_extents).await
+        let own = self.partitions.get_mut(&entry.partition);
+        let own = own.expect("all partitions of the shard are open");
+        own.take(entry, frame, &self.visible, &mut self.torn_extents).await
     }
 
     /// Folds while replaying, when what was replayed outgrows the overlays' share of the memory.
-    async fn bound_memory(&mut self) -> Result<()> {
+    async fn bound_memory(&mut self, journal: &Recovery) -> Result<()> {
         let options = &self.setup.options;
         let bytes_max = options.memory_bytes / 4 / u64::from(self.setup.shards);
-        let overlays = || self.partitions.values().map(|it| it.partition.overlay_bytes());
-        if overlays().sum::<u64>() <= bytes_max {
+        // Not one that lost the end of a log: nothing may cover that before it is known to be no damage.
+        let sound = || self.partitions.values().filter(|it| !it.partition.is_cut());
+        if sound().map(|it| it.partition.overlay_bytes()).sum::<u64>() <= bytes_max {
             return Ok(());
         }
-        // Not one that lost the end of a log: nothing may cover that before it is known to be no damage.
-        let sound = self.partitions.values().filter(|it| !it.partition.is_cut());
-        let largest = sound.max_by_key(|it| it.partition.overlay_bytes());
+        let largest = sound().max_by_key(|it| it.partition.overlay_bytes());
         let Some(largest) = largest else { return Ok(()) };
-        // What was read back from the device survives the next crash once the fold has synced it.
+        // What was read may be in the device's cache only. No fold contains the end of a microbatch whose
+        // decision the next crash takes away.
+        journal.make_durable().await.map_err(|error| journal_error(&error))?;
         largest.partition.replayed_is_durable();
         let folded = largest.partition.fold(largest.partition.last()).await;
         folded.map_err(|error| partition_error(&error))?;
@@ -475,23 +501,29 @@ impl Replay<'_> {
         }
     }
 
-    /// Opens the partitions without entries, and checks that nothing is missing.
-    async fn finish(mut self) -> Result<BTreeMap<PartitionId, Rc<Partition>>> {
+    /// Opens the shard's partitions as their files have them.
+    async fn open_partitions(&mut self) -> Result<()> {
         let own = |id: &PartitionId| self.setup.owner(*id) == self.env.shard();
         let ids = (0..self.setup.partitions).map(PartitionId).filter(own);
-        let idle = ids.filter(|id| !self.partitions.contains_key(id));
         // Together: each waits for the disk several times.
-        let opening = idle.map(|id| async move {
-            let opened = open_partition(self.env, self.setup, self.cache, id).await;
+        let (env, setup, cache) = (self.env, self.setup, self.cache);
+        let opening = ids.map(|id| async move {
+            let opened = open_partition(env, setup, cache, id).await;
             opened.map(|opened| (id, opened))
         });
         for opened in join_all(opening.collect::<Vec<_>>()).await {
             let (id, opened) = opened?;
             self.partitions.insert(id, opened);
         }
+        Ok(())
+    }
+
+    /// Checks that nothing is missing.
+    async fn finish(self) -> Result<BTreeMap<PartitionId, Rc<Partition>>> {
         let mut partitions = BTreeMap::new();
         for (id, replaying) in self.partitions {
-            let missing = match (replaying.early.keys().next(), replaying.pending.first()) {
+            let missing = match (replaying.early.keys().next(), replaying.partition.first_awaited())
+            {
                 (Some(early), _) => {
                     Some(format!("entries {}..{early}", replaying.partition.next()))
                 }
@@ -516,8 +548,17 @@ impl Replay<'_> {
 }
 
 impl Replaying {
+    pub(super) fn new(opened: super::partition::Opened) -> Self {
+        Self {
+            opened_at: opened.partition.next(),
+            partition: Rc::new(opened.partition),
+            doubt: opened.doubt,
+            early: BTreeMap::new(),
+        }
+    }
+
     /// Applies an entry when its turn has come, and those that waited for it.
-    async fn take(
+    pub(super) async fn take(
         &mut self,
         entry: Entry,
         frame: Frame,
@@ -533,8 +574,7 @@ impl Replaying {
         };
         if entry.index < partition.next() {
             // Contained in the fold or read before, unless it is a prepare that the fold left out.
-            if let Some(place) = self.pending.iter().position(|&index| index == entry.index) {
-                self.pending.remove(place);
+            if partition.take_awaited(entry.index) {
                 if planted(Plant::PrepareForgotten) {
                     return Ok(());
                 }
@@ -562,13 +602,7 @@ async fn open_partition(
 ) -> Result<Replaying> {
     let opened = Partition::open(env, cache, id, setup.options.depot).await;
     let opened = opened.map_err(|error| partition_error(&error))?;
-    Ok(Replaying {
-        opened_at: opened.partition.next(),
-        partition: Rc::new(opened.partition),
-        pending: opened.pending,
-        doubt: opened.doubt,
-        early: BTreeMap::new(),
-    })
+    Ok(Replaying::new(opened))
 }
 
 fn journal_error(error: &journal::Error) -> Error {

@@ -4,6 +4,9 @@
 //! for it, which may be far more than the memory. So when the logs of a shard together hold more than
 //! half of their share, the largest are flushed and let go of most, until they hold a quarter; and appends
 //! wait while they hold more than all of it.
+//!
+//! The windows of repeated appends are counted, too. They cannot be written out; when memory is asked for,
+//! they keep an eighth of the share together, and the clients that appended longest ago are forgotten.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -95,6 +98,15 @@ pub(super) async fn shrink<'p>(
             depot.log.let_go(usize::try_from(kept).unwrap_or(max).min(max));
             held = (held + held_by(depot)).saturating_sub(*before);
         }
+    }
+    // Windows of repeated appends cannot be written out; all together get half of what is to be held.
+    let windows: Vec<&Depot> =
+        logs.iter().map(|log| &*log.3).filter(|it| it.log.dedup_bytes() > 0).collect();
+    let bytes: u64 = windows.iter().map(|it| it.log.dedup_bytes() as u64).sum();
+    if bytes > bytes_max / 2 {
+        let each_max = usize::try_from(bytes_max / 2).unwrap_or(usize::MAX) / windows.len();
+        windows.iter().for_each(|it| it.log.shrink_dedup(each_max));
+        held = logs.iter().map(|log| held_by(&log.3)).sum();
     }
     Ok(held)
 }

@@ -1,6 +1,6 @@
 //! Hops: the end of an event that sends its rows to other partitions.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, ready};
 use std::marker::PhantomData;
 
@@ -142,17 +142,24 @@ pub struct HopSink<R, T> {
 }
 
 /// The rows for each partition; those of partitions that nothing went to are empty.
-pub struct Buckets<T>(RefCell<Vec<Vec<Traced<T>>>>);
+pub struct Buckets<T> {
+    rows: RefCell<Vec<Vec<Traced<T>>>>,
+    count: Cell<usize>,
+}
+
+/// After every so many rows of one event it is asked whether there is room for more.
+const ROWS_UNTOLD_MAX: usize = 4_096;
 
 impl<T> Default for Buckets<T> {
     fn default() -> Self {
-        Self(RefCell::new(Vec::new()))
+        Self { rows: RefCell::default(), count: Cell::default() }
     }
 }
 
 impl<T> Buckets<T> {
     pub(crate) fn push(&self, partitions: u32, to: PartitionId, row: Traced<T>) {
-        let mut buckets = self.0.borrow_mut();
+        self.count.set(self.count.get() + 1);
+        let mut buckets = self.rows.borrow_mut();
         if buckets.is_empty() {
             buckets.resize_with(partitions as usize, Vec::new);
         }
@@ -163,7 +170,7 @@ impl<T> Buckets<T> {
     where
         T: Send + 'static,
     {
-        for (to, rows) in (0..).zip(self.0.into_inner()) {
+        for (to, rows) in (0..).zip(self.rows.into_inner()) {
             if !rows.is_empty() {
                 out.push(Outgoing { node, to: PartitionId(to), rows: Rows::new(rows) });
             }
@@ -183,10 +190,16 @@ impl<O, T: Send + 'static, R: Route<T>> Sink<O, T> for HopSink<R, T> {
     ) -> impl Future<Output = Result<()>> {
         let context = at.context();
         let partitions = context.local().partitions();
+        let before = state.count.get();
         self.route.route(row, context, |to, row| {
             state.push(partitions, to, Traced { origin: context.sent(), row });
         });
-        done()
+        let count = state.count.get();
+        if before / ROWS_UNTOLD_MAX == count / ROWS_UNTOLD_MAX {
+            return done();
+        }
+        let emitted = context.local().emitted(count * size_of::<Traced<T>>());
+        ready(emitted.map_err(Into::into))
     }
 
     fn finish(&self, _context: &Context<'_>, state: Buckets<T>, out: &mut Vec<Outgoing>) {

@@ -81,6 +81,15 @@ pub trait Local {
         to: Option<&[u8]>,
     ) -> Result<(), StateError>;
 
+    /// Rows of about so many bytes were sent by the event so far, which runs on.
+    ///
+    /// # Errors
+    /// As [`Local::put`].
+    fn emitted(&self, bytes: usize) -> Result<(), StateError> {
+        let _ = bytes;
+        Ok(())
+    }
+
     /// Brings what a [`Local::get`] of each of the keys needs into memory, many reads at once. A hint:
     /// it may do less.
     ///

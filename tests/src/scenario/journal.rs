@@ -17,6 +17,7 @@ use tidemill::journal::{
 };
 use tidemill::types::{PartitionId, Run, ShardId, Term};
 
+use super::mishaps::flip_a_bit;
 use super::{Failure, Outcome, Scenario};
 use crate::counts::Fault;
 use crate::disk::Faults;
@@ -264,17 +265,7 @@ impl Shared {
         if !self.shape.damages || !self.random.one_in(3) {
             return;
         }
-        let disk = node.disk();
-        let paths: Vec<_> =
-            disk.paths().into_iter().filter(|path| path.starts_with("journal/")).collect();
-        if paths.is_empty() {
-            return;
-        }
-        let path = self.random.pick(&paths);
-        let len = disk.contents(path).map_or(0, |bytes| bytes.len() as u64);
-        if len > 0 {
-            let bit = u32::try_from(self.random.below(8)).expect("below 8");
-            disk.flip_bit(path, self.random.below(len), bit);
+        if flip_a_bit(node, "journal/", &self.random) {
             self.count("damages", 1);
         }
     }
@@ -502,7 +493,7 @@ async fn fold(env: &Env, shared: &Rc<Shared>, journal: &Journal) -> Result<(), E
             if env.random().is_multiple_of(8) && !shared.shape.is_tight() {
                 // A crash may leave a copy that nobody was told of.
                 shared.model.borrow_mut().copied();
-                match journal.copy_forward(partition).await {
+                match journal.copy_forward(partition, |_| true).await {
                     Ok(bytes) => shared.count("copies", u64::from(bytes > 0)),
                     Err(Error::DiskFull { .. } | Error::Stopped { .. } | Error::Closed) => {}
                     Err(error) => return Err(error),

@@ -158,7 +158,7 @@ async fn step(
             let who = if journal.used_bytes() > journal.bytes_max() / 2 {
                 cover(model, journal, true);
                 for partition in journal.holders() {
-                    let copied = journal.copy_forward(partition).await?;
+                    let copied = journal.copy_forward(partition, |_| true).await?;
                     model.copied.set(model.copied.get() + copied);
                 }
                 Admission::System

@@ -81,8 +81,8 @@ fn a_pending_prepare_is_copied_forward_and_found_again() {
         journal.covered(PartitionId(0), Index(next - 1), &[]);
         assert_eq!(journal.holders(), [PartitionId(1)]);
         assert_eq!(kept.first(), JournalFile::FIRST);
-        assert_eq!(journal.copy_forward(PartitionId(0)).await.unwrap(), 0);
-        assert_eq!(journal.copy_forward(PartitionId(1)).await.unwrap(), 20_028);
+        assert_eq!(journal.copy_forward(PartitionId(0), |_| true).await.unwrap(), 0);
+        assert_eq!(journal.copy_forward(PartitionId(1), |_| true).await.unwrap(), 20_028);
         while kept.first() == JournalFile::FIRST {
             env.sleep(Duration::from_millis(1)).await;
         }
@@ -153,7 +153,10 @@ fn a_failed_write_stops_the_journal_for_ever() {
         assert!(matches!(journal.advanced(good).await, Err(Error::Stopped { .. })));
         let admit = journal.admit(1, Admission::System).await;
         assert!(matches!(admit, Err(Error::Stopped { .. })));
-        assert!(matches!(journal.copy_forward(PartitionId(0)).await, Err(Error::Stopped { .. })));
+        assert!(matches!(
+            journal.copy_forward(PartitionId(0), |_| true).await,
+            Err(Error::Stopped { .. })
+        ));
         assert!(matches!(journal.close().await, Err(Error::Stopped { .. })));
     });
     on_chaos(&disk, |env| async move {

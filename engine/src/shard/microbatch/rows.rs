@@ -7,7 +7,7 @@ use tidemill_replication::two_phase::{
     AttemptId, Exclusion, Failure, FailureKind, SourceOffset, SourceRange, participant,
 };
 
-use super::{EXCLUDED_MAX, Queued, ROWS_MAX, Running, Topology, Work};
+use super::{Queued, ROWS_MAX, Running, Topology, Work};
 use crate::env::Class;
 use crate::node::MICROBATCH_BYTES_LIMIT;
 use crate::shard::Shard;
@@ -15,6 +15,8 @@ use crate::shard::message::RowBatch;
 use crate::topology::{NodeIndex, Rows};
 use crate::types::{PartitionId, ShardId, WallTime};
 
+/// Whatever the budget is, an attempt of several records may hold so much on a shard.
+const ATTEMPT_BYTES_MIN: u64 = 8 << 20;
 impl Queued {
     /// Whether `more` can join these.
     fn takes(&self, more: &Self) -> bool {
@@ -163,7 +165,40 @@ impl Shard {
         bytes: u64,
     ) {
         running.bytes.set(bytes);
-        let bytes_max = self.setup.options.microbatch_bytes_max.min(MICROBATCH_BYTES_LIMIT);
+        self.bound_bytes(topology, running, bytes);
+    }
+
+    /// Whether the attempt goes on, and has room for what an event has written and emitted so far. If
+    /// not, it has failed.
+    pub(in crate::shard) fn has_room(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Running,
+        work: &Work,
+        written: u64,
+        emitted: u64,
+    ) -> bool {
+        let counted = work.counted_bytes.get();
+        let more = (written + work.appended_bytes.get()).saturating_sub(counted) + emitted;
+        let bytes = running.bytes.get() + more;
+        if bytes > running.bytes_max {
+            self.bound_bytes(topology, running, bytes);
+        }
+        !running.failed.get()
+    }
+
+    /// What an attempt may hold here that reads `records` records of this shard. The whole of what a
+    /// prepare can be for a single record; else no more than the memory budget has to spare, since one
+    /// that is too large is tried again with fewer records.
+    fn attempt_bytes_max(&self, records: u64) -> u64 {
+        let options = &self.setup.options;
+        let share = options.memory_bytes / 8 / u64::from(self.setup.shards);
+        let spare = if records > 1 { share.max(ATTEMPT_BYTES_MIN) } else { u64::MAX };
+        options.microbatch_bytes_max.min(MICROBATCH_BYTES_LIMIT).min(spare)
+    }
+
+    fn bound_bytes(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running, bytes: u64) {
+        let bytes_max = running.bytes_max;
         if bytes > bytes_max && !running.failed.replace(true) {
             let message = format!(
                 "microbatch {} of {} needs more than {bytes_max} bytes on shard {}",
@@ -265,18 +300,9 @@ impl Shard {
         ranges: &[SourceRange],
         exclusions: &[Exclusion],
     ) {
-        let running = Rc::new(Running::new(attempt, began));
+        let records = ranges.iter().map(|range| range.to.0 - range.from.0).sum();
+        let running = Rc::new(Running::new(attempt, began, self.attempt_bytes_max(records)));
         topology.running.borrow_mut().insert(attempt, Rc::clone(&running));
-        for exclusion in exclusions {
-            let mut excluded = topology.excluded.borrow_mut();
-            let known = excluded.entry(exclusion.origin.source).or_default();
-            if !known.contains(&exclusion.origin.offset) {
-                known.push_back(exclusion.origin.offset);
-            }
-            if known.len() > EXCLUDED_MAX {
-                known.pop_front();
-            }
-        }
         if !ranges.is_empty() {
             self.begin_piece(topology, &running);
             let (shard, topology, running) = (Rc::clone(self), Rc::clone(topology), running);
