@@ -177,7 +177,7 @@ impl<'a> Load<'a> {
                 // Whoever wakes a sleeping thread pays for it, and this one competes with the shards for
                 // the cores. What is completed or falls due while it sleeps like this wakes nobody, and is
                 // found together.
-                thread::sleep(GATHER);
+                thread::sleep(if arrives { GATHER_ARRIVALS } else { GATHER });
             }
         }
     }
@@ -260,6 +260,9 @@ impl Tally {
 
 /// How long completions are gathered: a small part of what any of them took.
 const GATHER: Duration = Duration::from_micros(200);
+
+/// How long arrivals are gathered, and completions with them: they count from when they were due.
+const GATHER_ARRIVALS: Duration = Duration::from_micros(400);
 
 /// With fewer outstanding, each is answered at once.
 const GATHER_MIN: u64 = 64;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use super::points::PointMap;
+use super::points::{PointMap, TOGETHER};
 use super::run::{Run, RunPart};
 use super::small::Small;
 use crate::types::PStateId;
@@ -73,9 +73,6 @@ impl Layer {
         self.tables.is_empty()
     }
 }
-
-/// So many rows of a run are looked up ahead. More would push each other out of the cache.
-const TOGETHER: usize = 32;
 
 /// What a map entry costs beside the heap: two `Small`s and its share of a leaf.
 pub(super) const POINT_BYTES: u64 = 64;

@@ -42,6 +42,12 @@ const LEAF_MAX: usize = 64;
 /// What stays in a leaf that is split.
 const SPLIT: usize = LEAF_MAX / 2;
 
+/// So many leaves are fetched at the same time. More would push each other out of the cache.
+pub(super) const TOGETHER: usize = 32;
+
+/// Of more keys than this, the first would be gone before they are looked up.
+const EXPECTED_MAX: usize = 256;
+
 /// Of keys with the same head, so many are fetched ahead.
 const TIED_MAX: usize = 8;
 
@@ -152,12 +158,19 @@ impl PointMap {
 
     /// Fetches what looking these keys up will read: first all their leaves, then in each the entries.
     pub(super) fn expect(&self, keys: &[&[u8]]) {
-        let leaf_of = |key: &[u8]| self.leaves.get(self.leaf_of(head_of(key), key));
-        for leaf in keys.iter().filter_map(|key| leaf_of(key)) {
-            fetch(std::slice::from_ref(&**leaf));
-        }
-        for (key, leaf) in keys.iter().filter_map(|key| Some((key, leaf_of(key)?))) {
-            leaf.expect(head_of(key));
+        for keys in keys[..keys.len().min(EXPECTED_MAX)].chunks(TOGETHER) {
+            let mut leaves = [None; TOGETHER];
+            for (key, leaf) in keys.iter().zip(&mut leaves) {
+                *leaf = self.leaves.get(self.leaf_of(head_of(key), key));
+                if let Some(leaf) = *leaf {
+                    fetch(std::slice::from_ref(&**leaf));
+                }
+            }
+            for (key, leaf) in keys.iter().zip(leaves) {
+                if let Some(leaf) = leaf {
+                    leaf.expect(head_of(key));
+                }
+            }
         }
     }
 
