@@ -8,13 +8,15 @@
     reason = "it measures real time from real threads"
 )]
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tidemill::env::production::{Options, Production};
-use tidemill::env::{Buf, Env, LocalFuture, Open, Platform, Sync};
+use tidemill::env::{Buf, Class, Env, LocalFuture, Open, Platform, Sync};
 use tidemill::types::ShardId;
 use tidemill_bench::ceiling::{Direction, Phase, RawFile, measure};
 use tidemill_bench::meter::{Latencies, Usage};
@@ -30,6 +32,16 @@ fn main() -> anyhow::Result<()> {
         for depth in [1, 16] {
             raw_writes(&dir, depth)?;
             env_writes(&production, depth as u64);
+        }
+    }
+    for round in 0..rounds {
+        for pause in [Duration::ZERO, Duration::from_millis(1), Duration::from_secs(1)] {
+            for (readers, class) in
+                [(0, Class::Client), (256, Class::Topology), (256, Class::Client)]
+            {
+                // The first round also fills the file that is read.
+                beside_reads(&production, readers, class, pause, round == 0);
+            }
         }
     }
     for pause in [Duration::ZERO, Duration::from_millis(2)] {
@@ -101,6 +113,72 @@ fn env_writes(production: &Production, depth: u64) {
         latency.p50,
         latency.p99,
         used.cpu_seconds
+    );
+}
+
+/// Durable writes, one after the other, beside random reads that tasks of one class ask for.
+fn beside_reads(
+    production: &Arc<Production>,
+    readers: u64,
+    class: Class,
+    pause: Duration,
+    fill: bool,
+) {
+    const BLOCKS: u64 = 131_072;
+    let (latencies, reads) = on_shard(production, ShardId(0), move |env| {
+        Box::pin(async move {
+            let disk = env.disk();
+            let file = disk.open("read", Open::Any).await.expect("opened");
+            if fill && file.len().expect("asked") < BLOCKS * 4096 {
+                for at in (0..BLOCKS * 4096).step_by(1 << 20) {
+                    file.write(at, Buf::zeroed(1 << 20), Sync::No).await.0.expect("written");
+                }
+                file.sync().await.expect("synced");
+            }
+            let log = disk.open("env", Open::Any).await.expect("opened");
+            let until = Instant::now() + Duration::from_secs(2);
+            let reads = Rc::new(Cell::new(0_u64));
+            let running = Rc::new(Cell::new(readers));
+            for _ in 0..readers {
+                let (reader, file, reads) = (env.clone(), Rc::clone(&file), Rc::clone(&reads));
+                let running = Rc::clone(&running);
+                env.spawn(class, "reader", async move {
+                    let mut buf = Buf::zeroed(4096);
+                    while Instant::now() < until {
+                        let (result, back) = file.read(reader.random() % BLOCKS * 4096, buf).await;
+                        assert_eq!(result.expect("read"), 4096);
+                        buf = back;
+                        reads.set(reads.get() + 1);
+                    }
+                    running.set(running.get() - 1);
+                });
+            }
+            let mut latencies = Latencies::default();
+            let (mut buf, mut block) = (Buf::zeroed(4096), 0);
+            while Instant::now() < until {
+                let started_at = Instant::now();
+                let (result, back) = log.write(block * 4096, buf, Sync::Data).await;
+                result.expect("written");
+                latencies.record(started_at.elapsed());
+                (buf, block) = (back, (block + 1) % 16_384);
+                if !pause.is_zero() {
+                    env.sleep(pause).await;
+                }
+            }
+            while running.get() > 0 {
+                env.sleep(Duration::from_millis(1)).await;
+            }
+            (latencies, reads.get())
+        })
+    });
+    let latency = latencies.summary();
+    println!(
+        "durable 4k every {pause:?} beside {readers} reads of {class:?}: {} writes, p50 {:.0} us, \
+         p99 {:.0} us; {} reads/s",
+        latencies.count(),
+        latency.p50,
+        latency.p99,
+        reads / 2,
     );
 }
 

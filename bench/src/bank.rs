@@ -43,12 +43,18 @@ pub struct BankFlags {
     #[arg(long, value_name = "MIB", conflicts_with_all = ["crash", "input"],
         value_parser = clap::value_parser!(u64).range(16..))]
     pub memory: Option<u64>,
+    /// MiB of journal for each shard before appends wait: with less, folds come sooner [default: 512]
+    #[arg(long, value_name = "MIB", conflicts_with_all = ["crash", "input"],
+        value_parser = clap::value_parser!(u64).range(64..))]
+    pub journal: Option<u64>,
     /// Kill a child under load so many times, and verify what it left each time
     #[arg(long, value_name = "N", conflicts_with_all = ["rate", "gate", "seconds"],
         value_parser = clap::value_parser!(u32).range(1..))]
     pub crash: Option<u32>,
     /// Book the transactions of this file instead of drawing transfers
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["crash", "accounts", "rate"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "crash", "accounts", "rate", "gate", "seconds", "cross", "batch", "seed",
+    ])]
     pub input: Option<PathBuf>,
     /// Write `account_id,balance` lines after the run, one for each account
     #[arg(long, value_name = "FILE", conflicts_with = "crash")]

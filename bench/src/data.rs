@@ -38,7 +38,8 @@ impl DataDir {
         fs::create_dir_all(&root).with_context(|| {
             format!("cannot make {}: choose another directory with --data", root.display())
         })?;
-        let root = root.canonicalize()?;
+        let root =
+            root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
         let mut dir = Self { root, file_system: String::new(), temporary: Cell::new(false) };
         let made = dir.made()?;
         for entry in fs::read_dir(&dir.root)? {

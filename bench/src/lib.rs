@@ -126,8 +126,14 @@ pub fn execute(cli: &Cli) -> anyhow::Result<Document> {
     let data = DataDir::open(common.data.as_deref())?;
     let machine = machine::look(&data)?;
     let context = Context { settings, data, progress: Progress::new() };
-    let measured = workload.run(&context)?;
+    let mut measured = workload.run(&context)?;
     context.progress.finish();
+    if !measured.invariants.iter().all(|it| it.holds) {
+        // Whoever finds out why needs the files.
+        context.data.keep();
+        let kept = context.data.root().display();
+        measured.notes.push(format!("an invariant does not hold: the files are kept in {kept}"));
+    }
     let document = Document::new(workload, &context.settings, machine, measured);
     document.show(common.json.as_deref())?;
     Ok(document)

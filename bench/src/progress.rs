@@ -33,10 +33,10 @@ impl Progress {
         Self { bar }
     }
 
-    /// Says how many steps there will be.
+    /// Says how many steps there will be, beside those planned before.
     pub fn plan(&self, steps: usize) {
         if let Some(bar) = &self.bar {
-            bar.set_length(steps as u64);
+            bar.inc_length(steps as u64);
         }
     }
 

@@ -132,6 +132,17 @@ pub struct Ratio {
     pub ratio: f64,
 }
 
+impl Metric {
+    fn words(self) -> &'static str {
+        match self {
+            Self::PerSecond => "per second",
+            Self::LatencyP50 => "latency p50",
+            Self::LatencyP99 => "latency p99",
+            Self::BytesWritten => "bytes written",
+        }
+    }
+}
+
 impl Ratio {
     /// Compares `ours` with `other`.
     #[must_use]
@@ -173,7 +184,8 @@ impl Document {
         let figures = figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let own = parameters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let parameters = Parameters {
-            seconds: results.iter().map(|outcome| outcome.seconds).sum(),
+            // Phases of one window each say how long it was.
+            seconds: results.iter().map(|outcome| outcome.seconds).fold(0.0, f64::max),
             shards: settings.shards,
             partitions: settings.partitions,
             seed: settings.seed,
@@ -250,7 +262,7 @@ impl Document {
                 .map(|(name, value)| format!("{}: {}", name.replace('_', " "), number(*value))),
         );
         lines.extend(self.ratios.iter().map(|Ratio { phase, metric, against, ratio }| {
-            format!("{phase}: {ratio:.3} x {against} ({metric:?}; more is better)")
+            format!("{phase}: {ratio:.3} x {against} ({}; more is better)", metric.words())
         }));
         lines.extend(self.invariants.iter().map(|Invariant { name, holds, detail }| {
             let verdict = if *holds { "holds" } else { "DOES NOT HOLD" };

@@ -23,7 +23,7 @@ pub enum Error {
     },
     /// The shard that has this partition stopped. What was under way there is *unknown* until it is
     /// reopened; `Engine::reopen_shard` does that in place.
-    #[error("shard {shard} stopped: {cause}")]
+    #[error("shard {shard} stopped and can be reopened in place: {cause}")]
     ShardStopped {
         /// Which.
         shard: ShardId,

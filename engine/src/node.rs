@@ -1,9 +1,12 @@
 //! One process: its options, its catalogue, and how its shards are opened, reopened and closed.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_channel::oneshot;
 use futures_util::FutureExt;
+use futures_util::future::{Either, select, select_all, try_join_all};
 
 use crate::depot;
 use crate::env::{Platform, production};
@@ -12,7 +15,7 @@ use crate::journal::JournalId;
 use crate::manifest::JournalRecord;
 use crate::module::Definition;
 use crate::shard::keeper::Keeper;
-use crate::shard::message::{Closed, KeeperRequest, Message, Reply};
+use crate::shard::message::{KeeperRequest, Message, Reply};
 use crate::shard::recover::{self, Boot, Life, Plan, Ready, Start};
 use crate::shard::{Setup, microbatch::Topology};
 use crate::types::ShardId;
@@ -103,6 +106,8 @@ pub(crate) struct Node {
     platform: Arc<dyn Platform>,
     pub(crate) setup: Arc<Setup>,
     progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    /// All shards were ended: those that may run on the platform now belong to another opening.
+    ended: AtomicBool,
 }
 
 /// What an opening found.
@@ -130,7 +135,7 @@ impl Node {
         let setup = Arc::new(Setup::new(options, shape, run, keeper));
         let dealt = plans.iter().any(|plan| matches!(plan, Plan::Create { .. }));
         let journals: Vec<JournalId> = plans.iter().map(Plan::journal).collect();
-        let node = Self { platform, setup, progress };
+        let node = Self { platform, setup, progress, ended: AtomicBool::new(false) };
         let mut waiting = Vec::new();
         for (shard, plan) in node.shards().zip(plans) {
             waiting.push(node.start(shard, Life::First(run, plan)));
@@ -309,33 +314,49 @@ impl Node {
     pub(crate) async fn reopen(&self, shard: ShardId) -> Result<()> {
         let claim = self.setup.claim(shard)?;
         self.platform.ended(shard).await;
+        // From here on it is the new life that says how it is: it may end, and be claimed by somebody else,
+        // before this goes on.
+        std::mem::forget(claim);
         let ready = self.start(shard, Life::Next)?;
-        // From here on it is the shard that says how it is.
-        drop(claim);
+        if self.setup.is_closed() {
+            // Whoever closes may have told it to end before there was anybody to hear it.
+            self.tell(shard, Message::End);
+        }
         self.answered(shard, ready).await.map(|_| ())
     }
 
     /// Folds everything, records the ends of the journals, and ends all shards.
     pub(crate) async fn close(&self) -> Result<()> {
         self.setup.note_closed();
-        let answers: Vec<_> = self
-            .shards()
-            .map(|shard| (shard, self.post(shard, |reply| Message::Close { reply })))
-            .collect();
-        let mut closed: Vec<Closed> = Vec::new();
-        let mut failure = None;
-        for (shard, answer) in answers {
-            match answer.await.unwrap_or_else(|_| Err(self.setup.ended_error(shard))) {
-                Ok(end) => closed.push(end),
-                Err(error) => failure = failure.or(Some(error)),
+        let answers = self.shards().map(|shard| {
+            let answer = self.post(shard, |reply| Message::Close { reply });
+            self.closing(shard, answer)
+        });
+        let mut ended: Vec<_> = self.shards().map(|shard| self.platform.ended(shard)).collect();
+        // Each shard waits for microbatches that others take part in, so the first one that is gone ends the
+        // wait for all.
+        let answers = pin!(try_join_all(answers));
+        let closed = match select(answers, select_all(&mut ended)).await {
+            Either::Left((closed, _)) => closed,
+            Either::Right((((), index, _), _)) => {
+                let shard = self.shards().nth(index).expect("one future for each shard");
+                Err(self.setup.ended_error(shard))
             }
-        }
-        if failure.is_none() {
-            let clean = |reply| Message::Keeper(KeeperRequest::Clean { closed, reply });
-            failure = self.ask(BOOT, clean).await.err();
-        }
+        };
+        let clean = match closed {
+            Ok(closed) => {
+                let clean = |reply| Message::Keeper(KeeperRequest::Clean { closed, reply });
+                self.closing(BOOT, self.post(BOOT, clean)).await
+            }
+            Err(error) => Err(error),
+        };
         self.end_all().await;
-        failure.map_or(Ok(()), Err)
+        clean
+    }
+
+    /// What a shard answers to a step of closing, or what went wrong with that.
+    async fn closing<T>(&self, shard: ShardId, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
+        answer.await.unwrap_or_else(|_| Err(self.setup.ended_error(shard)))
     }
 
     /// Ends every shard as it is.
@@ -347,10 +368,14 @@ impl Node {
         for shard in self.shards() {
             self.platform.ended(shard).await;
         }
+        self.ended.store(true, Ordering::Release);
     }
 
-    /// Ends every shard as it is, without waiting.
+    /// Ends every shard as it is, without waiting; nothing if that was done before.
     pub(crate) fn end_all_later(&self) {
+        if self.ended.load(Ordering::Acquire) {
+            return;
+        }
         for shard in self.shards() {
             self.platform.post(shard, Box::new(Message::End));
         }

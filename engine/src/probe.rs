@@ -52,8 +52,8 @@ named! {
         OffsetsBeforeCommitted = "offsets-before-committed",
         /// A segment's partly filled tail block is rewritten after its journal file was reused.
         TailBlockRewritten = "tail-block-rewritten",
-        /// Partitions are dealt to other shards without folding what moved first.
-        DealtWithoutFold = "dealt-without-fold",
+        /// Partitions are dealt to other shards before what moves is folded; a crash in between loses it.
+        DealtBeforeFolded = "dealt-before-folded",
     }
 }
 
@@ -76,8 +76,6 @@ named! {
         CrashWhileDealing = "crash-while-dealing",
         /// A fold covers an index above an undecided prepare.
         InDoubtAcrossFold = "in-doubt-across-fold",
-        /// The journal is short of files, and a prepare without an outcome is written again.
-        PrepareCopied = "prepare-copied",
         /// A fold finds no space.
         NoSpaceInFold = "no-space-in-fold",
         /// Recovery meets frames of a file's earlier life.

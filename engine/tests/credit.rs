@@ -41,13 +41,16 @@ struct Ray {
 struct Rays {
     bursts: Depot<Burst>,
     /// Per way from a source to a target, how many rays came and how many of them after a later one.
-    came: PState<Map<(u64, u64), (u64, u64, u64)>>,
+    came: PState<Ways>,
 }
+
+/// By target and source.
+type Ways = Map<(u64, u64), (u64, u64, u64)>;
 
 fn rays(m: &Module) -> Rays {
     let bursts = m.depot::<Burst>("bursts").hash_by(|burst| &burst.source);
     let t = m.microbatch(|| "rays");
-    let came = t.pstate::<Map<(u64, u64), (u64, u64, u64)>>("came");
+    let came = t.pstate::<Ways>("came");
     t.source(bursts)
         .flat_map(|burst: Burst| {
             let Burst { source, number } = burst;

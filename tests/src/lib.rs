@@ -1,7 +1,7 @@
 //! The simulator, and the tests that need more than one crate.
 //!
 //! ```text
-//! simulate -> scenario -> world -> {node -> disk} -> {counts, trace, random}
+//! simulate -> tally -> scenario -> world -> {node -> disk} -> {counts, trace, random}
 //! ```
 //!
 //! A [`world::World`] runs the unchanged engine on one thread, with virtual time and one seed;
@@ -12,5 +12,6 @@ pub mod disk;
 pub mod node;
 pub mod random;
 pub mod scenario;
+pub mod tally;
 pub mod trace;
 pub mod world;

@@ -235,6 +235,8 @@ struct Findings {
     /// What verification found wrong with the files of a killed process, in words.
     damage: Vec<String>,
     invariants: Vec<Invariant>,
+    /// Why a round did not come to its end.
+    failure: Option<String>,
 }
 
 pub(super) fn run(flags: &BankFlags, kills: u32, context: &Context) -> anyhow::Result<Measured> {
@@ -273,21 +275,14 @@ pub(super) fn run(flags: &BankFlags, kills: u32, context: &Context) -> anyhow::R
             findings.acknowledged.count()
         ));
         child.first = u64::from(round) << PIECE_BITS;
-        if round % 3 == 0 {
-            child.run_and_kill(Kill::WhileOpening(moment(OPENING_KILL_MAX)))?;
-            findings.killed_opening += 1;
-            findings.verify(&child.dir)?;
+        let opening = (round % 3 == 0).then(|| moment(OPENING_KILL_MAX));
+        let load = moment(LOAD_MAX);
+        if let Err(error) = findings.crash(&child, &plan, opening, load, round % 2 == 0) {
+            // A directory that cannot be opened or read after a crash is what this looks for.
+            findings.failure = Some(format!("{error:#}"));
+            break;
         }
-        let (ids, loaded) = child.run_and_kill(Kill::UnderLoad(moment(LOAD_MAX)))?;
-        findings.load += loaded;
-        for id in ids {
-            ensure!(findings.acknowledged.insert(id), "a child acknowledged {id} twice");
-        }
-        findings.verify(&child.dir)?;
-        let close = round % 2 == 0;
-        findings.examine(&child, &plan, close).with_context(|| format!("after crash {round}"))?;
         if findings.invariants.iter().any(|it| !it.holds) || !findings.damage.is_empty() {
-            data.keep();
             break;
         }
         survived = round;
@@ -296,6 +291,29 @@ pub(super) fn run(flags: &BankFlags, kills: u32, context: &Context) -> anyhow::R
 }
 
 impl Findings {
+    /// One round: kills while opening if asked, kills under load, and looks at what is left each time.
+    fn crash(
+        &mut self,
+        child: &Child,
+        plan: &Plan,
+        opening: Option<Duration>,
+        load: Duration,
+        close: bool,
+    ) -> anyhow::Result<()> {
+        if let Some(opening) = opening {
+            child.run_and_kill(Kill::WhileOpening(opening))?;
+            self.killed_opening += 1;
+            self.verify(&child.dir)?;
+        }
+        let (ids, loaded) = child.run_and_kill(Kill::UnderLoad(load))?;
+        self.load += loaded;
+        for id in ids {
+            ensure!(self.acknowledged.insert(id), "a child acknowledged {id} twice");
+        }
+        self.verify(&child.dir)?;
+        self.examine(child, plan, close)
+    }
+
     /// Checks every checksum and structure of the files, without opening them as an engine does.
     fn verify(&mut self, dir: &Path) -> anyhow::Result<()> {
         let mut files = BTreeMap::new();
@@ -353,16 +371,18 @@ impl Findings {
         invariants.push(Invariant {
             name: "every crash was survived".to_owned(),
             holds: survived == kills,
-            detail: format!("{survived} of {kills} SIGKILLs under load"),
+            detail: match self.failure {
+                None => format!("{survived} of {kills} SIGKILLs under load"),
+                Some(failure) => {
+                    format!("{survived} of {kills} SIGKILLs under load, then {failure}")
+                }
+            },
         });
-        let mut notes = vec![
+        let notes = vec![
             "recover is opening until every effect is visible again; transfers counts durable appends \
              of the killed children, which take no latencies with them"
                 .to_owned(),
         ];
-        if survived < kills {
-            notes.push(format!("what the last crash left is kept in {}", child.dir.display()));
-        }
         Measured {
             results: vec![transfers, recover],
             invariants,

@@ -35,8 +35,7 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
     progress.plan(5);
     progress.step("opening, depositing");
     let dir = data.fresh("bank")?;
-    let mut options = Options { shards, partitions: Some(partitions), ..Options::default() };
-    options.memory_bytes = flags.memory.map_or(options.memory_bytes, |mib| mib << 20);
+    let options = options(flags, shards, partitions);
     let memory = MemoryBound::new(&options);
     let (engine, launched) = block_on(open(&dir, options))?;
     block_on(deposit(&launched, &plan))?;
@@ -82,11 +81,25 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
         ("accounts", json!(accounts)),
         ("cross_percent", json!(plan.cross_percent())),
         ("batch", json!(flags.batch)),
+        ("memory_mib", json!(flags.memory)),
+        ("journal_mib", json!(flags.journal)),
     ];
     if shards == 1 {
         measured.notes.push("one shard: no transfer leaves it".to_owned());
     }
     Ok(measured)
+}
+
+fn options(flags: &BankFlags, shards: u16, partitions: u32) -> Options {
+    let mut options = Options { shards, partitions: Some(partitions), ..Options::default() };
+    options.memory_bytes = flags.memory.map_or(options.memory_bytes, |mib| mib << 20);
+    if let Some(journal) = flags.journal {
+        options.journal_bytes_max = journal << 20;
+        // Eight files at least: one at a time is reused.
+        let file_bytes = u64::from(options.journal_file_bytes).min(options.journal_bytes_max / 8);
+        options.journal_file_bytes = u32::try_from(file_bytes).expect("it was a u32 before");
+    }
+    options
 }
 
 /// What the process may take under load: the budget, the constant that is stated beside it, and what it

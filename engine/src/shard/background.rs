@@ -9,7 +9,6 @@ use super::partition::{self, Partition};
 use crate::env::Class;
 use crate::error::{Error, Result, chain};
 use crate::journal::Ticket;
-use crate::probe::{State, reached};
 use crate::pstate;
 use crate::types::PartitionId;
 
@@ -37,15 +36,16 @@ impl Shard {
                 let covered = self.partitions[&id].covers();
                 match self.fold(id).await {
                     Ok(()) => {
-                        pause = LOOK_EVERY;
                         folded = true;
                         self.fold_ended(true);
                         self.copy_what_is_in_doubt();
                         if self.partitions[&id].covers() == covered {
                             // What is not visible everywhere yet cannot be covered; doing it again at once
                             // would not help.
+                            pause = (pause * 2).min(BACK_OFF_MAX);
                             break;
                         }
+                        pause = LOOK_EVERY;
                     }
                     Err(Error::DiskFull { .. }) => {
                         pause = (pause * 2).min(BACK_OFF_MAX);
@@ -80,11 +80,7 @@ impl Shard {
                 // Above what is covered, entries are replayed in order and not from a copy.
                 let wanted = |index| index <= partition.covers() && partition.is_in_doubt(index);
                 match shard.journal.copy_forward(id, wanted).await {
-                    Ok(0) => {}
-                    Ok(bytes) => {
-                        shard.counters.borrow_mut().copied_bytes += bytes;
-                        reached(State::PrepareCopied);
-                    }
+                    Ok(bytes) => shard.counters.borrow_mut().copied_bytes += bytes,
                     Err(error) => return shard.fail(&error),
                 }
             }
@@ -133,7 +129,10 @@ impl Shard {
         while partition.folding.replace(true) {
             self.env.sleep(LOOK_EVERY).await;
         }
-        let result = self.fold_claimed(&partition).await;
+        // Whoever folded meanwhile may have left nothing to do. A root that covers no more than the one before is
+        // not written: after a crash that tears it, nothing in the journal shows that it was no damage.
+        let result =
+            if partition.is_dirty() { self.fold_claimed(&partition).await } else { Ok(()) };
         partition.folding.set(false);
         result
     }
@@ -183,6 +182,10 @@ impl Shard {
     /// A clean end: nothing new is accepted, everything is folded, the journal is closed.
     pub(super) async fn close(&self) -> Result<Closed> {
         self.closing.set(true);
+        self.relieve();
+        // What was taken before goes on, or it would be journalled behind the folds, or not at all.
+        self.appends.drained().await;
+        self.journal.released().await;
         self.fold_all().await?;
         let end = self.journal.close().await.map_err(|error| self.stopped_by(&error))?;
         Ok(Closed { journal: self.journal_id, end })

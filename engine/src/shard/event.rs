@@ -174,6 +174,9 @@ impl Shard {
         // A record that only just fits a depot is cut: the whole of it lies where the letter says.
         let room = RECORD_BYTES_MAX - letter.encode().len();
         letter.record = record.bytes.get(..room).unwrap_or(record.bytes);
+        // So that whoever waits for the record hears of it, however long ago it was.
+        let key = partition::dead_letter_key(topology.id, letter.depot, record.offset);
+        work.writes.borrow_mut().put(partition::SYSTEM, &key, &[]);
         let depot = topology.module.dead_letters[topology.place];
         push_append(&work, depot, letter.encode());
         self.wrote(topology, running, &work, 0);

@@ -59,8 +59,6 @@ pub(crate) struct Topology {
     read: RefCell<BTreeMap<Source, Offset>>,
     windows: RefCell<BTreeMap<Source, window::Window>>,
     waiting: RefCell<Waiting>,
-    /// Records given up, per source, for those who wait; the newest only.
-    excluded: RefCell<BTreeMap<Source, VecDeque<Offset>>>,
     visible_waiting: RefCell<Vec<(MicrobatchId, Reply<()>)>>,
     wake_participant: Cell<Option<u64>>,
     wake_coordinator: Cell<Option<u64>>,
@@ -84,10 +82,10 @@ pub(crate) struct Running {
     pub(super) failed: Cell<bool>,
     /// Rows that wait here, and what was written.
     bytes: Cell<u64>,
-    /// The most that may be.
-    bytes_max: u64,
     /// Rows on their way to and from other shards.
     hops: hops::Hops,
+    /// The most that may be.
+    bytes_max: u64,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
 }
 
@@ -122,9 +120,6 @@ pub(crate) enum Durable {
     Lazily(Record),
     Locally { token: coordinator::Token, attempt: AttemptId, record: Record },
 }
-
-/// So many given-up records are remembered per source for those who wait.
-const EXCLUDED_MAX: usize = 1_024;
 
 impl Running {
     /// The work on one partition, made when it is first needed.
@@ -237,7 +232,6 @@ impl Shard {
             read: RefCell::default(),
             windows: RefCell::default(),
             waiting: RefCell::default(),
-            excluded: RefCell::default(),
             visible_waiting: RefCell::default(),
             wake_participant: Cell::default(),
             wake_coordinator: Cell::default(),

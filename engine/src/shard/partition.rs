@@ -5,10 +5,12 @@
 //! an entry takes its place, since clients' appends and microbatches' appends share them.
 //!
 //! What a fold must record beside the trees lies in the engine's own `PState` 0: the state of each depot
-//! log, the coordinators' rows, and the last id committed of each topology.
+//! log, the coordinators' rows, and the last id committed of each topology. Which records were given up
+//! stands there, too, written by the microbatches that leave them out: 17 bytes for each, for ever.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::rc::Rc;
 
 use tidemill_replication::two_phase::{AttemptId, Begin, Record, Row};
@@ -678,7 +680,8 @@ impl Partition {
             .scan(
                 &View::visible(),
                 SYSTEM,
-                KeyRange::ALL,
+                // What may be many rows comes last, and is looked up one by one.
+                KeyRange { to: Bound::Excluded(&[DEAD_LETTER]), ..KeyRange::ALL },
                 pstate::Direction::Forward,
                 usize::MAX,
                 |key, value| {
@@ -713,6 +716,7 @@ impl Partition {
                     let begins = decode_begins(&value).map_err(wrong)?;
                     self.coordinated.borrow_mut().entry(topology).or_default().begins = begins;
                 }
+                SystemKey::DeadLetter => return Err(wrong("out of its place".to_owned())),
             }
         }
         Ok(())
@@ -762,17 +766,32 @@ impl Depot {
     }
 }
 
-/// Keys of [`SYSTEM`]: a letter and a number.
+/// Keys of [`SYSTEM`]: a letter and a number, or several.
 pub(crate) enum SystemKey {
     Depot(DepotId),
     Committed(TopologyId),
     Row(TopologyId),
     Begins(TopologyId),
+    /// See [`dead_letter_key`]; the value is empty.
+    DeadLetter,
+}
+
+/// The letter of [`dead_letter_key`]: above all others.
+const DEAD_LETTER: u8 = b'x';
+
+/// The key in [`SYSTEM`] that says that a topology gave up a record of a depot in this partition.
+pub(crate) fn dead_letter_key(topology: TopologyId, depot: DepotId, offset: Offset) -> [u8; 17] {
+    let mut key = [DEAD_LETTER; 17];
+    key[1..5].copy_from_slice(&topology.0.to_be_bytes());
+    key[5..9].copy_from_slice(&depot.0.to_be_bytes());
+    key[9..].copy_from_slice(&offset.0.to_be_bytes());
+    key
 }
 
 impl SystemKey {
     fn encode(&self) -> [u8; 5] {
         let (letter, number) = match self {
+            Self::DeadLetter => unreachable!("has a longer key"),
             Self::Depot(id) => (b'd', id.0),
             Self::Committed(id) => (b'c', id.0),
             Self::Row(id) => (b'r', id.0),
@@ -783,6 +802,9 @@ impl SystemKey {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() == 17 && bytes.first() == Some(&DEAD_LETTER) {
+            return Some(Self::DeadLetter);
+        }
         let [letter, a, b, c, d] = *bytes else { return None };
         let number = u32::from_be_bytes([a, b, c, d]);
         match letter {

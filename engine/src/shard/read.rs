@@ -64,7 +64,7 @@ impl Shard {
     }
 
     /// Damage concerns whoever reads it; a device that refuses concerns everybody.
-    fn read_failed(&self, error: &pstate::Error) -> Error {
+    pub(super) fn read_failed(&self, error: &pstate::Error) -> Error {
         match error {
             pstate::Error::Corrupt { .. } => Error::Corrupt { what: chain(error) },
             _ => self.stopped_by(error),

@@ -1,6 +1,6 @@
 //! From files to a running shard: what happens between `start` and the first message.
 //!
-//! 1. *Boot*, on shard 0 alone: `MANIFEST` is read or made, the run is raised durably, leftovers of
+//! 1. *Boot*, on shard 0 alone, once: `MANIFEST` is read or made, the run is raised durably, leftovers of
 //!    journals that nobody names are removed.
 //! 2. *Replay*, on every shard: the entries of its partitions are read from the journals that may hold
 //!    them and applied in order of their index over what the folds contain. A gap is damage.
@@ -26,7 +26,7 @@ use super::keeper::{self, Ended, Hand};
 use super::message::{Message, Reply, answer};
 use super::partition::{Partition, TornExtent};
 use super::{Ending, Setup, Shard, TERM, tails};
-use crate::env::{Env, LocalFuture, ShardMain};
+use crate::env::{Class, Env, LocalFuture, ShardMain};
 use crate::error::{Error, Result, chain};
 use crate::journal::{
     self, Admission, Entry, EntryRef, Journal, JournalId, Kind, Recovered, Recovery, TornTail,
@@ -197,6 +197,10 @@ async fn run(env: Env, start: Start) {
             return answer(ready, Err(error));
         }
     };
+    if planted(Plant::DealtBeforeFolded) {
+        let late = Rc::clone(&shard);
+        env.spawn(Class::Background, "late folds", async move { drop(late.fold_all().await) });
+    }
     answer(ready, Ok(found));
     match shard.ending().await {
         Ending::Closed => "it was closed".clone_into(&mut guard.cause),
@@ -310,7 +314,7 @@ async fn deal(
     for some in partitions.chunks(FOLDS_AT_ONCE) {
         let folds = some.iter().map(|partition| async {
             // A partition that has no root yet gets one, so that a missing file is always damage.
-            let due = partition.is_dirty() && !planted(Plant::DealtWithoutFold);
+            let due = partition.is_dirty() && !planted(Plant::DealtBeforeFolded);
             if due || partition.must_fold() {
                 partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
             }
@@ -403,7 +407,7 @@ impl Replay<'_> {
                     self.entry(entry, (id, group.sequence)).await?;
                 }
             }
-            self.bound_memory().await?;
+            self.bound_memory(&recovery).await?;
             self.bound_tails().await?;
             if self.env.should_yield() {
                 (self.progress)(Progress::Replayed {
@@ -421,7 +425,9 @@ impl Replay<'_> {
                 file.number
             ));
         }
-        self.proved.insert(id, recovered.proved_below());
+        // Whoever closed the directory knew all of it to be durable.
+        let proved = if clean_end.is_some() { u64::MAX } else { recovered.proved_below() };
+        self.proved.insert(id, proved);
         Ok(recovered)
     }
 
@@ -452,23 +458,24 @@ impl Replay<'_> {
             return Err(Error::Corrupt { what });
         }
         let own = self.partitions.get_mut(&entry.partition);
-        let replaying = own.expect("all partitions of the shard are open");
-        replaying.take(entry, frame, &self.visible, &mut self.torn_extents).await
+        let own = own.expect("all partitions of the shard are open");
+        own.take(entry, frame, &self.visible, &mut self.torn_extents).await
     }
 
     /// Folds while replaying, when what was replayed outgrows the overlays' share of the memory.
-    async fn bound_memory(&mut self) -> Result<()> {
+    async fn bound_memory(&mut self, journal: &Recovery) -> Result<()> {
         let options = &self.setup.options;
         let bytes_max = options.memory_bytes / 4 / u64::from(self.setup.shards);
-        let overlays = || self.partitions.values().map(|it| it.partition.overlay_bytes());
-        if overlays().sum::<u64>() <= bytes_max {
+        // Not one that lost the end of a log: nothing may cover that before it is known to be no damage.
+        let sound = || self.partitions.values().filter(|it| !it.partition.is_cut());
+        if sound().map(|it| it.partition.overlay_bytes()).sum::<u64>() <= bytes_max {
             return Ok(());
         }
-        // Not one that lost the end of a log: nothing may cover that before it is known to be no damage.
-        let sound = self.partitions.values().filter(|it| !it.partition.is_cut());
-        let largest = sound.max_by_key(|it| it.partition.overlay_bytes());
+        let largest = sound().max_by_key(|it| it.partition.overlay_bytes());
         let Some(largest) = largest else { return Ok(()) };
-        // What was read back from the device survives the next crash once the fold has synced it.
+        // What was read may be in the device's cache only. No fold contains the end of a microbatch whose
+        // decision the next crash takes away.
+        journal.make_durable().await.map_err(|error| journal_error(&error))?;
         largest.partition.replayed_is_durable();
         let folded = largest.partition.fold(largest.partition.last()).await;
         folded.map_err(|error| partition_error(&error))?;

@@ -155,6 +155,8 @@ impl Fold {
             SystemKey::Begins(topology) => {
                 self.coordinated.entry(topology).or_default().begins = decode_begins(value)?;
             }
+            SystemKey::DeadLetter if value.is_empty() => {}
+            SystemKey::DeadLetter => return Err("it has a value".to_owned()),
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ mod limits;
 mod memory;
 mod notes;
 mod rejects;
+mod reopening;
 mod stopped;
 
 /// What [`kit::Process`] can run in a process of its own, by name.

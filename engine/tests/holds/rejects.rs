@@ -101,8 +101,10 @@ fn a_bad_record_becomes_a_dead_letter_and_stops_nothing() {
             .collect();
         // Together, so that the bad ones share microbatches with good ones.
         let appends: Vec<_> = orders.iter().map(|it| shop.append(shop.orders, it)).collect();
+        let mut appended = Vec::new();
         for (order, append) in orders.iter().zip(appends) {
-            let effects = shop.wait("handling", &append.await.unwrap()).await.unwrap();
+            appended.push(append.await.unwrap());
+            let effects = shop.wait("handling", &appended[appended.len() - 1]).await.unwrap();
             let rejected = matches!(effects, Effects::DeadLettered { .. });
             assert_eq!(rejected, order.what != What::Fine, "{order:?}: {effects:?}");
         }
@@ -137,6 +139,69 @@ fn a_bad_record_becomes_a_dead_letter_and_stops_nothing() {
         let shop = engine.launch("shop", self::shop).await.unwrap();
         assert_eq!(shop.select(shop.done.key(1_000)).await.unwrap(), Some(1));
         assert_eq!(dead(&shop).await.len(), 3);
+        // However long ago, also when it lies in the trees.
+        for fold in [false, true] {
+            if fold {
+                engine.fold().await.unwrap();
+            }
+            for (order, appended) in orders.iter().zip(&appended) {
+                let effects = shop.wait("handling", appended).await.unwrap();
+                let rejected = matches!(effects, Effects::DeadLettered { .. });
+                assert_eq!(rejected, order.what != What::Fine, "{order:?}: {effects:?}");
+            }
+        }
+        engine.close().await.unwrap();
+    });
+}
+
+struct Desk {
+    requests: Depot<u64>,
+    taken: PState<Map<u64, u64>>,
+}
+
+/// Odd requests are marked as taken and refused later, on another partition; each even one is refused
+/// while the odd one before it is taken.
+fn desk(m: &Module) -> Desk {
+    let requests = m.depot::<u64>("requests").single();
+    let t = m.microbatch(|| "answering");
+    let taken = t.pstate::<Map<u64, u64>>("taken");
+    t.source(requests)
+        .hash_by_value(|it| it / 2)
+        .using(taken)
+        .filter_map(async |at, taken, it: u64| {
+            let odd = it | 1;
+            if it == odd {
+                at.put(taken.key(it / 2), it)?;
+            } else if at.get(taken.key(it / 2)).await?.is_some() {
+                return Err(Refused(it).into());
+            }
+            Ok(Some(it))
+        })
+        .hash_by_value(|it| it + 1)
+        .for_each(async |_, it: u64| if it % 2 == 1 { Err(Refused(it).into()) } else { Ok(()) });
+    Desk { requests, taken: taken.reader() }
+}
+
+#[test]
+fn a_record_that_fails_because_of_another_rejected_one_is_not_given_up() {
+    let dir = directory("contagion");
+    block_on(async {
+        let engine = Engine::open(&dir, options(2)).await.unwrap();
+        let desk = engine.launch("desk", desk).await.unwrap();
+        // 1 before 0, 3 before 2, ...: in one microbatch, so that each odd one harms the next.
+        let requests: Vec<u64> = (0..8).flat_map(|it| [2 * it + 1, 2 * it]).collect();
+        let appended = desk.append_many(desk.requests, &requests).await.unwrap();
+        desk.caught_up("answering").await.unwrap();
+        let [appended] = &appended[..] else { panic!("{appended:?}") };
+        let letters = desk.dead_letters("answering", appended.partition, appended.offsets.start);
+        let letters = letters.await.unwrap();
+        let dead: Vec<u64> = letters
+            .iter()
+            .map(|it| requests[usize::try_from(it.offset.0 - appended.offsets.start.0).unwrap()])
+            .collect();
+        assert_eq!(dead, [1, 3, 5, 7, 9, 11, 13, 15], "{letters:?}");
+        assert_eq!(desk.select(desk.taken.all()).await.unwrap(), []);
+        drop(desk);
         engine.close().await.unwrap();
     });
 }

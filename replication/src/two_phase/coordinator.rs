@@ -15,6 +15,7 @@ mod io;
 mod plan;
 mod quiescence;
 mod search;
+mod suspects;
 #[cfg(test)]
 mod tests;
 
@@ -282,7 +283,10 @@ impl Coordinator {
             self.give_up(now_ns, place, &failures, effects);
         } else if self.flights[place].is_trial() {
             self.abort_from(place, now_ns, effects);
-            self.flights[place].trial_passed(now_ns);
+            let flight = &mut self.flights[place];
+            for exclusion in flight.trial_passed(now_ns) {
+                effects.push(Effect::Excluded { id: flight.id, exclusion });
+            }
         } else if let Some(touched) = self.touched_if_local(place) {
             let flight = &mut self.flights[place];
             let (offsets, visible) = (flight.plan.ends(), self.visible);
@@ -384,10 +388,8 @@ impl Coordinator {
             return self.shrink(place, now_ns, failure, effects);
         }
         let flight = &mut self.flights[place];
-        for failure in failures {
-            if let Some(exclusion) = flight.failed(now_ns, failure) {
-                effects.push(Effect::Excluded { id: flight.id, exclusion });
-            }
+        for exclusion in flight.failed(now_ns, failures) {
+            effects.push(Effect::Excluded { id: flight.id, exclusion });
         }
     }
 
@@ -404,7 +406,7 @@ impl Coordinator {
         // What is left of one record that is left out, its dead letter, always fits.
         let kind = FailureKind::Reject;
         let rejected = Failure { origin: flight.plan.record(0), kind, ..failure.clone() };
-        if let Some(exclusion) = flight.failed(now_ns, &rejected) {
+        for exclusion in flight.failed(now_ns, &[rejected]) {
             effects.push(Effect::Excluded { id: flight.id, exclusion });
         }
     }

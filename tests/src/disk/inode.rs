@@ -100,6 +100,11 @@ impl Content {
         self.units.get(index as usize).unwrap_or(&None)
     }
 
+    /// The present content, up to the last unit that was ever written.
+    pub(crate) fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
     /// Units of `range` that have no space on the disk yet.
     pub(crate) fn unallocated(&self, range: &Range<u32>) -> u32 {
         range.clone().map(|index| u32::from(!self.allocated.has(index))).sum()

@@ -17,6 +17,7 @@ use tidemill::journal::{
 };
 use tidemill::types::{PartitionId, Run, ShardId, Term};
 
+use super::mishaps::flip_a_bit;
 use super::{Failure, Outcome, Scenario};
 use crate::counts::Fault;
 use crate::disk::Faults;
@@ -264,17 +265,7 @@ impl Shared {
         if !self.shape.damages || !self.random.one_in(3) {
             return;
         }
-        let disk = node.disk();
-        let paths: Vec<_> =
-            disk.paths().into_iter().filter(|path| path.starts_with("journal/")).collect();
-        if paths.is_empty() {
-            return;
-        }
-        let path = self.random.pick(&paths);
-        let len = disk.contents(path).map_or(0, |bytes| bytes.len() as u64);
-        if len > 0 {
-            let bit = u32::try_from(self.random.below(8)).expect("below 8");
-            disk.flip_bit(path, self.random.below(len), bit);
+        if flip_a_bit(node, "journal/", &self.random) {
             self.count("damages", 1);
         }
     }

@@ -15,9 +15,10 @@ use tidemill::page::Cache;
 use tidemill::pstate::{Direction, Error, KeyRange, Run, Store, View, WriteSet};
 use tidemill::types::{Index, MicrobatchId, PStateId, PartitionId, ShardId, TopologyId};
 
+use super::mishaps::{Mishaps, flip_a_bit};
 use super::{Failure, Outcome, Scenario};
 use crate::disk::Faults;
-use crate::node::{After, Crash, Node};
+use crate::node::{Crash, Node};
 use crate::random::Random;
 use crate::world::World;
 
@@ -95,7 +96,7 @@ async fn run(world: World) -> Result<Outcome, Failure> {
     let lives = random.within(3..6);
     for life in 0..=lives {
         let last = life == lives;
-        plan_trouble(&world, &node, last, shared.damages);
+        mishaps().plan(&world, &node, SHARD, last, shared.damages);
         let mine = Rc::clone(&shared);
         let ended = node.run(SHARD, move |env| live(env, mine, last)).await;
         node.crash_never();
@@ -128,51 +129,20 @@ async fn run(world: World) -> Result<Outcome, Failure> {
     Ok(outcome)
 }
 
-fn plan_trouble(world: &World, node: &Node, last: bool, damages: bool) {
-    let random = world.random();
-    node.disk().set_quota(None);
-    node.disk().set_faults(match random.below(4) {
-        _ if last => Faults::default(),
-        0 => Faults::default(),
-        1 | 2 => Faults::benign(),
-        _ => Faults { stall: 1_000, ..Faults::errors() },
-    });
-    if last {
-        return;
-    }
-    if damages && random.one_in(3) {
-        node.disk().set_faults(Faults::benign().with_damage("pages"));
-    }
-    super::disturb(world, node, SHARD);
-    let crash = *random.pick(&[Crash::Power, Crash::Power, Crash::Power, Crash::Kill]);
-    let after = match random.below(3) {
-        0 => After::Polls(random.within(1..2_000)),
-        1 => After::Operations(random.within(1..60)),
-        _ => After::Operations(random.within(60..500)),
-    };
-    node.crash_after(after, crash);
-    if random.one_in(3) {
-        let (world, disk) = (world.clone(), node.disk());
-        world.clone().spawn("quota", async move {
-            world.sleep(Duration::from_micros(world.random().below(20_000))).await;
-            disk.set_quota(Some(disk.used_bytes() + world.random().below(128 << 10)));
-            world.sleep(Duration::from_millis(world.random().within(1..100))).await;
-            disk.set_quota(None);
-        });
+/// What goes wrong here.
+fn mishaps() -> Mishaps {
+    Mishaps {
+        polls_max: 2_000,
+        operations_max: 500,
+        errors: Faults { stall: 1_000, ..Faults::errors() },
+        rest_bytes_max: 128 << 10,
+        damage_only: "pages",
     }
 }
 
 /// Between two lives a bit may flip in the page file.
 fn damage(shared: &Shared, node: &Node) {
-    if !shared.damages || !shared.random.one_in(2) {
-        return;
-    }
-    let disk = node.disk();
-    let path = format!("{DIR}/pages");
-    let len = disk.contents(&path).map_or(0, |bytes| bytes.len() as u64);
-    if len > 0 {
-        let bit = u32::try_from(shared.random.below(8)).expect("below 8");
-        disk.flip_bit(&path, shared.random.below(len), bit);
+    if shared.damages && shared.random.one_in(2) && flip_a_bit(node, DIR, &shared.random) {
         shared.count("damages", 1);
     }
 }

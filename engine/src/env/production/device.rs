@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use super::shard::now;
 
 /// Patient reads beside a durable write.
-pub(super) const BESIDE_WRITES: usize = 4;
+pub(super) const BESIDE_WRITES: usize = 8;
 
 /// Patient reads when nobody writes.
-pub(super) const ALONE: usize = 32;
+pub(super) const ALONE: usize = 64;
 
 /// For so long after a durable write another one is expected.
 const MOMENT: Duration = Duration::from_millis(2);

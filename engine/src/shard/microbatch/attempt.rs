@@ -11,8 +11,10 @@ use crate::env::Class;
 use crate::error::{Error, Result};
 use crate::journal::Kind;
 use crate::probe::{State, reached};
+use crate::pstate::{Found, View};
 use crate::shard::entry::{Committed, Prepare, Transaction};
 use crate::shard::message::{Effects, Reply, WaitRequest, answer};
+use crate::shard::partition::{SYSTEM, dead_letter_key};
 use crate::shard::{Ack, NewEntry, Shard};
 use crate::types::{MicrobatchId, Offset, PartitionId, TopologyId};
 
@@ -182,6 +184,8 @@ impl Shard {
             partition.merge_through(topology.id, id);
         }
         topology.visible.set(id);
+        // What had nothing to prepare here is still among the running ones.
+        topology.running.borrow_mut().retain(|attempt, _| attempt.id > id);
         for (wanted, reply) in topology.visible_waiting.take() {
             if wanted <= id {
                 answer(reply, Ok(()));
@@ -202,26 +206,79 @@ impl Shard {
                 waiting.range(from..(moved.source, moved.offset)).map(|(&key, _)| key).collect();
             for key in ready {
                 for reply in waiting.remove(&key).unwrap_or_default() {
-                    answer(reply, Ok(topology.effects(key.0, key.1)));
+                    self.tell_effects(topology, key.0, key.1, reply);
                 }
             }
         }
     }
 
     /// A client waits for the effects of a record.
-    pub(in crate::shard) fn wait(&self, request: WaitRequest) {
+    pub(in crate::shard) fn wait(self: &Rc<Self>, request: WaitRequest) {
         match self.topology(request.topology) {
             Ok(topology) => {
                 let source = Source { depot: request.depot, partition: request.partition };
-                topology.wait(source, request.offset, request.reply);
+                self.wait_for(&topology, source, request.offset, request.reply);
             }
             Err(error) => answer(request.reply, Err(error)),
         }
     }
 
+    /// Answers when the record at `offset` of `source` was read and its effects are visible.
+    fn wait_for(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        source: Source,
+        offset: Offset,
+        reply: Reply<Effects>,
+    ) {
+        let read = topology.read.borrow().get(&source).copied().unwrap_or_default();
+        if offset < read {
+            self.tell_effects(topology, source, offset, reply);
+        } else {
+            topology.waiting.borrow_mut().entry((source, offset)).or_default().push(reply);
+        }
+    }
+
+    /// Tells what became of a record below the visible offsets: at once, unless a page must be read.
+    fn tell_effects(
+        self: &Rc<Self>,
+        topology: &Topology,
+        source: Source,
+        offset: Offset,
+        reply: Reply<Effects>,
+    ) {
+        let id = topology.visible.get();
+        let told = move |is_dead: bool| {
+            Ok(if is_dead { Effects::DeadLettered { id } } else { Effects::Applied { id } })
+        };
+        let Some(partition) = self.partitions.get(&source.partition).cloned() else {
+            let what = format!("partition {} does not live here", source.partition);
+            return answer(reply, Err(Error::Invalid { what }));
+        };
+        let letters = partition.known_depot(topology.module.dead_letters[topology.place]);
+        if letters.is_none_or(|letters| letters.log.end() == Offset(0)) {
+            return answer(reply, told(false));
+        }
+        let key = dead_letter_key(topology.id, source.depot, offset);
+        let view = View::visible();
+        match partition.store.get(&view, SYSTEM, &key, |value| value.is_some()) {
+            Ok(Found::Ready(is_dead)) => answer(reply, told(is_dead)),
+            Ok(Found::Miss(_)) => {
+                let shard = Rc::clone(self);
+                self.env.spawn(Class::Client, "look a dead letter up", async move {
+                    let view = View::visible();
+                    let found = partition.store.read(&view, SYSTEM, &key, |it| it.is_some());
+                    let found = found.await.map_err(|error| shard.read_failed(&error));
+                    answer(reply, found.and_then(told));
+                });
+            }
+            Err(error) => answer(reply, Err(self.read_failed(&error))),
+        }
+    }
+
     /// Answers when every record that is durable now in the topology's sources here was read and
     /// applied.
-    pub(in crate::shard) fn wait_caught_up(&self, id: TopologyId, reply: Reply<()>) {
+    pub(in crate::shard) fn wait_caught_up(self: &Rc<Self>, id: TopologyId, reply: Reply<()>) {
         let topology = match self.topology(id) {
             Ok(topology) => topology,
             Err(error) => return answer(reply, Err(error)),
@@ -229,7 +286,7 @@ impl Shard {
         let mut pending = Vec::new();
         for end in self.source_ends(&topology).into_iter().filter(|end| end.offset > Offset(0)) {
             let (reply, answered) = futures_channel::oneshot::channel();
-            topology.wait(end.source, Offset(end.offset.0 - 1), reply);
+            self.wait_for(&topology, end.source, Offset(end.offset.0 - 1), reply);
             pending.push(answered);
         }
         self.env.spawn(Class::Client, "wait until caught up", async move {
@@ -301,28 +358,5 @@ impl Shard {
             shard: self.env.shard(),
             cause: format!("topology {id} is being started again"),
         })
-    }
-}
-
-impl Topology {
-    /// Answers when the record at `offset` of `source` was read and its effects are visible.
-    fn wait(&self, source: Source, offset: Offset, reply: Reply<Effects>) {
-        let read = self.read.borrow().get(&source).copied().unwrap_or_default();
-        if offset < read {
-            answer(reply, Ok(self.effects(source, offset)));
-        } else {
-            self.waiting.borrow_mut().entry((source, offset)).or_default().push(reply);
-        }
-    }
-
-    /// What became of a record below the visible offsets.
-    fn effects(&self, source: Source, offset: Offset) -> Effects {
-        let id = self.visible.get();
-        let excluded = self.excluded.borrow();
-        if excluded.get(&source).is_some_and(|offsets| offsets.contains(&offset)) {
-            Effects::DeadLettered { id }
-        } else {
-            Effects::Applied { id }
-        }
     }
 }

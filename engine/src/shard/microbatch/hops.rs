@@ -101,13 +101,12 @@ impl Shard {
             let outbox = outboxes.entry(to).or_insert_with(|| Outbox::new(self.hop_bytes_max()));
             for part in parts {
                 let (rows, bytes) = (part.2.count() as u64, part.2.bytes() as u64);
-                match outbox.offer(part, bytes) {
-                    Some(part) => now.push(part),
-                    None => {
-                        spilled += 1;
-                        spilled_rows += rows;
-                        spilled_bytes += bytes;
-                    }
+                if let Some(part) = outbox.offer(part, bytes) {
+                    now.push(part);
+                } else {
+                    spilled += 1;
+                    spilled_rows += rows;
+                    spilled_bytes += bytes;
                 }
             }
             drop(outboxes);

@@ -8,7 +8,7 @@ use tidemill_replication::two_phase::{
 };
 
 use super::hops::Hops;
-use super::{EXCLUDED_MAX, Queued, Running, Topology, Work};
+use super::{Queued, Running, Topology, Work};
 use crate::env::Class;
 use crate::node::MICROBATCH_BYTES_LIMIT;
 use crate::shard::Shard;
@@ -204,21 +204,11 @@ impl Shard {
             began,
             failed: Cell::new(false),
             bytes: Cell::default(),
-            bytes_max: self.attempt_bytes_max(records),
             hops: Hops::default(),
+            bytes_max: self.attempt_bytes_max(records),
             works: RefCell::default(),
         });
         topology.running.borrow_mut().insert(attempt, Rc::clone(&running));
-        for exclusion in exclusions {
-            let mut excluded = topology.excluded.borrow_mut();
-            let known = excluded.entry(exclusion.origin.source).or_default();
-            if !known.contains(&exclusion.origin.offset) {
-                known.push_back(exclusion.origin.offset);
-            }
-            if known.len() > EXCLUDED_MAX {
-                known.pop_front();
-            }
-        }
         for range in ranges {
             self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
             let left_out: Vec<Exclusion> =

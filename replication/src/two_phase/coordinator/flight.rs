@@ -7,6 +7,7 @@ use super::Token;
 use super::plan::Plan;
 use super::quiescence::Quiescence;
 use super::search::{Found, Search};
+use super::suspects::{Suspects, Verdict};
 use crate::two_phase::{Exclusion, Failure, FailureKind, Origin, Source, cut_reason};
 use crate::types::{Attempt, MicrobatchId, Offset, PartitionId, ShardId};
 use crate::wire;
@@ -35,6 +36,10 @@ pub(super) struct Flight {
     /// Rejections in a row that named no record, outside a search.
     nameless_rejects: u32,
     search: Option<Search>,
+    /// Records that were rejected together, while trials tell who is to blame.
+    suspects: Option<Suspects>,
+    /// All suspects were cleared: each passes without the others.
+    is_mutual: bool,
 }
 
 /// Where the record of the flight's present plan is.
@@ -81,25 +86,97 @@ impl Flight {
             rejects: BTreeMap::new(),
             nameless_rejects: 0,
             search: None,
+            suspects: None,
+            is_mutual: false,
         }
     }
 
     /// The present attempt, which is aborted already, failed: decides when and over what the next
-    /// one runs. Returns a record that is left out from now on.
-    pub(super) fn failed(&mut self, now_ns: u64, failure: &Failure) -> Option<Exclusion> {
-        let message = cut_reason(&failure.message);
-        match (failure.kind, failure.origin.filter(|&origin| self.plan.reads(origin))) {
-            (FailureKind::Retry | FailureKind::TooLarge, _) => {
-                self.back_off(now_ns);
-                None
+    /// one runs. Returns the records that are left out from now on.
+    pub(super) fn failed(&mut self, now_ns: u64, failures: &[Failure]) -> Vec<Exclusion> {
+        let mut rejected = BTreeMap::new();
+        let mut nameless = None;
+        for failure in failures {
+            let message = cut_reason(&failure.message);
+            match (failure.kind, failure.origin.filter(|&origin| self.plan.reads(origin))) {
+                (FailureKind::Retry | FailureKind::TooLarge, _) => self.back_off(now_ns),
+                (FailureKind::Reject, Some(origin)) => {
+                    rejected.insert(origin, message);
+                }
+                (FailureKind::Reject, None) => nameless = Some(message),
             }
-            (FailureKind::Reject, Some(origin)) => {
-                let rejects = self.rejects.entry(origin).or_default();
-                *rejects += 1;
-                if *rejects < REJECTS_MAX { None } else { self.exclude(now_ns, origin, message) }
-            }
-            (FailureKind::Reject, None) => self.nameless_reject(now_ns, message),
         }
+        if let Some(message) = nameless {
+            return match self.suspects.take() {
+                Some(suspects) => self.judge(now_ns, suspects.inconclusive()),
+                None => self.nameless_reject(now_ns, message).into_iter().collect(),
+            };
+        }
+        if rejected.is_empty() {
+            return Vec::new();
+        }
+        if let Some(suspects) = self.suspects.take() {
+            return self.judge(now_ns, suspects.tried(&rejected));
+        }
+        self.named_rejects(now_ns, rejected)
+    }
+
+    /// An attempt that is no trial of suspects has rejected these.
+    fn named_rejects(
+        &mut self,
+        now_ns: u64,
+        mut rejected: BTreeMap<Origin, String>,
+    ) -> Vec<Exclusion> {
+        let mut most = 0;
+        for &origin in rejected.keys() {
+            let rejects = self.rejects.entry(origin).or_default();
+            *rejects += 1;
+            most = most.max(*rejects);
+        }
+        if most < REJECTS_MAX {
+            return Vec::new();
+        }
+        // What one alone was rejected for is its own fault. So is, for want of room for trials, that of
+        // more than can be left out.
+        let room = wire::EXCLUSIONS_MAX - self.plan.exclusions().len();
+        if rejected.len() == 1 || rejected.len() > room {
+            return self.exclude_all(now_ns, rejected);
+        }
+        if std::mem::take(&mut self.is_mutual) {
+            // Each is fine without the others, so one has to give way: the last.
+            return self.exclude_all(now_ns, rejected.pop_last());
+        }
+        self.search = None;
+        self.suspects = Some(Suspects::new(rejected));
+        Vec::new()
+    }
+
+    fn judge(&mut self, now_ns: u64, verdict: Verdict) -> Vec<Exclusion> {
+        let condemned = match verdict {
+            Verdict::Open(suspects) => {
+                self.suspects = Some(suspects);
+                return Vec::new();
+            }
+            Verdict::Condemned(condemned) => condemned,
+        };
+        // Those that were cleared start anew.
+        self.rejects.clear();
+        if !condemned.is_empty() {
+            self.is_mutual = false;
+            return self.exclude_all(now_ns, condemned);
+        }
+        self.back_off(now_ns);
+        self.is_mutual = true;
+        Vec::new()
+    }
+
+    fn exclude_all(
+        &mut self,
+        now_ns: u64,
+        origins: impl IntoIterator<Item = (Origin, String)>,
+    ) -> Vec<Exclusion> {
+        let excluded = origins.into_iter().map(|(origin, why)| self.exclude(now_ns, origin, why));
+        excluded.collect::<Vec<_>>().into_iter().flatten().collect()
     }
 
     /// The present attempt, which is aborted already, was too large: the next one reads about half.
@@ -108,6 +185,7 @@ impl Flight {
         self.plan = self.plan.half()?;
         self.begin = BeginRecord::Unwritten;
         self.search = None;
+        self.suspects = None;
         Some(())
     }
 
@@ -154,14 +232,19 @@ impl Flight {
         self.back_off(now_ns);
     }
 
-    /// The present attempt, which is aborted already, was a trial without a failure.
-    pub(super) fn trial_passed(&mut self, now_ns: u64) {
+    /// The present attempt, which is aborted already, was a trial without a failure. Returns the records
+    /// that are left out from now on.
+    pub(super) fn trial_passed(&mut self, now_ns: u64) -> Vec<Exclusion> {
+        if let Some(suspects) = self.suspects.take() {
+            return self.judge(now_ns, suspects.tried(&BTreeMap::new()));
+        }
         let search = self.search.expect("a trial belongs to a search");
         self.search = search.passed();
         if self.search.is_none() {
             // It failed by chance, which may happen again at once: no reason to hurry.
             self.back_off(now_ns);
         }
+        Vec::new()
     }
 
     fn back_off(&mut self, now_ns: u64) {
@@ -173,6 +256,9 @@ impl Flight {
 
     /// What the next or present attempt reads.
     pub(super) fn attempted(&self) -> Plan {
+        if let Some(suspects) = &self.suspects {
+            return self.plan.without(suspects.left_out());
+        }
         match self.search {
             Some(search) => self.plan.prefix(search.trial()),
             None => self.plan.clone(),
@@ -181,7 +267,7 @@ impl Flight {
 
     /// Whether its attempts are trials, which never prepare.
     pub(super) fn is_trial(&self) -> bool {
-        self.search.is_some()
+        self.search.is_some() || self.suspects.is_some()
     }
 
     pub(super) fn is_waiting(&self) -> bool {

@@ -93,6 +93,14 @@ impl Plan {
         Self::new(ranges, self.exclusions.clone())
     }
 
+    /// The plan that leaves these out, too, for a trial.
+    pub(super) fn without(&self, origins: impl Iterator<Item = Origin>) -> Self {
+        let mut plan = self.clone();
+        plan.exclusions.extend(origins.map(|origin| Exclusion { origin, reason: String::new() }));
+        plan.exclusions.sort_unstable();
+        plan
+    }
+
     /// The plan that reads about half as much: half of each range, or of the ranges where they have one
     /// record each. `None` if that would be nothing.
     pub(super) fn half(&self) -> Option<Self> {

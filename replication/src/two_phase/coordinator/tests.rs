@@ -349,20 +349,63 @@ fn a_record_rejected_twice_is_left_out_and_others_are_found_on_the_way() {
         if number == 1 {
             assert_eq!(effects[2..], ["0: begin 1.2 0:0..3", "1: begin 1.2 1:0..2"]);
         } else {
-            assert_eq!(
-                effects,
-                [
-                    "0: abort 1.2",
-                    "1: abort 1.2",
-                    "excluded from 1 -0:1",
-                    "excluded from 1 -1:0",
-                    "write#2 begin 1.3 0:0..3 1:0..2 -0:1 -1:0",
-                    "0: begin 1.3 0:0..3 -0:1",
-                    "1: begin 1.3 1:0..2 -1:0",
-                ]
-            );
+            // Each is tried without the other.
+            assert_eq!(effects[2..], ["0: begin 1.3 0:0..3", "1: begin 1.3 1:0..2 -1:0"]);
         }
     }
+    bench.give(failed(0, "1.3", FailureKind::Reject, Some((0, 1))));
+    let effects = bench.come_to_rest("1.3", &[&[], &[]]);
+    assert_eq!(effects[2..], ["0: begin 1.4 0:0..3 -0:1", "1: begin 1.4 1:0..2"]);
+    bench.give(failed(1, "1.4", FailureKind::Reject, Some((1, 0))));
+    assert_eq!(
+        bench.come_to_rest("1.4", &[&[], &[]]),
+        [
+            "0: abort 1.4",
+            "1: abort 1.4",
+            "excluded from 1 -0:1",
+            "excluded from 1 -1:0",
+            "write#2 begin 1.5 0:0..3 1:0..2 -0:1 -1:0",
+            "0: begin 1.5 0:0..3 -0:1",
+            "1: begin 1.5 1:0..2 -1:0",
+        ]
+    );
+}
+
+/// Runs attempts over records 0:0 to 0:2 until one prepares; `rejects` says who is rejected where these
+/// run. Returns who is left out.
+fn left_out(rejects: impl Fn(u64, &[u64]) -> bool) -> Vec<u64> {
+    let mut bench = Bench::new(1);
+    bench.give(Input::Start);
+    bench.give(ends(&[(0, 3)]));
+    for number in 1..40 {
+        let flight = &bench.coordinator.flights[0];
+        let plan = flight.attempted();
+        let running: Vec<u64> =
+            (0..).map_while(|number| plan.record(number)).map(|it| it.offset.0).collect();
+        let of = format!("1.{number}");
+        for &record in running.iter().filter(|&&record| rejects(record, &running)) {
+            bench.give(failed(0, &of, FailureKind::Reject, Some((0, record))));
+        }
+        let effects = bench.come_to_rest(&of, &[&[]]);
+        if effects.iter().any(|effect| effect.starts_with("locally")) {
+            let flight = &bench.coordinator.flights[0];
+            return flight.plan.exclusions().iter().map(|it| it.origin.offset.0).collect();
+        }
+        bench.now_ns += 2_000_000_000;
+        bench.give(Input::Wake);
+    }
+    panic!("nothing was committed");
+}
+
+#[test]
+fn a_record_that_fails_by_contagion_alone_is_not_left_out() {
+    // What 1 wrote before it failed makes 2 fail, and the other way round 2 harms nobody.
+    assert_eq!(left_out(|it, running| it == 1 || it == 2 && running.contains(&1)), [1]);
+    assert_eq!(left_out(|it, _| it != 0), [1, 2]);
+    assert_eq!(left_out(|_, _| true), [0, 1, 2]);
+    // Two that pass without each other: the later one gives way.
+    assert_eq!(left_out(|it, running| it != 0 && running.len() == 3), [2]);
+    assert_eq!(left_out(|_, _| false), []);
 }
 
 #[test]

@@ -73,6 +73,14 @@ impl Client {
         Ok(())
     }
 
+    /// Makes a call, and lets it be known while it is not answered.
+    async fn call<T>(&self, name: &'static str, call: impl Future<Output = T>) -> T {
+        self.shared.calls.borrow_mut().insert(self.name, name);
+        let answer = call.await;
+        self.shared.calls.borrow_mut().remove(&self.name);
+        answer
+    }
+
     /// A record that nobody has sent yet.
     pub(super) fn record(&self, memo_bytes: usize) -> Record {
         let random = self.world.random();
@@ -163,7 +171,7 @@ impl Client {
             drop(append);
             return Ok(());
         }
-        match append.await {
+        match self.call("append", append).await {
             Ok(appended) => {
                 if !matches!(how, How::Unacknowledged) {
                     self.acknowledged(record, &appended, appended.offsets.start)?;
@@ -201,12 +209,15 @@ impl Client {
         }
         self.shared.count("appends", count);
         let bank = &self.bank;
-        let appended = match kind {
-            Kind::Deposits => many(bank, bank.deposits, &records, Record::deposit).await,
-            Kind::Transfers => many(bank, bank.transfers, &records, Record::transfer).await,
-            Kind::Happenings => many(bank, bank.happenings, &records, Record::happening).await,
-            Kind::Receipts => many(bank, bank.receipts, &records, Record::receipt).await,
+        let append = async {
+            match kind {
+                Kind::Deposits => many(bank, bank.deposits, &records, Record::deposit).await,
+                Kind::Transfers => many(bank, bank.transfers, &records, Record::transfer).await,
+                Kind::Happenings => many(bank, bank.happenings, &records, Record::happening).await,
+                Kind::Receipts => many(bank, bank.receipts, &records, Record::receipt).await,
+            }
         };
+        let appended = self.call("append_many", append).await;
         match appended {
             Ok(parts) => {
                 for part in &parts {
@@ -244,7 +255,7 @@ impl Client {
 
     /// Waits for the effects, then looks for them.
     async fn wait(&self, record: &Record, appended: &Appended) -> Result<(), Failure> {
-        match self.bank.wait(record.kind().topology(), appended).await {
+        match self.call("wait", self.bank.wait(record.kind().topology(), appended)).await {
             Ok(effects) => {
                 let applied = matches!(effects, Effects::Applied { .. });
                 let (Effects::Applied { id } | Effects::DeadLettered { id }) = effects;
@@ -276,7 +287,7 @@ impl Client {
             }
         };
         let floor = self.shared.history.borrow().floor(of);
-        match bank.select(path).await {
+        match self.call("select", bank.select(path)).await {
             Ok(chain) => {
                 self.shared.count("reads", 1);
                 let mut history = self.shared.history.borrow_mut();
@@ -288,7 +299,7 @@ impl Client {
 
     async fn fold(&self) {
         // Whatever it answers: a full disk and a stopped shard are part of the game.
-        if self.bank.engine().fold().await.is_ok() {
+        if self.call("fold", self.bank.engine().fold()).await.is_ok() {
             self.shared.count("folds", 1);
         }
     }

@@ -81,6 +81,15 @@ async fn full_disk(world: World, node: Node, alive: Alive) {
     }
 }
 
+/// There is room again a while after the disk was full: what waits for room, as the effects of a record may,
+/// is answered then.
+pub(super) async fn make_room(world: World, node: Node, alive: Alive) {
+    world.sleep(Duration::from_millis(world.random().below(2_000))).await;
+    if alive.get() {
+        node.disk().set_quota(None);
+    }
+}
+
 /// One shard is killed, or stands still.
 async fn hit_shards(world: World, node: Node, shards: u16, alive: Alive) {
     let random = world.random();

@@ -1,40 +1,34 @@
-//! *verify*: after every crash the files are sound: what the newest roots reach, the segments, the chain
-//! of each journal. A torn root slot or a torn tail is what a crash leaves; anything else is damage.
+//! *verify*: what `tidemill verify` says of the files as a crash or a clean close left them. After a crash
+//! there may be torn tails, which it notes; after a clean close there is nothing. Damage is found only where
+//! there is some.
 
-use tidemill::depot::inspect;
-use tidemill::pstate::verify;
-use tidemill::types::PartitionId;
+use tidemill::verify::{self, Finding};
 
+use super::explained::{self, Blame};
 use crate::disk::DiskHandle;
 use crate::scenario::{Failure, check};
 
 const NAME: &str = "verify";
 
-/// Where the root slots end; a crash may tear one of them.
-const ROOTS_END: u64 = 256 << 10;
-
-pub(in super::super) fn judge(disk: &DiskHandle) -> Result<u64, Failure> {
-    let mut files = 0;
-    for path in disk.paths() {
-        let Some((partition, name)) = partition_file(&path) else { continue };
-        let Some(bytes) = disk.contents(&path) else { continue };
-        files += 1;
-        if name == "pages" {
-            let verified = verify(&bytes, Some(partition));
-            let torn = verified.findings.iter().filter(|it| it.byte < ROOTS_END).count();
-            let bad = verified.findings.iter().find(|it| it.byte >= ROOTS_END);
-            check(NAME, torn <= 1 && bad.is_none(), || format!("{path}: {:?}", verified.findings))?;
-        } else if !name.contains("reserve") && !bytes.is_empty() {
-            // Only the last block of an unsealed segment may be torn, which is no panic here; what is
-            // proved is checked by opening.
-            let _walked_without_a_panic = inspect(&bytes, None, &mut |_| {});
-        }
+/// Judges the directory; returns how many files it has.
+pub(in super::super) fn judge(disk: &DiskHandle, closed: bool) -> Result<u64, Failure> {
+    let files = disk.files();
+    let report = verify::directory(&files, &mut |_| {});
+    let damage = disk.damage();
+    // What was damaged may show elsewhere too, where something is missed; but it is named.
+    let names = |finding: &Finding| {
+        let blame = Blame { path: &finding.path, byte: Some(finding.byte) };
+        blame.fits(&damage) || explained::names_damaged_partition(&finding.what, &damage)
+    };
+    let named = report.findings.iter().chain(&report.notes).any(names);
+    check(NAME, named || report.findings.is_empty(), || {
+        format!("{}; damaged is {damage:?}", report.findings[0])
+    })?;
+    if closed {
+        let clean = report.manifest.as_ref().is_some_and(|manifest| manifest.clean);
+        check(NAME, clean, || "the directory was closed, but MANIFEST does not say so")?;
+        let note = report.notes.first();
+        check(NAME, note.is_none(), || format!("after a clean close: {}", report.notes[0]))?;
     }
-    Ok(files)
-}
-
-/// The partition and name of a file of a partition.
-fn partition_file(path: &str) -> Option<(PartitionId, &str)> {
-    let (partition, name) = path.strip_prefix("p/")?.split_once('/')?;
-    Some((PartitionId(partition.parse().ok()?), name))
+    Ok(files.len() as u64)
 }

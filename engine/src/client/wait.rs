@@ -1,0 +1,97 @@
+//! How far topologies are: waiting for the effects of appends, and why there are none.
+
+use std::future::Future;
+
+use super::{Appended, Launched};
+use crate::error::{Error, Result};
+use crate::module::DepotIndex;
+use crate::shard::message::{Effects, Message, WaitRequest};
+use crate::shard::microbatch::Topology;
+use crate::types::{Offset, TopologyId};
+
+impl<H> Launched<H> {
+    /// Resolves when the effects of appended records on a topology are durable and visible, or the
+    /// last of them was rejected; also if that was long ago. While a shard is down that the topology needs,
+    /// it goes on waiting ([`Launched::paused`] says why).
+    ///
+    /// # Errors
+    /// `Invalid` if the module has no such topology or it does not read the depot; `ShardStopped` if it is
+    /// unknown.
+    pub fn wait(
+        &self,
+        topology: &str,
+        appended: &Appended,
+    ) -> impl Future<Output = Result<Effects>> + Send + use<H> {
+        let found = self.topology(topology, Some(appended.depot));
+        let sent = found.map(|topology| {
+            let partition = appended.partition;
+            let depot = self.module.depots[appended.depot.0 as usize];
+            let offset = Offset(appended.offsets.end.0.saturating_sub(1));
+            let node = &self.engine.inner.node;
+            let shard = node.setup.owner(partition);
+            let answer = node.post(shard, |reply| {
+                Message::Wait(WaitRequest { topology, depot, partition, offset, reply })
+            });
+            (shard, answer)
+        });
+        let engine = self.engine.clone();
+        async move {
+            let (shard, answer) = sent?;
+            engine.inner.node.answered(shard, answer).await
+        }
+    }
+
+    /// Resolves when a topology has applied everything that was durable in its depots when this was
+    /// called.
+    ///
+    /// # Errors
+    /// As [`Launched::wait`].
+    pub fn caught_up(&self, topology: &str) -> impl Future<Output = Result<()>> + Send + use<H> {
+        let found = self.topology(topology, None);
+        let engine = self.engine.clone();
+        async move {
+            let topology = found?;
+            let node = &engine.inner.node;
+            let asked: Vec<_> = node
+                .shards()
+                .map(|shard| {
+                    (shard, node.post(shard, |reply| Message::CaughtUp { topology, reply }))
+                })
+                .collect();
+            for (shard, answer) in asked {
+                node.answered(shard, answer).await?;
+            }
+            Ok(())
+        }
+    }
+
+    /// Why a topology begins no further microbatch; `None` while it goes on. A shard that is down
+    /// pauses it until that is opened again, a microbatch that its code rejects as a whole until the
+    /// code is changed.
+    ///
+    /// # Errors
+    /// `Invalid` if the module has no such topology, `ShardStopped` if its coordinator's shard is down.
+    pub async fn paused(&self, topology: &str) -> Result<Option<String>> {
+        let id = self.topology(topology, None)?;
+        let node = &self.engine.inner.node;
+        let partition = Topology::coordinator_partition(topology, self.engine.partitions());
+        let shard = node.setup.owner(partition);
+        node.ask(shard, |reply| Message::Paused { topology: id, reply }).await
+    }
+
+    pub(super) fn topology(&self, name: &str, reads: Option<DepotIndex>) -> Result<TopologyId> {
+        let topologies = &self.module.definition.topologies;
+        let Some(place) = topologies.iter().position(|it| it.name == name) else {
+            let known: Vec<_> = topologies.iter().map(|it| it.name.as_str()).collect();
+            let what = format!("no topology `{name}`; the module has {}", known.join(", "));
+            return Err(Error::Invalid { what });
+        };
+        let sources = &topologies[place].sources;
+        if let Some(depot) = reads.filter(|&depot| sources.iter().all(|it| it.depot != depot)) {
+            let depot = &self.module.definition.depots[depot.0 as usize].name;
+            let what = format!("topology `{name}` does not read depot `{depot}`");
+            return Err(Error::Invalid { what });
+        }
+        Ok(self.module.topologies[place])
+    }
+}
