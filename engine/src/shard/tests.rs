@@ -100,7 +100,7 @@ fn a_prepare_without_an_outcome_does_not_hold_the_journal_for_ever() {
         // Many times what the journal holds.
         for id in 2..500 {
             let room = shard.journal.admit(10_000, Admission::Client);
-            match select(Box::pin(room), env.sleep(Duration::from_secs(60))).await {
+            match select(Box::pin(room), env.sleep(Duration::from_mins(1))).await {
                 Either::Left((admitted, _)) => admitted.unwrap(),
                 Either::Right(_) => panic!("the journal stayed full at microbatch {id}"),
             }
