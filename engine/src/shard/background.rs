@@ -81,6 +81,8 @@ impl Shard {
                 let wanted = |index| index <= partition.covers() && partition.is_in_doubt(index);
                 match shard.journal.copy_forward(id, wanted).await {
                     Ok(bytes) => shard.counters.borrow_mut().copied_bytes += bytes,
+                    // A clean end, which needs no copies any more.
+                    Err(crate::journal::Error::Closed) => return,
                     Err(error) => return shard.fail(&error),
                 }
             }
