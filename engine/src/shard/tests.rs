@@ -17,7 +17,7 @@ use crate::env::memory::{MemoryDisk, run};
 use crate::journal::{Admission, Entry};
 use crate::node::Options;
 use crate::pstate::{self, WriteSet};
-use crate::types::{Attempt, Index, MicrobatchId, PStateId};
+use crate::types::{Attempt, Index, MicrobatchId, PStateId, ShardId};
 
 const P: PartitionId = PartitionId(0);
 const FILE_BYTES: u32 = 64 << 10;
@@ -52,7 +52,7 @@ async fn start(env: &Env) -> Rc<Shard> {
         let (reply, answered) = futures_channel::oneshot::channel();
         let journals = vec![(ShardId(0), JournalId(1))];
         let request = KeeperRequest::Switch { journals, reply };
-        shard.handle(Sender::Client, Message::Keeper(request));
+        shard.keep(request).await;
         answered.await.unwrap().unwrap();
     }
     shard
@@ -147,6 +147,10 @@ fn a_fold_during_replay_keeps_asking_for_prepares_it_has_not_met() {
             index: Index(index),
             kind,
             bytes: bytes.into(),
+        };
+        let take = async |replaying: &mut Replaying, entry| {
+            let (frame, visible) = ((JournalId(1), 1), BTreeMap::new());
+            replaying.take(entry, frame, &visible, &mut Vec::new()).await.unwrap();
         };
         let doubtful = || entry(1, Kind::Prepare, prepare(1, b"in doubt").1);
 
