@@ -96,8 +96,24 @@ impl Tail {
 
     /// The chunks from the one that holds `from` on.
     pub(super) fn from(&self, from: Offset) -> impl Iterator<Item = &Chunk> {
-        let slot = self.chunks.partition_point(|chunk| chunk.end() <= from);
-        self.chunks.range(slot..)
+        // Who reads mostly reads the newest: ever larger steps back from the end, then a search in the last.
+        let (mut above, mut step) = (self.chunks.len(), 1);
+        while let Some(at) = above.checked_sub(step)
+            && self.chunks[at].end() > from
+        {
+            (above, step) = (at, step * 2);
+        }
+        let below = above.saturating_sub(step);
+        let (mut low, mut high) = (below, above);
+        while low < high {
+            let mid = usize::midpoint(low, high);
+            if self.chunks[mid].end() <= from {
+                low = mid + 1;
+            } else {
+                high = mid;
+            }
+        }
+        self.chunks.range(low..)
     }
 
     /// Fills `records` from `from` on, which it has.

@@ -39,8 +39,19 @@ impl Layer {
                 self.delete_range(pstate, from, to);
             }
             let table = self.tables.entry(pstate).or_default();
-            for (key, value) in part.points((Bound::Unbounded, Bound::Unbounded)) {
-                table.put(key, value, &mut self.bytes);
+            let mut points = part.points((Bound::Unbounded, Bound::Unbounded));
+            let (mut some, mut keys) = (Vec::with_capacity(TOGETHER), Vec::with_capacity(TOGETHER));
+            loop {
+                some.extend(points.by_ref().take(TOGETHER));
+                if some.is_empty() {
+                    break;
+                }
+                keys.extend(some.iter().map(|(key, _)| *key));
+                table.points.expect(&keys);
+                keys.clear();
+                for (key, value) in some.drain(..) {
+                    table.put(key, value, &mut self.bytes);
+                }
             }
         }
     }
@@ -62,6 +73,9 @@ impl Layer {
         self.tables.is_empty()
     }
 }
+
+/// So many rows of a run are looked up ahead. More would push each other out of the cache.
+const TOGETHER: usize = 32;
 
 /// What a map entry costs beside the heap: two `Small`s and its share of a leaf.
 pub(super) const POINT_BYTES: u64 = 64;

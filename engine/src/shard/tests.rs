@@ -225,14 +225,15 @@ fn a_close_waits_for_the_appends_that_came_before_it() {
             let batch = crate::depot::Batch::of([vec![7; bytes]]).unwrap();
             let acknowledge = [Acknowledge::None, Acknowledge::Durable][turn / 2 % 2];
             let (reply, answered) = futures_channel::oneshot::channel();
-            let request = message::AppendRequest { depot, partition: P, batch, acknowledge, reply };
+            let batches = vec![(P, batch)];
+            let request = message::AppendRequest { depot, batches, acknowledge, reply };
             shard.handle(Sender::Client, Message::Append(request));
             waiting.push(answered);
         }
         shard.close().await.unwrap();
         let mut kept = 0;
         for answered in waiting {
-            match answered.await.unwrap() {
+            match answered.await.unwrap().and_then(|mut each| each.remove(0)) {
                 Ok(_) => kept += 1,
                 Err(error) => assert!(matches!(error, Error::Closed), "{error}"),
             }
