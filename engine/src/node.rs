@@ -314,9 +314,14 @@ impl Node {
     pub(crate) async fn reopen(&self, shard: ShardId) -> Result<()> {
         let claim = self.setup.claim(shard)?;
         self.platform.ended(shard).await;
+        // From here on it is the new life that says how it is: it may end, and be claimed by somebody else,
+        // before this goes on.
+        std::mem::forget(claim);
         let ready = self.start(shard, Life::Next)?;
-        // From here on it is the shard that says how it is.
-        drop(claim);
+        if self.setup.is_closed() {
+            // Whoever closes may have told it to end before there was anybody to hear it.
+            self.tell(shard, Message::End);
+        }
         self.answered(shard, ready).await.map(|_| ())
     }
 

@@ -431,6 +431,68 @@ fn an_idle_shard_sleeps() {
     }
 }
 
+#[test]
+fn one_core_is_enough_for_two_shards_that_never_park_and_a_client() {
+    const ROUNDS: u32 = 1_000;
+
+    let dir = Dir::new("one-core");
+    // The shards' threads inherit it.
+    stay_on_one_core();
+    let options = Options { shards: 2, spin: Duration::from_hours(1), ..Options::default() };
+    let production = match Production::open(&dir.0, options) {
+        Ok(production) => production,
+        Err(Error::Unfit { reason, .. }) => return eprintln!("skipped: {reason}"),
+        Err(error) => panic!("{error:?}"),
+    };
+    let shards = [ShardId(0), ShardId(1)];
+    let served = shards.map(|shard| {
+        start(&production, shard, |env| {
+            Box::pin(async move {
+                let before = thread_cpu();
+                serve(env).await;
+                thread_cpu().saturating_sub(before)
+            })
+        })
+    });
+    for number in 0..u64::from(ROUNDS) {
+        for shard in shards {
+            let (answer, answered) = oneshot::channel::<u64>();
+            production.post(shard, Box::new((number, answer)));
+            assert_eq!(wait(answered), Ok(number + 1));
+        }
+    }
+    for shard in shards {
+        let (answer, _unheard) = oneshot::channel::<u64>();
+        production.post(shard, Box::new((u64::MAX, answer)));
+    }
+    // CPU and not time, which others may take: a shard that kept the core would spin through its slice,
+    // milliseconds, before the other one could answer.
+    for served in served {
+        let cpu = wait(served).unwrap() / ROUNDS;
+        assert!(cpu < Duration::from_micros(300), "an answer took {cpu:?} of a shard's CPU");
+    }
+}
+
+/// Binds this thread, and those it starts, to the first core it may run on.
+fn stay_on_one_core() {
+    // SAFETY: a set of cores is plain bits, for which zeros are valid.
+    let mut cores: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `cores` is writable for the call and as long as it says.
+    let got = unsafe { libc::sched_getaffinity(0, size_of_val(&cores), &raw mut cores) };
+    assert_eq!(got, 0);
+    // SAFETY: the core is below the size of the set.
+    let may = |core: &usize| unsafe { libc::CPU_ISSET(*core, &cores) };
+    let size = usize::try_from(libc::CPU_SETSIZE).unwrap();
+    let first = (0..size).find(may).expect("a thread may run somewhere");
+    // SAFETY: as above.
+    let mut one: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the core is below the size of the set.
+    unsafe { libc::CPU_SET(first, &mut one) };
+    // SAFETY: `one` is readable for the call and as long as it says.
+    let set = unsafe { libc::sched_setaffinity(0, size_of_val(&one), &raw const one) };
+    assert_eq!(set, 0);
+}
+
 fn thread_cpu() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is writable for the call.

@@ -140,7 +140,8 @@ impl Journal {
         let start = Start {
             end,
             first: *retained.first().expect("recovery names at least the file of the end"),
-            content: last.filter(|last| last.payload_bytes > 0).map_or(0, |last| last.sequence),
+            // An empty frame needs no proof, but those before it do if it does not give it.
+            content: last.map_or(0, |last| last.sequence - u64::from(last.payload_bytes == 0)),
             proof: last.map_or(0, |last| last.durable_below),
             retention,
             files,
@@ -198,8 +199,20 @@ impl Journal {
 
     /// What the group names is durable, wherever it lies. Never called if that failed: the shard ends then.
     pub fn release(&self, ticket: Ticket) {
-        self.handle.shared.state.borrow_mut().held.remove(&ticket);
-        self.handle.shared.writer.ring();
+        let shared = &self.handle.shared;
+        shared.state.borrow_mut().held.remove(&ticket);
+        shared.writer.ring();
+        shared.ended.ring();
+    }
+
+    /// Waits until no group is held, or the journal has stopped.
+    pub async fn released(&self) {
+        let shared = &self.handle.shared;
+        let free = || {
+            let state = shared.state.borrow();
+            (state.held.is_empty() || state.failed.is_some()).then_some(())
+        };
+        shared.ended.until(free).await;
     }
 
     /// Waits until entries of `bytes` in all can be appended: files are retained up to `bytes_max`

@@ -87,16 +87,7 @@ impl Recovery {
     pub async fn finish(mut self) -> Result<Recovered, Error> {
         while self.next().await?.is_some() {}
         let last = self.chain.last().copied();
-        if self.bounds.clean_end.is_none() {
-            slots::sync_names(&self.env).await?;
-            // Of one chain, what the last frame proves is the most.
-            let proved = last.map_or(0, |last| last.durable_below);
-            for (file, sequence) in &self.last_frames {
-                if *sequence >= proved {
-                    self.sync(*file).await?;
-                }
-            }
-        }
+        self.make_durable().await?;
         let (file, byte) = self.chain.position();
         let tail = self.chain.tail().unwrap_or_default();
         let group_discarded = self.assembler.is_open();
@@ -118,6 +109,26 @@ impl Recovery {
             crc: last.map_or(0, |last| last.crc),
         };
         Ok(Recovered { end, last, files, retention: self.retention, torn })
+    }
+
+    /// Makes everything that was read so far durable. Whoever relies on some of it before
+    /// [`Recovery::finish`] calls this first.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub async fn make_durable(&self) -> Result<(), Error> {
+        if self.bounds.clean_end.is_some() {
+            return Ok(());
+        }
+        slots::sync_names(&self.env).await?;
+        // Of one chain, what the last frame proves is the most.
+        let proved = self.chain.last().map_or(0, |last| last.durable_below);
+        for (file, sequence) in &self.last_frames {
+            if *sequence >= proved {
+                self.sync(*file).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn sync(&self, file: JournalFile) -> Result<(), Error> {

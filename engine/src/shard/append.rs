@@ -24,6 +24,8 @@ pub(super) struct Queue {
     requests: RefCell<Vec<AppendRequest>>,
     bytes: Cell<u64>,
     waker: RefCell<Option<Waker>>,
+    /// Who waits until there is nothing to append.
+    drained: RefCell<Vec<Waker>>,
 }
 
 /// Whatever the budget is, so much may wait to be appended.
@@ -52,12 +54,28 @@ impl Queue {
             let requests = self.requests.take();
             if requests.is_empty() {
                 *self.waker.borrow_mut() = Some(context.waker().clone());
+                self.drained.take().into_iter().for_each(Waker::wake);
                 return Poll::Pending;
             }
             self.bytes.set(0);
             Poll::Ready(requests)
         })
         .await
+    }
+}
+
+impl Queue {
+    /// Waits until everything that was taken has its place.
+    pub(super) async fn drained(&self) {
+        std::future::poll_fn(|context| {
+            // The appender waits only for the next request.
+            if self.waker.borrow().is_some() && self.requests.borrow().is_empty() {
+                return Poll::Ready(());
+            }
+            self.drained.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -223,16 +241,22 @@ impl Shard {
         if let Err(error) = self.room_for_appends().await {
             return refuse(vec![request], &error);
         }
-        if let Err(error) = depot.log.reserve_bulk(bytes).await {
-            return self.refuse_depot(vec![request], &error);
-        }
-        if let Err(error) = self.room_in_journal(ENTRY_BYTES).await {
-            return self.refuse_journal(vec![request], &error);
-        }
-        let (appended, write) = match depot.log.append_bulk(&request.batch, self.env.wall()) {
-            Ok(Bulk::Done { appended, write }) => (appended, write),
-            Ok(Bulk::Repeated(offsets)) => return self.repeated(depot, &offsets, vec![request]),
-            Err(error) => return self.refuse_depot(vec![request], &error),
+        let (appended, write) = loop {
+            if let Err(error) = depot.log.reserve_bulk(bytes).await {
+                return self.refuse_depot(vec![request], &error);
+            }
+            if let Err(error) = self.room_in_journal(ENTRY_BYTES).await {
+                return self.refuse_journal(vec![request], &error);
+            }
+            match depot.log.append_bulk(&request.batch, self.env.wall()) {
+                Ok(Bulk::Done { appended, write }) => break (appended, write),
+                Ok(Bulk::Repeated(offsets)) => {
+                    return self.repeated(depot, &offsets, vec![request]);
+                }
+                // While this waited for the journal, a microbatch placed records behind the last extent.
+                Err(depot::Error::NotReserved { .. }) => {}
+                Err(error) => return self.refuse_depot(vec![request], &error),
+            }
         };
         {
             let mut counters = self.counters.borrow_mut();
@@ -287,6 +311,7 @@ impl Shard {
         let refusal = match error {
             journal::Error::DiskFull { .. } => Error::DiskFull { what: error.to_string() },
             journal::Error::GroupTooLarge { .. } => Error::invalid(error),
+            journal::Error::Closed => Error::Closed,
             _ => {
                 self.fail(error);
                 Error::ShardStopped { shard: self.env.shard(), cause: chain(error) }

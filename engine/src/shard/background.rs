@@ -37,15 +37,16 @@ impl Shard {
                 let covered = self.partitions[&id].covers();
                 match self.fold(id).await {
                     Ok(()) => {
-                        pause = LOOK_EVERY;
                         folded = true;
                         self.fold_ended(true);
                         self.copy_what_is_in_doubt();
                         if self.partitions[&id].covers() == covered {
                             // What is not visible everywhere yet cannot be covered; doing it again at once
                             // would not help.
+                            pause = (pause * 2).min(BACK_OFF_MAX);
                             break;
                         }
+                        pause = LOOK_EVERY;
                     }
                     Err(Error::DiskFull { .. }) => {
                         pause = (pause * 2).min(BACK_OFF_MAX);
@@ -85,6 +86,8 @@ impl Shard {
                         shard.counters.borrow_mut().copied_bytes += bytes;
                         reached(State::PrepareCopied);
                     }
+                    // A clean end, which needs no copies any more.
+                    Err(crate::journal::Error::Closed) => return,
                     Err(error) => return shard.fail(&error),
                 }
             }
@@ -96,6 +99,16 @@ impl Shard {
     fn fold_due(&self) -> Option<PartitionId> {
         let options = &self.setup.options;
         let dirty = || self.partitions.values().filter(|it| !it.folding.get() && it.is_dirty());
+        let largest =
+            || dirty().max_by_key(|it| it.overlay_bytes()).filter(|it| it.overlay_bytes() > 0);
+        let overlays = self.foldable_bytes();
+        if overlays > self.overlay_bytes_max()
+            && let Some(largest) = largest()
+        {
+            // Appends and events wait for this, and a partition that holds the journal may be one that no
+            // fold helps.
+            return Some(largest.id);
+        }
         if self.journal.used_bytes() > options.journal_bytes_max / 2 {
             // The first retained file is what the journal waits for.
             let holders = self.journal.holders();
@@ -104,10 +117,10 @@ impl Shard {
                 return Some(held.id);
             }
         }
-        let overlays: u64 = self.partitions.values().map(|it| it.overlay_bytes()).sum();
         let share_max = options.journal_bytes_max / 2 / (self.partitions.len().max(1) as u64);
-        let largest = dirty().max_by_key(|it| it.overlay_bytes())?;
-        if overlays > self.overlay_bytes_max() / 2 && largest.overlay_bytes() > 0 {
+        if overlays > self.overlay_bytes_max() / 2
+            && let Some(largest) = largest()
+        {
             return Some(largest.id);
         }
         let heaviest = dirty().max_by_key(|it| self.journal.share(it.id))?;
@@ -176,6 +189,10 @@ impl Shard {
     /// A clean end: nothing new is accepted, everything is folded, the journal is closed.
     pub(super) async fn close(&self) -> Result<Closed> {
         self.closing.set(true);
+        self.relieve();
+        // What was taken before goes on, or it would be journalled behind the folds, or not at all.
+        self.appends.drained().await;
+        self.journal.released().await;
         self.fold_all().await?;
         let end = self.journal.close().await.map_err(|error| self.stopped_by(&error))?;
         Ok(Closed { journal: self.journal_id, end })

@@ -140,8 +140,12 @@ impl Hand {
         let installed = catalogue.install(definition, fields).map_err(Error::invalid)?;
         if catalogue != state.catalogue {
             let old = state.manifest.catalogue.number;
-            // A leftover of an attempt that crashed is overwritten: no manifest names it.
-            let written = write_catalogue(&self.env, old + 1, &catalogue).await?;
+            // A leftover of an attempt that crashed is overwritten: no manifest names it. If this life of the
+            // shard ends meanwhile, its write may still be on its way to the same file.
+            state.storing = Some(self.ended.clone());
+            let written = write_catalogue(&self.env, old + 1, &catalogue).await;
+            state.storing = None;
+            let written = written?;
             let mut next = state.manifest.clone();
             next.catalogue = written;
             self.store(&mut state, next).await?;

@@ -11,7 +11,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::Shard;
@@ -37,6 +37,15 @@ const FOLD_FACTOR: u64 = 3;
 /// Kept free on top, so that tables, manifests and short segments always fit.
 const MARGIN_BYTES: u64 = 8 << 20;
 
+impl Pressure {
+    fn wait(&self, context: &Context<'_>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            waiting.push(context.waker().clone());
+        }
+    }
+}
+
 impl Shard {
     /// Waits until the memory has room for more.
     ///
@@ -51,7 +60,10 @@ impl Shard {
             if self.memory_has_room() {
                 return Poll::Ready(Ok(()));
             }
-            self.pressure.waiting.borrow_mut().push(context.waker().clone());
+            if self.closing.get() {
+                return Poll::Ready(Err(Error::Closed));
+            }
+            self.pressure.wait(context);
             Poll::Pending
         })
         .await
@@ -71,7 +83,10 @@ impl Shard {
             if self.pressure.disk_full.get() {
                 return Poll::Ready(Err(journal::Error::DiskFull { bytes: bytes as u64 }));
             }
-            self.pressure.waiting.borrow_mut().push(context.waker().clone());
+            if self.closing.get() {
+                return Poll::Ready(Err(journal::Error::Closed));
+            }
+            self.pressure.wait(context);
             Poll::Pending
         })
         .await
@@ -114,7 +129,7 @@ impl Shard {
     }
 
     /// Bytes of memory that folds can give back.
-    fn foldable_bytes(&self) -> u64 {
+    pub(super) fn foldable_bytes(&self) -> u64 {
         self.partitions.values().map(|it| it.overlay_bytes()).sum()
     }
 
@@ -142,7 +157,7 @@ impl Shard {
         if self.foldable_bytes() <= self.overlay_bytes_max() {
             self.wake_events();
         }
-        if self.pressure.disk_full.get() || self.memory_has_room() {
+        if self.pressure.disk_full.get() || self.closing.get() || self.memory_has_room() {
             for waker in self.pressure.waiting.take() {
                 waker.wake();
             }

@@ -1,6 +1,6 @@
 //! From files to a running shard: what happens between `start` and the first message.
 //!
-//! 1. *Boot*, on shard 0 alone: `MANIFEST` is read or made, the run is raised durably, leftovers of
+//! 1. *Boot*, on shard 0 alone, once: `MANIFEST` is read or made, the run is raised durably, leftovers of
 //!    journals that nobody names are removed.
 //! 2. *Replay*, on every shard: the entries of its partitions are read from the journals that may hold
 //!    them and applied in order of their index over what the folds contain. A gap is damage.
@@ -407,7 +407,7 @@ impl Replay<'_> {
                     self.entry(entry, (id, group.sequence)).await?;
                 }
             }
-            self.bound_memory().await?;
+            self.bound_memory(&recovery).await?;
             self.bound_tails().await?;
             if self.env.should_yield() {
                 (self.progress)(Progress::Replayed {
@@ -425,7 +425,9 @@ impl Replay<'_> {
                 file.number
             ));
         }
-        self.proved.insert(id, recovered.proved_below());
+        // Whoever closed the directory knew all of it to be durable.
+        let proved = if clean_end.is_some() { u64::MAX } else { recovered.proved_below() };
+        self.proved.insert(id, proved);
         Ok(recovered)
     }
 
@@ -461,18 +463,19 @@ impl Replay<'_> {
     }
 
     /// Folds while replaying, when what was replayed outgrows the overlays' share of the memory.
-    async fn bound_memory(&mut self) -> Result<()> {
+    async fn bound_memory(&mut self, journal: &Recovery) -> Result<()> {
         let options = &self.setup.options;
         let bytes_max = options.memory_bytes / 4 / u64::from(self.setup.shards);
-        let overlays = || self.partitions.values().map(|it| it.partition.overlay_bytes());
-        if overlays().sum::<u64>() <= bytes_max {
+        // Not one that lost the end of a log: nothing may cover that before it is known to be no damage.
+        let sound = || self.partitions.values().filter(|it| !it.partition.is_cut());
+        if sound().map(|it| it.partition.overlay_bytes()).sum::<u64>() <= bytes_max {
             return Ok(());
         }
-        // Not one that lost the end of a log: nothing may cover that before it is known to be no damage.
-        let sound = self.partitions.values().filter(|it| !it.partition.is_cut());
-        let largest = sound.max_by_key(|it| it.partition.overlay_bytes());
+        let largest = sound().max_by_key(|it| it.partition.overlay_bytes());
         let Some(largest) = largest else { return Ok(()) };
-        // What was read back from the device survives the next crash once the fold has synced it.
+        // What was read may be in the device's cache only. No fold contains the end of a microbatch whose
+        // decision the next crash takes away.
+        journal.make_durable().await.map_err(|error| journal_error(&error))?;
         largest.partition.replayed_is_durable();
         let folded = largest.partition.fold(largest.partition.last()).await;
         folded.map_err(|error| partition_error(&error))?;

@@ -204,3 +204,45 @@ fn windows_of_repeated_appends_are_counted_and_bounded() {
         shard.end(Ending::Closed);
     });
 }
+
+/// Small and bulk appends are on their way when the shard is closed: whatever it answers to each is so, and
+/// nothing of them is half there.
+#[test]
+fn a_close_waits_for_the_appends_that_came_before_it() {
+    let depot = DepotId(3);
+    let disk = MemoryDisk::new();
+    let kept = run(&disk, move |env| async move {
+        let shard = start(&env).await;
+        let mut waiting = Vec::new();
+        for turn in 0..12_usize {
+            let bytes = [100, options().depot.bulk_bytes_min][turn % 2];
+            let batch = crate::depot::Batch::of([vec![7; bytes]]).unwrap();
+            let acknowledge = [Acknowledge::None, Acknowledge::Durable][turn / 2 % 2];
+            let (reply, answered) = futures_channel::oneshot::channel();
+            let request = message::AppendRequest { depot, partition: P, batch, acknowledge, reply };
+            shard.handle(Sender::Client, Message::Append(request));
+            waiting.push(answered);
+        }
+        shard.close().await.unwrap();
+        let mut kept = 0;
+        for answered in waiting {
+            match answered.await.unwrap() {
+                Ok(_) => kept += 1,
+                Err(error) => assert!(matches!(error, Error::Closed), "{error}"),
+            }
+        }
+        shard.end(Ending::Closed);
+        kept
+    });
+    assert_eq!(kept, 12, "the memory disk has room for all of them");
+    let crashed = disk.snapshot();
+    run(&crashed, move |env| async move {
+        let shard = start(&env).await;
+        let partition = shard.partition(P).unwrap();
+        // The folds came behind them, so nothing is left for replay to find torn.
+        assert_eq!(partition.covers(), partition.last());
+        let log = &partition.depot(depot).await.unwrap().log;
+        assert_eq!((log.end(), log.flushed_end()), (Offset(kept), Offset(kept)));
+        shard.end(Ending::Closed);
+    });
+}

@@ -140,3 +140,31 @@ fn a_held_group_is_not_proved_before_it_is_released() {
         });
     }
 }
+
+#[test]
+fn what_a_closing_frame_could_not_prove_is_proved_after_the_next_opening() {
+    let disk = MemoryDisk::new();
+    let memo = Memo::new();
+    let kept = Rc::clone(&memo);
+    run(&disk, |env| async move {
+        let journal = Journal::create(&env, options(1), kept).await.unwrap();
+        journal.append(&[entry(0, 1, &[1; 20_000])]).unwrap();
+        let held = journal.append(&[entry(0, 2, b"held")]).unwrap();
+        journal.hold(held);
+        let last = journal.append(&[entry(0, 3, &[3; 20_000])]).unwrap();
+        journal.wait(last).await.unwrap();
+        env.sleep(4 * options(1).seal_idle_after).await;
+    });
+    for round in [2, 3] {
+        let kept = Rc::clone(&memo);
+        let unproved = run(&disk, move |env| async move {
+            let (groups, recovered) = recover(&env, &kept, round, None).await.unwrap();
+            let proved = recovered.proved_below();
+            let journal = Journal::resume(&env, options(round), recovered, kept).await.unwrap();
+            env.sleep(4 * options(1).seal_idle_after).await;
+            drop(journal);
+            groups.iter().filter(|group| group.sequence >= proved).count()
+        });
+        assert_eq!(unproved > 0, round == 2, "{unproved} groups in round {round}");
+    }
+}
