@@ -34,7 +34,7 @@ pub struct BankFlags {
     #[arg(long, value_name = "PERCENT", default_value_t = 50,
         value_parser = clap::value_parser!(u8).range(..=100))]
     pub cross: u8,
-    /// Most transfers in one append: those of a partition that start together are appended together
+    /// Most transfers in one call: those of a shard that start together are appended by one call
     #[arg(long, value_name = "N", default_value_t = 64,
         value_parser = clap::value_parser!(u64).range(1..))]
     pub batch: u64,

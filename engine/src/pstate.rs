@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   WriteSet            one attempt's own writes, not yet prepared
-//!   stacked Runs        prepared or not yet visible, per topology in id order
-//!   memtable            visible, not yet in a tree
+//!   stacked Runs        per topology in id order: prepared, then visible, then
+//!   memtable            merged into one, not yet in a tree
 //!   frozen memtable     being folded
 //!   trees               on disk, one per PState, under one root
 //! ```
@@ -24,6 +24,7 @@ use crate::page::space::Space;
 use crate::page::{Cache, EXTENT_BYTES, FileId, PAGE_BYTES};
 use crate::types::{Index, MicrobatchId, PStateId, PartitionId, TopologyId};
 
+mod ahead;
 mod catalogue;
 mod changes;
 mod fold;
@@ -69,7 +70,7 @@ struct Inner {
 
 /// No borrow of it is held across an await.
 struct State {
-    stacks: BTreeMap<TopologyId, Vec<(MicrobatchId, Rc<Run>)>>,
+    stacks: BTreeMap<TopologyId, Stack>,
     stacked_bytes: u64,
     memtable: Layer,
     /// What folds took out of the memtable and have not brought into the trees yet, oldest first;
@@ -90,6 +91,14 @@ struct State {
     file: Option<Rc<dyn File>>,
     /// Whether this opening has made the file's name durable.
     named: bool,
+}
+
+/// Runs of one topology that are not in the memtable, in id order.
+#[derive(Default)]
+struct Stack {
+    runs: Vec<(MicrobatchId, Rc<Run>)>,
+    /// Everybody sees the runs up to here.
+    visible: MicrobatchId,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -211,28 +220,48 @@ impl Store {
     pub fn stack(&self, topology: TopologyId, id: MicrobatchId, run: Rc<Run>) {
         let mut state = self.inner.state.borrow_mut();
         state.stacked_bytes += run.memory_bytes();
-        let stack = state.stacks.entry(topology).or_default();
-        assert!(stack.last().is_none_or(|(top, _)| *top < id), "runs are stacked in id order");
-        stack.push((id, run));
+        let runs = &mut state.stacks.entry(topology).or_default().runs;
+        assert!(runs.last().is_none_or(|(top, _)| *top < id), "runs are stacked in id order");
+        runs.push((id, run));
     }
 
     /// Drops a stacked run: the abort. Ids above it must have been dropped before.
     pub fn unstack(&self, topology: TopologyId, id: MicrobatchId) {
         let mut state = self.inner.state.borrow_mut();
-        let top = state.stacks.get_mut(&topology).and_then(Vec::pop);
-        let (top, run) = top.expect("what is unstacked was stacked");
+        let stack = state.stacks.get_mut(&topology).expect("what is unstacked was stacked");
+        assert!(id > stack.visible, "what is visible stays");
+        let (top, run) = stack.runs.pop().expect("what is unstacked was stacked");
         assert_eq!(top, id, "an abort starts at the top: what lies above was built on it");
         state.stacked_bytes -= run.memory_bytes();
     }
 
-    /// Makes the lowest stacked run of `topology`, which must be `id`, visible.
+    /// Makes the stacked runs of `topology` up to `id` visible. That costs next to nothing;
+    /// [`Store::merge`] follows, in its own time.
+    pub fn show(&self, topology: TopologyId, id: MicrobatchId) {
+        let mut state = self.inner.state.borrow_mut();
+        let stack = state.stacks.entry(topology).or_default();
+        stack.visible = stack.visible.max(id);
+    }
+
+    /// Moves the lowest stacked run of `topology`, which must be `id`, into the memtable; from then on it
+    /// is visible.
     pub fn merge(&self, topology: TopologyId, id: MicrobatchId) {
         let mut state = self.inner.state.borrow_mut();
-        let stack = state.stacks.get_mut(&topology).filter(|stack| !stack.is_empty());
-        let (lowest, run) = stack.expect("what is merged was stacked").remove(0);
+        let stack = state.stacks.get_mut(&topology).filter(|stack| !stack.runs.is_empty());
+        let stack = stack.expect("what is merged was stacked");
+        let (lowest, run) = stack.runs.remove(0);
         assert_eq!(lowest, id, "ids become visible in order");
+        stack.visible = stack.visible.max(id);
         state.stacked_bytes -= run.memory_bytes();
         state.memtable.apply(&run);
+    }
+
+    /// Reads of these keys, or writes, come next: a hint to the core's cache.
+    pub fn expect(&self, pstate: PStateId, keys: &[&[u8]]) {
+        let state = self.inner.state.borrow();
+        if let Some(table) = state.memtable.tables.get(&pstate) {
+            table.points.expect(keys);
+        }
     }
 
     /// Bytes of memory in stacked runs and memtables (the cache counts for itself).
@@ -302,11 +331,13 @@ impl State {
         pstate: PStateId,
     ) -> impl Iterator<Item = Part<'a>> + 'a {
         let writes = view.writes.and_then(|writes| writes.part(pstate));
-        let stacked = view.topology.and_then(|(topology, id)| {
-            let stack = self.stacks.get(&topology)?;
-            Some(stack.iter().rev().filter(move |(stacked, _)| *stacked <= id))
+        let own = view.topology;
+        let stacked = self.stacks.iter().flat_map(move |(&topology, stack)| {
+            let through = own.filter(|(own, _)| *own == topology).map(|(_, id)| id);
+            let through = through.unwrap_or_default().max(stack.visible);
+            stack.runs.iter().rev().filter(move |(stacked, _)| *stacked <= through)
         });
-        let stacked = stacked.into_iter().flatten().filter_map(move |(_, run)| run.part(pstate));
+        let stacked = stacked.filter_map(move |(_, run)| run.part(pstate));
         let visible = std::iter::once(&self.memtable).chain(self.frozen.iter().rev().map(|l| &**l));
         let visible = visible.filter_map(move |layer| layer.tables.get(&pstate)).map(Part::Table);
         writes.into_iter().chain(stacked).chain(visible)

@@ -34,6 +34,7 @@ mod local;
 pub(crate) mod message;
 pub(crate) mod microbatch;
 pub(crate) mod partition;
+mod parts;
 mod peers;
 mod pressure;
 mod read;
@@ -45,9 +46,10 @@ mod tests;
 
 pub use event::DeadLetter;
 pub use message::{Acknowledge, Counters, Effects};
-use message::{Message, Reply, answer};
+use message::{Message, answer};
 use microbatch::Topology;
 use partition::{Depot, Partition};
+use parts::Part;
 pub(crate) use setup::Setup;
 
 /// Everything one shard owns. Tasks of the shard share it; it never leaves the shard.
@@ -65,6 +67,9 @@ pub(crate) struct Shard {
     appends: append::Queue,
     pressure: pressure::Pressure,
     tails: tails::Tails,
+    /// Something is visible and not merged, and a task merges.
+    merge_due: Cell<bool>,
+    merging: Cell<bool>,
     acks: RefCell<VecDeque<(Ticket, Ack)>>,
     /// The last group that was logged.
     logged: Cell<Ticket>,
@@ -95,7 +100,7 @@ pub(crate) enum Ack {
         id: DepotId,
         partition: PartitionId,
         end: Offset,
-        replies: Vec<(Reply<Offset>, Offset)>,
+        replies: Vec<(Part<Result<Offset>>, Offset)>,
     },
     /// Records placed by a microbatch.
     Placed { depots: Vec<(Rc<Depot>, DepotId, PartitionId, Offset)> },
@@ -146,6 +151,8 @@ impl Shard {
             appends: append::Queue::default(),
             pressure: pressure::Pressure::default(),
             tails: tails::Tails::default(),
+            merge_due: Cell::default(),
+            merging: Cell::default(),
             acks: RefCell::default(),
             logged: Cell::default(),
             counters: RefCell::default(),
@@ -363,8 +370,8 @@ impl Shard {
     }
 }
 
-fn answer_all(replies: Vec<(Reply<Offset>, Offset)>) {
+fn answer_all(replies: Vec<(Part<Result<Offset>>, Offset)>) {
     for (reply, offset) in replies {
-        answer(reply, Ok(offset));
+        reply.answer(Ok(offset));
     }
 }

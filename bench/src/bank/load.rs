@@ -1,7 +1,7 @@
 //! Drives transfers from one thread, which sleeps while there is nothing to do.
 //!
 //! A transfer is completed when its effects are durable and visible, so the rate cannot outrun the
-//! topology. Transfers of one partition that start at the same moment are appended together, as a service
+//! topology. Transfers of one shard that start at the same moment are appended by one call, as a service
 //! would that answers many requests; each has its own latency.
 
 use std::cell::RefCell;
@@ -48,7 +48,7 @@ pub struct Tally {
     pub effects: Latencies,
     /// Both.
     pub transfers: Latencies,
-    /// Groups of transfers that were appended together.
+    /// Groups of transfers that were appended by one call.
     pub groups: u64,
 }
 
@@ -78,18 +78,18 @@ pub struct Load<'a> {
     bank: &'a Launched<Bank>,
     plan: &'a Plan,
     pace: Pace,
-    /// At most so many transfers in one append.
+    /// At most so many transfers in one call.
     batch: usize,
     /// Id of the next transfer.
     next: u64,
     /// Started and not completed.
     outstanding: u64,
     schedule: Schedule,
-    /// Transfers about to start, by partition.
+    /// Transfers about to start, by shard.
     ready: Vec<Group>,
 }
 
-/// Transfers of one partition that start together.
+/// Transfers of one shard that start together.
 #[derive(Debug, Default)]
 struct Group {
     transfers: Vec<Transfer>,
@@ -120,8 +120,7 @@ impl<'a> Load<'a> {
         seed: u64,
     ) -> Self {
         assert!(batch > 0);
-        let partitions = bank.engine().partitions();
-        let ready = (0..partitions).map(|_| Group::default()).collect();
+        let ready = (0..bank.engine().shards()).map(|_| Group::default()).collect();
         let schedule = Schedule::new(seed, pace);
         Self { bank, plan, pace, batch, next: first, outstanding: 0, schedule, ready }
     }
@@ -169,14 +168,16 @@ impl<'a> Load<'a> {
                 started += 1;
                 running.push(perform(bank, group, &acknowledged));
             }
-            if started == 0 {
+            let is_busy = self.outstanding >= GATHER_MIN;
+            let arrives = matches!(self.pace, Pace::Open { .. });
+            if started == 0 && !(is_busy && arrives) {
                 thread::park_timeout(self.schedule.wait(Instant::now()));
-                if self.outstanding >= GATHER_MIN {
-                    // Whoever wakes a sleeping thread pays for it, and this one competes with the shards
-                    // for the cores. What is completed while it sleeps like this wakes nobody, and is found
-                    // together.
-                    thread::sleep(GATHER);
-                }
+            }
+            if is_busy && (started == 0 || arrives) {
+                // Whoever wakes a sleeping thread pays for it, and this one competes with the shards for
+                // the cores. What is completed or falls due while it sleeps like this wakes nobody, and is
+                // found together.
+                thread::sleep(if arrives { GATHER_ARRIVALS } else { GATHER });
             }
         }
     }
@@ -220,11 +221,11 @@ impl<'a> Load<'a> {
 
     fn add(&mut self, due: Instant) {
         let transfer = self.plan.transfer(self.next);
-        let partition = self.plan.partition(transfer.from) as usize;
+        let shard = self.plan.partition(transfer.from) as usize % self.ready.len();
         self.next += 1;
         self.outstanding += 1;
-        self.ready[partition].transfers.push(transfer);
-        self.ready[partition].due.push(due);
+        self.ready[shard].transfers.push(transfer);
+        self.ready[shard].due.push(due);
     }
 }
 
@@ -237,12 +238,9 @@ async fn perform(
     let appended = appended.context("an append failed")?;
     let durable_at = Instant::now();
     acknowledged.borrow_mut().extend(group.transfers.iter().map(|transfer| transfer.id));
-    let mut rejected = false;
-    for appended in &appended {
-        let effects = bank.wait(LEDGER, appended).await;
-        let effects = effects.context("waiting for the effects of an append failed")?;
-        rejected |= matches!(effects, Effects::DeadLettered { .. });
-    }
+    let effects = bank.wait_all(LEDGER, &appended).await;
+    let effects = effects.context("waiting for the effects of an append failed")?;
+    let rejected = effects.iter().any(|it| matches!(it, Effects::DeadLettered { .. }));
     Ok(Done { group, durable_at, visible_at: Instant::now(), rejected })
 }
 
@@ -262,6 +260,9 @@ impl Tally {
 
 /// How long completions are gathered: a small part of what any of them took.
 const GATHER: Duration = Duration::from_micros(200);
+
+/// How long arrivals are gathered, and completions with them: they count from when they were due.
+const GATHER_ARRIVALS: Duration = Duration::from_micros(400);
 
 /// With fewer outstanding, each is answered at once.
 const GATHER_MIN: u64 = 64;

@@ -92,9 +92,11 @@ impl<H> Launched<H> {
         };
         match encode() {
             Ok((partition, batch)) => {
-                self.append_batch(depot.index(), partition, batch, acknowledge)
+                let shard = self.engine.inner.node.setup.owner(partition);
+                let batches = vec![(partition, batch)];
+                Append(Ok(self.send(depot.index(), shard, batches, acknowledge)))
             }
-            Err(error) => Append { state: AppendState::Failed(Some(error)) },
+            Err(error) => Append(Err(Some(error))),
         }
     }
 
@@ -109,27 +111,25 @@ impl<H> Launched<H> {
         records: I,
     ) -> AppendMany {
         let mut builders: BTreeMap<PartitionId, Builder> = BTreeMap::new();
-        let mut failure = None;
         for record in records {
             let partition = self.place(depot.index(), record);
             let builder = builders.entry(partition).or_default();
             if let Err(error) = self.push(builder, record) {
-                failure = Some(error);
-                break;
+                let failure = Some(error);
+                return AppendMany { sent: Vec::new().into_iter(), failure, appended: Vec::new() };
             }
         }
-        if failure.is_some() {
-            builders.clear();
+        let mut by_shard: BTreeMap<ShardId, Vec<(PartitionId, Batch)>> = BTreeMap::new();
+        let appended = Vec::with_capacity(builders.len());
+        for (partition, builder) in builders {
+            let shard = self.engine.inner.node.setup.owner(partition);
+            by_shard.entry(shard).or_default().push((partition, builder.finish()));
         }
-        let appends = builders
+        let sent: Vec<Sent> = by_shard
             .into_iter()
-            .map(|(partition, builder)| {
-                let batch = builder.finish();
-                self.append_batch(depot.index(), partition, batch, Acknowledge::Durable)
-            })
-            .collect::<Vec<_>>()
-            .into_iter();
-        AppendMany { appends, failure, appended: Vec::new() }
+            .map(|(shard, batches)| self.send(depot.index(), shard, batches, Acknowledge::Durable))
+            .collect();
+        AppendMany { sent: sent.into_iter(), failure: None, appended }
     }
 
     fn push<T: Row>(&self, builder: &mut Builder, record: &T) -> Result<()> {
@@ -156,22 +156,22 @@ impl<H> Launched<H> {
         }
     }
 
-    fn append_batch(
+    /// Sends batches for partitions of one shard.
+    fn send(
         &self,
         depot: DepotIndex,
-        partition: PartitionId,
-        batch: Batch,
+        shard: ShardId,
+        batches: Vec<(PartitionId, Batch)>,
         acknowledge: Acknowledge,
-    ) -> Append {
+    ) -> Sent {
         let node = &self.engine.inner.node;
-        let shard = node.setup.owner(partition);
-        let count = batch.count();
+        let counts = batches.iter().map(|(partition, batch)| (*partition, batch.count())).collect();
         let id = self.module.depots[depot.0 as usize];
         let answer = node.post(shard, |reply| {
-            Message::Append(AppendRequest { depot: id, partition, batch, acknowledge, reply })
+            Message::Append(AppendRequest { depot: id, batches, acknowledge, reply })
         });
         let setup = Arc::clone(&node.setup);
-        Append { state: AppendState::Sent { answer, setup, shard, depot, partition, count } }
+        Sent { answer, setup, shard, depot, counts }
     }
 }
 
@@ -198,20 +198,37 @@ impl<H> Launched<H> {
 /// # .unwrap();
 /// ```
 #[must_use = "whether it worked is known only when this resolved"]
-pub struct Append {
-    state: AppendState,
+pub struct Append(std::result::Result<Sent, Option<Error>>);
+
+/// Batches on their way to one shard.
+struct Sent {
+    answer: oneshot::Receiver<Result<Vec<Result<Offset>>>>,
+    setup: Arc<Setup>,
+    shard: ShardId,
+    depot: DepotIndex,
+    /// How many records for each partition.
+    counts: Vec<(PartitionId, u32)>,
 }
 
-enum AppendState {
-    Sent {
-        answer: oneshot::Receiver<Result<Offset>>,
-        setup: Arc<Setup>,
-        shard: ShardId,
-        depot: DepotIndex,
-        partition: PartitionId,
-        count: u32,
-    },
-    Failed(Option<Error>),
+impl Sent {
+    /// What became of each batch.
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<impl Iterator<Item = Result<Appended>> + use<>>> {
+        let Poll::Ready(answered) = Pin::new(&mut self.answer).poll(context) else {
+            return Poll::Pending;
+        };
+        let answers = answered.unwrap_or_else(|_| Err(self.setup.stopped_error(self.shard)));
+        let (depot, counts) = (self.depot, std::mem::take(&mut self.counts));
+        Poll::Ready(answers.map(|answers| {
+            counts.into_iter().zip(answers).map(move |((partition, count), answer)| {
+                let first = answer?;
+                let offsets = first..first.advance(u64::from(count));
+                Ok(Appended { depot, partition, offsets })
+            })
+        }))
+    }
 }
 
 impl fmt::Debug for Append {
@@ -224,15 +241,11 @@ impl Future for Append {
     type Output = Result<Appended>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.state {
-            AppendState::Failed(error) => Poll::Ready(Err(error.take().unwrap_or(Error::Closed))),
-            AppendState::Sent { answer, setup, shard, depot, partition, count } => {
-                Pin::new(answer).poll(context).map(|answered| {
-                    let first = answered.unwrap_or_else(|_| Err(setup.stopped_error(*shard)))?;
-                    let offsets = first..first.advance(u64::from(*count));
-                    Ok(Appended { depot: *depot, partition: *partition, offsets })
-                })
-            }
+        match &mut self.0 {
+            Err(error) => Poll::Ready(Err(error.take().unwrap_or(Error::Closed))),
+            Ok(sent) => sent.poll(context).map(|answers| {
+                answers?.next().expect("a shard answers for each batch it was sent")
+            }),
         }
     }
 }
@@ -241,7 +254,7 @@ impl Future for Append {
 /// partition. They go on if this is dropped.
 #[must_use = "whether it worked is known only when this resolved"]
 pub struct AppendMany {
-    appends: std::vec::IntoIter<Append>,
+    sent: std::vec::IntoIter<Sent>,
     failure: Option<Error>,
     appended: Vec<Appended>,
 }
@@ -256,17 +269,26 @@ impl Future for AppendMany {
     type Output = Result<Vec<Appended>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
         // All were sent already, so it costs nothing to look at one after the other.
-        while let Some(append) = self.appends.as_mut_slice().first_mut() {
-            let Poll::Ready(result) = Pin::new(append).poll(context) else { return Poll::Pending };
-            self.appends.next();
-            match result {
-                Ok(done) => self.appended.push(done),
-                Err(error) => self.failure = self.failure.take().or(Some(error)),
+        while let Some(sent) = this.sent.as_mut_slice().first_mut() {
+            let Poll::Ready(answers) = sent.poll(context) else { return Poll::Pending };
+            this.sent.next();
+            let mut failed = |error| this.failure = this.failure.take().or(Some(error));
+            match answers {
+                Ok(answers) => {
+                    for answer in answers {
+                        answer.map_or_else(&mut failed, |done| this.appended.push(done));
+                    }
+                }
+                Err(error) => failed(error),
             }
         }
-        Poll::Ready(match self.failure.take() {
-            None => Ok(std::mem::take(&mut self.appended)),
+        Poll::Ready(match this.failure.take() {
+            None => {
+                this.appended.sort_unstable_by_key(|appended| appended.partition);
+                Ok(std::mem::take(&mut this.appended))
+            }
             Some(error) => Err(error),
         })
     }

@@ -1,13 +1,23 @@
 //! How far topologies are: waiting for the effects of appends, and why there are none.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+
+use futures_channel::oneshot;
 
 use super::{Appended, Launched};
 use crate::error::{Error, Result};
 use crate::module::DepotIndex;
 use crate::shard::message::{Effects, Message, WaitRequest};
 use crate::shard::microbatch::Topology;
-use crate::types::{Offset, TopologyId};
+use crate::types::{Offset, ShardId, TopologyId};
+
+/// What one shard was asked for: the effects of the appends at these places.
+struct Waits {
+    shard: ShardId,
+    places: Vec<usize>,
+    answer: oneshot::Receiver<Result<Vec<Result<Effects>>>>,
+}
 
 impl<H> Launched<H> {
     /// Resolves when the effects of appended records on a topology are durable and visible, or the
@@ -22,23 +32,60 @@ impl<H> Launched<H> {
         topology: &str,
         appended: &Appended,
     ) -> impl Future<Output = Result<Effects>> + Send + use<H> {
-        let found = self.topology(topology, Some(appended.depot));
-        let sent = found.map(|topology| {
-            let partition = appended.partition;
-            let depot = self.module.depots[appended.depot.0 as usize];
-            let offset = Offset(appended.offsets.end.0.saturating_sub(1));
-            let node = &self.engine.inner.node;
-            let shard = node.setup.owner(partition);
-            let answer = node.post(shard, |reply| {
-                Message::Wait(WaitRequest { topology, depot, partition, offset, reply })
-            });
-            (shard, answer)
-        });
-        let engine = self.engine.clone();
+        let all = self.wait_all(topology, std::slice::from_ref(appended));
+        async move { Ok(all.await?.pop().expect("one answer for each append")) }
+    }
+
+    /// [`Launched::wait`] for several appends to one depot, such as [`Launched::append_many`] returns them:
+    /// the effects of each, in the same order, when all of them are through.
+    ///
+    /// # Errors
+    /// As [`Launched::wait`]; `Invalid` if the appends are to different depots.
+    pub fn wait_all(
+        &self,
+        topology: &str,
+        appended: &[Appended],
+    ) -> impl Future<Output = Result<Vec<Effects>>> + Send + use<H> {
+        let sent = self.send_waits(topology, appended);
+        let (engine, count) = (self.engine.clone(), appended.len());
         async move {
-            let (shard, answer) = sent?;
-            engine.inner.node.answered(shard, answer).await
+            let mut effects = vec![None; count];
+            for Waits { shard, places, answer } in sent? {
+                let answers = engine.inner.node.answered(shard, answer).await?;
+                for (place, answer) in places.into_iter().zip(answers) {
+                    effects[place] = Some(answer?);
+                }
+            }
+            Ok(effects.into_iter().map(|it| it.expect("each of them was asked for")).collect())
         }
+    }
+
+    /// One request for each shard.
+    fn send_waits(&self, topology: &str, appended: &[Appended]) -> Result<Vec<Waits>> {
+        let index = appended.first().map(|appended| appended.depot);
+        let id = self.topology(topology, index)?;
+        let Some(index) = index else { return Ok(Vec::new()) };
+        if appended.iter().any(|appended| appended.depot != index) {
+            let what = "appends to different depots are waited for one depot at a time";
+            return Err(Error::Invalid { what: what.to_owned() });
+        }
+        let depot = self.module.depots[index.0 as usize];
+        let node = &self.engine.inner.node;
+        let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Vec<_>)> = BTreeMap::new();
+        for (place, appended) in appended.iter().enumerate() {
+            let last = Offset(appended.offsets.end.0.saturating_sub(1));
+            let (places, records) =
+                by_shard.entry(node.setup.owner(appended.partition)).or_default();
+            places.push(place);
+            records.push((appended.partition, last));
+        }
+        let sent = by_shard.into_iter().map(|(shard, (places, records))| {
+            let answer = node.post(shard, |reply| {
+                Message::Wait(WaitRequest { topology: id, depot, records, reply })
+            });
+            Waits { shard, places, answer }
+        });
+        Ok(sent.collect())
     }
 
     /// Resolves when a topology has applied everything that was durable in its depots when this was

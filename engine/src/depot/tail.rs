@@ -73,7 +73,8 @@ impl Chunk {
 /// Chunks in order of offset, without gaps.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
-    chunks: VecDeque<Chunk>,
+    /// Boxed, since there may be very many and a growing queue moves them.
+    chunks: VecDeque<Box<Chunk>>,
     bytes: usize,
 }
 
@@ -81,7 +82,7 @@ impl Tail {
     pub(super) fn push(&mut self, chunk: Chunk) {
         assert!(self.chunks.back().is_none_or(|last| last.end() == chunk.first()), "no gaps");
         self.bytes += chunk.bytes();
-        self.chunks.push_back(chunk);
+        self.chunks.push_back(Box::new(chunk));
     }
 
     /// Memory it takes, nearly.
@@ -91,13 +92,29 @@ impl Tail {
 
     /// The first offset it has; `None` if it has nothing.
     pub(super) fn first(&self) -> Option<&Chunk> {
-        self.chunks.front()
+        self.chunks.front().map(|chunk| &**chunk)
     }
 
     /// The chunks from the one that holds `from` on.
     pub(super) fn from(&self, from: Offset) -> impl Iterator<Item = &Chunk> {
-        let slot = self.chunks.partition_point(|chunk| chunk.end() <= from);
-        self.chunks.range(slot..)
+        // Who reads mostly reads the newest: ever larger steps back from the end, then a search in the last.
+        let (mut above, mut step) = (self.chunks.len(), 1);
+        while let Some(at) = above.checked_sub(step)
+            && self.chunks[at].end() > from
+        {
+            (above, step) = (at, step * 2);
+        }
+        let below = above.saturating_sub(step);
+        let (mut low, mut high) = (below, above);
+        while low < high {
+            let mid = usize::midpoint(low, high);
+            if self.chunks[mid].end() <= from {
+                low = mid + 1;
+            } else {
+                high = mid;
+            }
+        }
+        self.chunks.range(low..).map(|chunk| &**chunk)
     }
 
     /// Fills `records` from `from` on, which it has.
@@ -150,8 +167,8 @@ mod tests {
 
     #[test]
     fn every_range_is_read_right() {
-        let tail = tail_of(&[1, 300, 64, 65, 1]);
-        let end = 10 + 431;
+        let tail = tail_of(&[1, 300, 64, 1, 1, 2, 1, 1, 1, 3, 1, 1, 65, 1, 1, 1]);
+        let end = 10 + 445;
         for from in 10..end {
             for count in [1, 2, 63, 64, 200, 1000] {
                 let budget = Budget { records: count, bytes: usize::MAX, end: Offset(end) };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use super::points::PointMap;
+use super::points::{PointMap, TOGETHER};
 use super::run::{Run, RunPart};
 use super::small::Small;
 use crate::types::PStateId;
@@ -39,8 +39,19 @@ impl Layer {
                 self.delete_range(pstate, from, to);
             }
             let table = self.tables.entry(pstate).or_default();
-            for (key, value) in part.points((Bound::Unbounded, Bound::Unbounded)) {
-                table.put(key, value, &mut self.bytes);
+            let mut points = part.points((Bound::Unbounded, Bound::Unbounded));
+            let (mut some, mut keys) = (Vec::with_capacity(TOGETHER), Vec::with_capacity(TOGETHER));
+            loop {
+                some.extend(points.by_ref().take(TOGETHER));
+                if some.is_empty() {
+                    break;
+                }
+                keys.extend(some.iter().map(|(key, _)| *key));
+                table.points.expect(&keys);
+                keys.clear();
+                for (key, value) in some.drain(..) {
+                    table.put(key, value, &mut self.bytes);
+                }
             }
         }
     }

@@ -16,6 +16,7 @@
 use std::cmp::Ordering;
 use std::ops::{Bound, Range};
 
+use super::ahead::fetch;
 use super::layer::Known;
 use super::small::Small;
 
@@ -40,6 +41,15 @@ const LEAF_MAX: usize = 64;
 
 /// What stays in a leaf that is split.
 const SPLIT: usize = LEAF_MAX / 2;
+
+/// So many leaves are fetched at the same time. More would push each other out of the cache.
+pub(super) const TOGETHER: usize = 32;
+
+/// Of more keys than this, the first would be gone before they are looked up.
+const EXPECTED_MAX: usize = 256;
+
+/// Of keys with the same head, so many are fetched ahead.
+const TIED_MAX: usize = 8;
 
 const _: () = assert!(LEAF_MAX <= 256, "slot numbers are bytes");
 
@@ -144,6 +154,24 @@ impl PointMap {
         let leaf = &self.leaves[self.leaf_of(head, key)];
         let nth = leaf.search(head, key).ok()?;
         Some(leaf.entry(nth).value.as_deref().into())
+    }
+
+    /// Fetches what looking these keys up will read: first all their leaves, then in each the entries.
+    pub(super) fn expect(&self, keys: &[&[u8]]) {
+        for keys in keys[..keys.len().min(EXPECTED_MAX)].chunks(TOGETHER) {
+            let mut leaves = [None; TOGETHER];
+            for (key, leaf) in keys.iter().zip(&mut leaves) {
+                *leaf = self.leaves.get(self.leaf_of(head_of(key), key));
+                if let Some(leaf) = *leaf {
+                    fetch(std::slice::from_ref(&**leaf));
+                }
+            }
+            for (key, leaf) in keys.iter().zip(leaves) {
+                if let Some(leaf) = leaf {
+                    leaf.expect(head_of(key));
+                }
+            }
+        }
     }
 
     pub(super) fn iter(&self) -> Iter<'_> {
@@ -306,6 +334,17 @@ impl Leaf {
         &self.slots[usize::from(self.order[nth])]
     }
 
+    /// Fetches the entries that a search for a key with this head looks at, and the place of a new one.
+    fn expect(&self, head: u64) {
+        let heads = &self.heads[..self.len()];
+        let first = heads.partition_point(|&below| below < head);
+        let tied = heads[first..].iter().take_while(|&&tied| tied == head).count();
+        for &slot in &self.order[first..first + tied.min(TIED_MAX)] {
+            fetch(std::slice::from_ref(&self.slots[usize::from(slot)]));
+        }
+        fetch(&self.slots[self.len().saturating_sub(1)..]);
+    }
+
     /// Where a key is, or would be.
     fn search(&self, head: u64, key: &[u8]) -> Result<usize, usize> {
         search(&self.heads[..self.len()], head, key, |nth| &self.entry(nth).key)
@@ -387,6 +426,10 @@ pub(super) fn search<'k>(
     }
     let (mut low, mut high) =
         (first + 1, first + heads[first..].partition_point(|&tied| tied == head));
+    // New keys often come behind all others, as in a history.
+    if low < high && order(key_at(high - 1), key) == Ordering::Less {
+        return Err(high);
+    }
     while low < high {
         let mid = usize::midpoint(low, high);
         match order(key_at(mid), key) {

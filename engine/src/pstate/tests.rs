@@ -192,6 +192,8 @@ async fn against_model(env: Env, disk: MemoryDisk, seed: u64, shape: Shape) {
     let mut cache = Cache::new(shape.cache_bytes);
     let (mut store, opened) = Store::open(&env, &cache, DIR, PARTITION, Index(1)).await.unwrap();
     assert_eq!(opened, Opened { covers: Index(0), pending: vec![], fold: 0, damaged: None });
+    // Visible, and still on the stack.
+    let mut shown: Vec<MicrobatchId> = Vec::new();
     let (mut id, mut covers) = (MicrobatchId(0), Index(0));
     for round in 0..shape.rounds {
         match chance.below(10) {
@@ -215,7 +217,13 @@ async fn against_model(env: Env, disk: MemoryDisk, seed: u64, shape: Shape) {
             }
             0..7 if !stacked.is_empty() => {
                 let (id, _, model) = stacked.remove(0);
-                store.merge(LEDGER, id);
+                if chance.below(2) == 0 {
+                    store.show(LEDGER, id);
+                    shown.push(id);
+                } else {
+                    shown.drain(..).for_each(|id| store.merge(LEDGER, id));
+                    store.merge(LEDGER, id);
+                }
                 visible = model;
             }
             7 if !stacked.is_empty() => {
@@ -223,6 +231,7 @@ async fn against_model(env: Env, disk: MemoryDisk, seed: u64, shape: Shape) {
                 store.unstack(LEDGER, id);
             }
             8 => {
+                shown.drain(..).for_each(|id| store.merge(LEDGER, id));
                 covers = Index(round + 1);
                 let pending: Vec<Index> = (0..chance.below(3)).map(|n| Index(n + 1)).collect();
                 let pending: Vec<Index> = pending.into_iter().filter(|p| *p <= covers).collect();
@@ -242,6 +251,7 @@ async fn against_model(env: Env, disk: MemoryDisk, seed: u64, shape: Shape) {
                 store = open.0;
                 assert_eq!(open.1.covers, covers);
                 stacked.clear();
+                shown.clear();
                 visible = folded.clone();
             }
             _ => {}
@@ -252,6 +262,7 @@ async fn against_model(env: Env, disk: MemoryDisk, seed: u64, shape: Shape) {
             compare(&store, &view, model, &mut chance, &shape).await;
         }
     }
+    shown.drain(..).for_each(|id| store.merge(LEDGER, id));
     store.fold(Index(shape.rounds), &[]).await.unwrap();
     for tree in store.trees() {
         let count = visible.keys().filter(|(pstate, _)| *pstate == tree.pstate).count();

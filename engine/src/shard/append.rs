@@ -11,17 +11,28 @@ use std::task::{Poll, Waker};
 
 use super::message::{Acknowledge, AppendRequest, answer};
 use super::partition::Partition;
+use super::parts::Part;
 use super::{Ack, NewEntry, Shard};
 use crate::depot::{self, Append, Batch, Bulk};
 use crate::env::Class;
-use crate::error::{Error, chain};
+use crate::error::{Error, Result, chain};
 use crate::journal::{self, Kind};
-use crate::types::{DepotId, Offset};
+use crate::types::{DepotId, Offset, PartitionId};
+
+/// A batch for one depot partition.
+struct Waiting {
+    batch: Batch,
+    acknowledge: Acknowledge,
+    reply: Part<Result<Offset>>,
+}
+
+/// Batches by where they go, in order.
+type Groups = BTreeMap<(PartitionId, DepotId), Vec<Waiting>>;
 
 /// Appends that have no place yet.
 #[derive(Default)]
 pub(super) struct Queue {
-    requests: RefCell<Vec<AppendRequest>>,
+    groups: RefCell<Groups>,
     bytes: Cell<u64>,
     waker: RefCell<Option<Waker>>,
     /// Who waits until there is nothing to append.
@@ -37,28 +48,34 @@ const ENTRY_BYTES: usize = 96;
 impl Queue {
     /// Takes a request, or refuses it if more than `limit_bytes` wait already.
     pub(super) fn push(&self, request: AppendRequest, limit_bytes: u64) {
+        let AppendRequest { depot, batches, acknowledge, reply } = request;
+        let Some(&(partition, _)) = batches.first() else { return answer(reply, Ok(Vec::new())) };
         if self.bytes.get() > limit_bytes {
-            let error = Error::Overloaded { partition: request.partition, limit_bytes };
-            return answer(request.reply, Err(error));
+            return answer(reply, Err(Error::Overloaded { partition, limit_bytes }));
         }
-        let bytes = self.bytes.get() + request.batch.body().len() as u64;
-        self.bytes.set(bytes);
-        self.requests.borrow_mut().push(request);
+        let mut groups = self.groups.borrow_mut();
+        let replies = Part::of(reply, batches.len());
+        for ((partition, batch), reply) in batches.into_iter().zip(replies) {
+            self.bytes.set(self.bytes.get() + batch.body().len() as u64);
+            let waiting = Waiting { batch, acknowledge, reply };
+            groups.entry((partition, depot)).or_default().push(waiting);
+        }
+        drop(groups);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 
-    async fn take(&self) -> Vec<AppendRequest> {
+    async fn take(&self) -> Groups {
         std::future::poll_fn(|context| {
-            let requests = self.requests.take();
-            if requests.is_empty() {
+            let groups = self.groups.take();
+            if groups.is_empty() {
                 *self.waker.borrow_mut() = Some(context.waker().clone());
                 self.drained.take().into_iter().for_each(Waker::wake);
                 return Poll::Pending;
             }
             self.bytes.set(0);
-            Poll::Ready(requests)
+            Poll::Ready(groups)
         })
         .await
     }
@@ -69,7 +86,7 @@ impl Queue {
     pub(super) async fn drained(&self) {
         std::future::poll_fn(|context| {
             // The appender waits only for the next request.
-            if self.waker.borrow().is_some() && self.requests.borrow().is_empty() {
+            if self.waker.borrow().is_some() && self.groups.borrow().is_empty() {
                 return Poll::Ready(());
             }
             self.drained.borrow_mut().push(context.waker().clone());
@@ -88,11 +105,7 @@ impl Shard {
 
     pub(super) async fn run_appends(self: Rc<Self>) {
         loop {
-            let requests = self.appends.take().await;
-            let mut groups: BTreeMap<_, Vec<AppendRequest>> = BTreeMap::new();
-            for request in requests {
-                groups.entry((request.partition, request.depot)).or_default().push(request);
-            }
+            let groups = self.appends.take().await;
             for ((partition, depot), requests) in groups {
                 match self.partition(partition) {
                     Ok(found) => {
@@ -109,7 +122,7 @@ impl Shard {
         self: &Rc<Self>,
         partition: &Rc<Partition>,
         id: DepotId,
-        requests: Vec<AppendRequest>,
+        requests: Vec<Waiting>,
     ) {
         let depot = match partition.depot(id).await {
             Ok(depot) => depot,
@@ -121,7 +134,7 @@ impl Shard {
             }
         };
         // A batch with a key of its own is an entry of its own, since the answer is remembered for it.
-        let mut merged: Vec<AppendRequest> = Vec::new();
+        let mut merged: Vec<Waiting> = Vec::new();
         for request in requests {
             let bulk = request.batch.body().len() >= self.setup.options.depot.bulk_bytes_min;
             if bulk || request.batch.key().is_some() {
@@ -144,7 +157,7 @@ impl Shard {
         partition: &Rc<Partition>,
         id: DepotId,
         depot: &Rc<super::Depot>,
-        requests: Vec<AppendRequest>,
+        requests: Vec<Waiting>,
     ) {
         let mut rest = requests.into_iter().peekable();
         while rest.peek().is_some() {
@@ -175,7 +188,7 @@ impl Shard {
         partition: &Rc<Partition>,
         id: DepotId,
         depot: &Rc<super::Depot>,
-        requests: Vec<AppendRequest>,
+        requests: Vec<Waiting>,
     ) {
         let batch = match requests.as_slice() {
             [only] => only.batch.clone(),
@@ -203,7 +216,7 @@ impl Shard {
             let first = offset;
             offset = offset.advance(u64::from(request.batch.count()));
             match request.acknowledge {
-                Acknowledge::None => answer(request.reply, Ok(first)),
+                Acknowledge::None => request.reply.answer(Ok(first)),
                 Acknowledge::Durable => replies.push((request.reply, first)),
             }
         }
@@ -216,7 +229,7 @@ impl Shard {
         self: &Rc<Self>,
         depot: &Rc<super::Depot>,
         offsets: &Range<Offset>,
-        requests: Vec<AppendRequest>,
+        requests: Vec<Waiting>,
     ) {
         let (shard, depot, offsets) = (Rc::clone(self), Rc::clone(depot), offsets.clone());
         self.env.spawn(Class::Client, "repeated append", async move {
@@ -224,7 +237,7 @@ impl Shard {
                 return shard.refuse_depot(requests, &error);
             }
             for request in requests {
-                answer(request.reply, Ok(offsets.start));
+                request.reply.answer(Ok(offsets.start));
             }
         });
     }
@@ -235,7 +248,7 @@ impl Shard {
         partition: &Rc<Partition>,
         id: DepotId,
         depot: &Rc<super::Depot>,
-        request: AppendRequest,
+        request: Waiting,
     ) {
         let bytes = request.batch.body().len();
         if let Err(error) = self.room_for_appends().await {
@@ -287,7 +300,7 @@ impl Shard {
             written.is_ok()
         };
         if request.acknowledge == Acknowledge::None {
-            answer(request.reply, Ok(first));
+            request.reply.answer(Ok(first));
             self.env.spawn(Class::Client, "bulk write", async move {
                 write(&shard).await;
             });
@@ -303,11 +316,11 @@ impl Shard {
             }
             let source = tidemill_replication::two_phase::Source { depot: id, partition };
             shard.sources_grew(&BTreeMap::from([(source, depot.log.durable_end())]));
-            answer(request.reply, Ok(first));
+            request.reply.answer(Ok(first));
         });
     }
 
-    fn refuse_journal(&self, requests: Vec<AppendRequest>, error: &journal::Error) {
+    fn refuse_journal(&self, requests: Vec<Waiting>, error: &journal::Error) {
         let refusal = match error {
             journal::Error::DiskFull { .. } => Error::DiskFull { what: error.to_string() },
             journal::Error::GroupTooLarge { .. } => Error::invalid(error),
@@ -320,7 +333,7 @@ impl Shard {
         refuse(requests, &refusal);
     }
 
-    fn refuse_depot(&self, requests: Vec<AppendRequest>, error: &depot::Error) {
+    fn refuse_depot(&self, requests: Vec<Waiting>, error: &depot::Error) {
         let refusal = match error {
             depot::Error::NoSpace { .. } => Error::DiskFull { what: error.to_string() },
             depot::Error::TooLarge { .. } | depot::Error::Empty => Error::invalid(error),
@@ -336,8 +349,8 @@ impl Shard {
 /// Requests are merged up to this, so that one entry stays well inside a frame.
 const MERGED_BYTES_MAX: usize = 256 << 10;
 
-fn refuse(requests: Vec<AppendRequest>, error: &Error) {
+fn refuse(requests: Vec<Waiting>, error: &Error) {
     for request in requests {
-        answer(request.reply, Err(error.clone()));
+        request.reply.answer(Err(error.clone()));
     }
 }

@@ -8,7 +8,7 @@ use tidemill_replication::two_phase::{
 };
 
 use super::local::EventLocal;
-use super::microbatch::{Running, Topology, Work};
+use super::microbatch::{ROWS_MAX, Running, Topology, Work};
 use super::{Shard, partition};
 use crate::depot::batch::RECORD_BYTES_MAX;
 use crate::depot::{Limits, Record as DepotRecord, Upto};
@@ -16,8 +16,7 @@ use crate::module::DepotIndex;
 use crate::topology::{self, EventFailure, NodeIndex, Origin, Record, Rows};
 use crate::types::{DepotId, Offset};
 
-/// Records are handed to source nodes in batches of at most this many, and this many bytes.
-const BATCH_RECORDS_MAX: usize = 1_024;
+/// Records are handed to source nodes in batches of at most this many bytes.
 const BATCH_BYTES_MAX: usize = 256 << 10;
 
 impl Shard {
@@ -74,16 +73,16 @@ impl Shard {
         self.participate(topology, participant::Input::Failed { attempt, failure });
     }
 
-    /// Reads the records `range` names and queues them on the source nodes of their depot; what is left
-    /// out goes to the dead letters.
+    /// Reads the records `range` names and queues them on the source nodes of their depot; what
+    /// `exclusions` name goes to the dead letters.
     pub(super) async fn read_source(
         self: &Rc<Self>,
         topology: &Rc<Topology>,
         running: &Rc<Running>,
         range: SourceRange,
-        left_out: &[Exclusion],
+        exclusions: &[Exclusion],
     ) {
-        if let Err(error) = self.read_range(topology, running, range, left_out).await {
+        if let Err(error) = self.read_range(topology, running, range, exclusions).await {
             // A source that cannot be read cannot be read by a retry either: the shard recovers.
             self.fail(&error);
         }
@@ -94,7 +93,7 @@ impl Shard {
         topology: &Rc<Topology>,
         running: &Rc<Running>,
         range: SourceRange,
-        left_out: &[Exclusion],
+        exclusions: &[Exclusion],
     ) -> Result<(), partition::Error> {
         let depot_id = range.source.depot;
         let partition = Rc::clone(&self.partitions[&range.source.partition]);
@@ -107,12 +106,14 @@ impl Shard {
             .filter(|source| source.depot == index)
             .map(|source| source.node)
             .collect();
+        let left_out: Vec<&Exclusion> =
+            exclusions.iter().filter(|it| it.origin.source == range.source).collect();
         let mut from = range.from;
         while from < range.to && !running.failed.get() {
             running.sources_may_go_on(self).await;
             let wanted = usize::try_from(range.to.0 - from.0).unwrap_or(usize::MAX);
             let limits = Limits {
-                records: wanted.min(BATCH_RECORDS_MAX),
+                records: wanted.min(ROWS_MAX),
                 bytes: BATCH_BYTES_MAX,
                 upto: Upto::Durable,
             };

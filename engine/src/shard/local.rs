@@ -179,15 +179,20 @@ impl Local for EventLocal<'_> {
     ) -> LocalFuture<'a, Result<(), StateError>> {
         Box::pin(async move {
             let partition = &self.work.partition;
+            let id = self.pstate(pstate);
             if !partition.is_cold() {
+                partition.store.expect(id, keys);
                 return Ok(());
             }
-            let id = self.pstate(pstate);
             let fetched = partition.store.prefetch(id, keys.iter().copied()).await;
             let missed = fetched.map_err(|error| self.unavailable("prefetch", error))?;
             partition.prefetched(missed);
             Ok(())
         })
+    }
+
+    fn pause(&self) -> Option<LocalFuture<'_, ()>> {
+        self.shard.env.should_yield().then(|| self.shard.env.yield_now() as LocalFuture<'_, ()>)
     }
 
     fn append(&self, depot: DepotIndex, record: &[u8]) -> Result<(), StateError> {

@@ -31,7 +31,7 @@ pub(crate) enum Message {
     Credit(Credit),
     /// A peer stopped, or started again.
     Peer { shard: ShardId, run: Run, up: bool },
-    /// Records for one depot partition.
+    /// Records for partitions of one depot.
     Append(AppendRequest),
     /// Reads of one partition at one moment.
     Read(ReadRequest),
@@ -98,14 +98,15 @@ pub(crate) struct Credit {
     pub(crate) bytes: u64,
 }
 
+/// Batches for partitions of one depot, all of them on one shard.
 #[derive(Debug)]
 pub(crate) struct AppendRequest {
     pub(crate) depot: DepotId,
-    pub(crate) partition: PartitionId,
-    pub(crate) batch: Batch,
+    pub(crate) batches: Vec<(PartitionId, Batch)>,
     /// When to answer.
     pub(crate) acknowledge: Acknowledge,
-    pub(crate) reply: Reply<Offset>,
+    /// Gets the first offset of each batch, when all of them are through.
+    pub(crate) reply: Reply<Vec<Result<Offset>>>,
 }
 
 /// When an append is answered.
@@ -157,13 +158,14 @@ pub(crate) struct DepotSlice {
     pub(crate) end: Offset,
 }
 
+/// Records of one depot, in partitions of one shard.
 #[derive(Debug)]
 pub(crate) struct WaitRequest {
     pub(crate) topology: TopologyId,
     pub(crate) depot: DepotId,
-    pub(crate) partition: PartitionId,
-    pub(crate) offset: Offset,
-    pub(crate) reply: Reply<Effects>,
+    pub(crate) records: Vec<(PartitionId, Offset)>,
+    /// Gets what became of each, when all of them are through.
+    pub(crate) reply: Reply<Vec<Result<Effects>>>,
 }
 
 /// What became of an append's effects.

@@ -6,7 +6,8 @@
 //! must be durable first is journalled with an [`Ack`] that steps the machine again.
 //!
 //! Seen from the state machines nothing here decides anything. Seen from the partitions, an attempt is a
-//! [`Running`]: a write set per touched partition, rows waiting there, and one task per busy partition.
+//! [`Running`]: a write set per touched partition and rows waiting there. One task runs the events of all
+//! partitions, round after round; only an event that has to wait gets a task of its own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -22,6 +23,7 @@ use tidemill_replication::wire;
 use super::entry::{Coordinated, PreparedAppends};
 use super::message::{Effects, Message, Reply, RowBatch, answer};
 use super::partition::Partition;
+use super::parts::Part;
 use super::{Ack, NewEntry, Shard};
 use crate::codec::placement::Placement;
 use crate::env::{Class, Sender};
@@ -67,7 +69,7 @@ pub(crate) struct Topology {
 }
 
 /// Who waits for the effects of which record.
-type Waiting = BTreeMap<(Source, Offset), Vec<Reply<Effects>>>;
+type Waiting = BTreeMap<(Source, Offset), Vec<Part<Result<Effects>>>>;
 
 /// An input of one of the two machines.
 enum Input {
@@ -87,6 +89,13 @@ pub(crate) struct Running {
     /// The most that may be.
     bytes_max: u64,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
+    /// Pieces of work here: batches queued or being run, ranges being read. All of them are one item of
+    /// the participant.
+    pieces: Cell<u64>,
+    /// Partitions with queued rows, in the order in which they got them.
+    ready: RefCell<VecDeque<Rc<Work>>>,
+    /// A task runs what is ready.
+    is_run: Cell<bool>,
 }
 
 /// One attempt on one partition: events run one after the other.
@@ -100,6 +109,7 @@ pub(crate) struct Work {
     /// Of its writes, what the attempt's bytes contain.
     counted_bytes: Cell<u64>,
     queue: RefCell<VecDeque<Queued>>,
+    /// It is ready, or an event runs.
     busy: Cell<bool>,
 }
 
@@ -107,8 +117,8 @@ pub(crate) struct Work {
 struct Queued {
     node: NodeIndex,
     rows: Rows,
-    /// The other shard they came from, which is owed their bytes.
-    sender: Option<ShardId>,
+    /// The other shards they came from, which are owed their bytes.
+    owed: Vec<(ShardId, u64)>,
 }
 
 /// A step of two-phase commit that waited for the journal.
@@ -121,7 +131,25 @@ pub(crate) enum Durable {
     Locally { token: coordinator::Token, attempt: AttemptId, record: Record },
 }
 
+/// An event runs over at most this many rows at once.
+pub(super) const ROWS_MAX: usize = 1_024;
+
 impl Running {
+    fn new(attempt: AttemptId, began: WallTime, bytes_max: u64) -> Self {
+        Self {
+            attempt,
+            began,
+            failed: Cell::new(false),
+            bytes: Cell::default(),
+            hops: hops::Hops::default(),
+            bytes_max,
+            works: RefCell::default(),
+            pieces: Cell::default(),
+            ready: RefCell::default(),
+            is_run: Cell::new(false),
+        }
+    }
+
     /// The work on one partition, made when it is first needed.
     pub(super) fn work(&self, partition: &Rc<Partition>) -> Rc<Work> {
         let mut works = self.works.borrow_mut();

@@ -72,6 +72,8 @@ pub(crate) struct Partition {
     /// In the memtable, and committed above what the last fold covers: until one covers that too, the
     /// prepare is needed, since the `Committed` entry will be replayed.
     merged: RefCell<BTreeMap<(TopologyId, MicrobatchId), Unmerged>>,
+    /// What readers see and is not merged yet.
+    shown: RefCell<BTreeMap<TopologyId, MicrobatchId>>,
     committed: RefCell<BTreeMap<TopologyId, MicrobatchId>>,
     coordinated: RefCell<BTreeMap<TopologyId, CoordinatorState>>,
     system_id: Cell<MicrobatchId>,
@@ -168,6 +170,7 @@ impl Partition {
             stacked: RefCell::default(),
             unmerged: RefCell::default(),
             merged: RefCell::default(),
+            shown: RefCell::default(),
             committed: RefCell::default(),
             coordinated: RefCell::default(),
             system_id: Cell::new(MicrobatchId(0)),
@@ -389,7 +392,7 @@ impl Partition {
     }
 
     /// A `Committed` entry takes its place: appended records get their offsets, the writes lie on top
-    /// until [`Partition::merge_through`]. False if the trees contain it already.
+    /// until [`Partition::show_through`]. False if the trees contain it already.
     pub(crate) fn commit(&self, committed: Committed, index: Index) -> Result<bool, String> {
         let Committed { transaction, append_time } = committed;
         let Transaction { topology, attempt } = transaction;
@@ -444,8 +447,24 @@ impl Partition {
         }
     }
 
-    /// Readers see every committed id up to `id` from now on.
-    pub(crate) fn merge_through(&self, topology: TopologyId, id: MicrobatchId) {
+    /// Readers see every committed id up to `id` from now on. [`Partition::merge_shown`] is due.
+    pub(crate) fn show_through(&self, topology: TopologyId, id: MicrobatchId) {
+        let all = (topology, MicrobatchId(0))..=(topology, id);
+        if self.unmerged.borrow().range(all).next().is_some() {
+            self.store.show(topology, id);
+            self.shown.borrow_mut().insert(topology, id);
+        }
+    }
+
+    /// Merges what readers see.
+    pub(crate) fn merge_shown(&self) {
+        for (topology, id) in self.shown.take() {
+            self.merge_through(topology, id);
+        }
+    }
+
+    /// Merges every committed id up to `id`; readers see it from now on at the latest.
+    fn merge_through(&self, topology: TopologyId, id: MicrobatchId) {
         let ready: Vec<_> = self
             .unmerged
             .borrow()
@@ -609,6 +628,7 @@ impl Partition {
             depot.log.flush().await.map_err(failed)?;
         }
         // From here to the freeze inside `Store::fold` nothing awaits, so all of it is one moment.
+        self.merge_shown();
         let mut covers = through;
         if let Some(first) = self.unmerged.borrow().values().map(|it| it.committed).min() {
             covers = covers.min(Index(first.0 - 1));

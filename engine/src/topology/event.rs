@@ -51,6 +51,8 @@ pub struct Rows {
     batch: Box<dyn Any + Send>,
     count: usize,
     bytes: usize,
+    /// Appends a batch of the same type: whoever queues rows does not know it.
+    join: fn(&mut (dyn Any + Send), Box<dyn Any + Send>),
 }
 
 impl Rows {
@@ -58,11 +60,19 @@ impl Rows {
     #[must_use]
     pub fn records(records: Vec<Record>) -> Self {
         let bytes = records.iter().map(|record| size_of::<Record>() + record.bytes.len()).sum();
-        Self { count: records.len(), bytes, batch: Box::new(records) }
+        Self { bytes, ..Self::new(records) }
     }
 
     pub(crate) fn new<T: Send + 'static>(rows: Vec<T>) -> Self {
-        Self { count: rows.len(), bytes: rows.len() * size_of::<T>(), batch: Box::new(rows) }
+        let (count, bytes) = (rows.len(), rows.len() * size_of::<T>());
+        Self { count, bytes, batch: Box::new(rows), join: join::<T> }
+    }
+
+    /// Adds the rows of another batch for the same node, behind these.
+    pub(crate) fn append(&mut self, more: Self) {
+        (self.join)(&mut *self.batch, more.batch);
+        self.count += more.count;
+        self.bytes += more.bytes;
     }
 
     pub(crate) fn take<T: 'static>(self) -> Vec<T> {
@@ -81,6 +91,12 @@ impl Rows {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+}
+
+fn join<T: 'static>(batch: &mut (dyn Any + Send), more: Box<dyn Any + Send>) {
+    let batch: &mut Vec<T> = batch.downcast_mut().expect("a batch is of the type it was made of");
+    let mut more: Box<Vec<T>> = more.downcast().expect("a node takes rows of one type");
+    batch.append(&mut more);
 }
 
 impl fmt::Debug for Rows {

@@ -15,6 +15,7 @@ use crate::pstate::{Found, View};
 use crate::shard::entry::{Committed, Prepare, Transaction};
 use crate::shard::message::{Effects, Reply, WaitRequest, answer};
 use crate::shard::partition::{SYSTEM, dead_letter_key};
+use crate::shard::parts::Part;
 use crate::shard::{Ack, NewEntry, Shard};
 use crate::types::{MicrobatchId, Offset, PartitionId, TopologyId};
 
@@ -181,11 +182,13 @@ impl Shard {
         // First, so that a shard that is opened now shows no less.
         topology.module.note_visible(topology.place, id);
         for partition in self.partitions.values() {
-            partition.merge_through(topology.id, id);
+            partition.show_through(topology.id, id);
         }
         topology.visible.set(id);
         // What had nothing to prepare here is still among the running ones.
         topology.running.borrow_mut().retain(|attempt, _| attempt.id > id);
+        self.merge_due.set(true);
+        self.merge_soon();
         for (wanted, reply) in topology.visible_waiting.take() {
             if wanted <= id {
                 answer(reply, Ok(()));
@@ -212,14 +215,38 @@ impl Shard {
         }
     }
 
-    /// A client waits for the effects of a record.
-    pub(in crate::shard) fn wait(self: &Rc<Self>, request: WaitRequest) {
-        match self.topology(request.topology) {
-            Ok(topology) => {
-                let source = Source { depot: request.depot, partition: request.partition };
-                self.wait_for(&topology, source, request.offset, request.reply);
+    /// Merges what is visible, a partition at a time, and lets others run between.
+    fn merge_soon(self: &Rc<Self>) {
+        if self.merging.replace(true) {
+            return;
+        }
+        let shard = Rc::clone(self);
+        self.env.spawn(Class::Topology, "merge", async move {
+            while shard.merge_due.take() {
+                for partition in shard.partitions.values() {
+                    partition.merge_shown();
+                    if shard.env.should_yield() {
+                        shard.env.yield_now().await;
+                    }
+                }
             }
-            Err(error) => answer(request.reply, Err(error)),
+            shard.merging.set(false);
+        });
+    }
+
+    /// A client waits for the effects of records.
+    pub(in crate::shard) fn wait(self: &Rc<Self>, request: WaitRequest) {
+        let WaitRequest { topology, depot, records, reply } = request;
+        let topology = match self.topology(topology) {
+            Ok(topology) => topology,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        if records.is_empty() {
+            return answer(reply, Ok(Vec::new()));
+        }
+        let replies = Part::of(reply, records.len());
+        for ((partition, offset), reply) in records.into_iter().zip(replies) {
+            self.wait_for(&topology, Source { depot, partition }, offset, reply);
         }
     }
 
@@ -229,7 +256,7 @@ impl Shard {
         topology: &Rc<Topology>,
         source: Source,
         offset: Offset,
-        reply: Reply<Effects>,
+        reply: Part<Result<Effects>>,
     ) {
         let read = topology.read.borrow().get(&source).copied().unwrap_or_default();
         if offset < read {
@@ -245,7 +272,7 @@ impl Shard {
         topology: &Topology,
         source: Source,
         offset: Offset,
-        reply: Reply<Effects>,
+        reply: Part<Result<Effects>>,
     ) {
         let id = topology.visible.get();
         let told = move |is_dead: bool| {
@@ -253,26 +280,26 @@ impl Shard {
         };
         let Some(partition) = self.partitions.get(&source.partition).cloned() else {
             let what = format!("partition {} does not live here", source.partition);
-            return answer(reply, Err(Error::Invalid { what }));
+            return reply.answer(Err(Error::Invalid { what }));
         };
         let letters = partition.known_depot(topology.module.dead_letters[topology.place]);
         if letters.is_none_or(|letters| letters.log.end() == Offset(0)) {
-            return answer(reply, told(false));
+            return reply.answer(told(false));
         }
         let key = dead_letter_key(topology.id, source.depot, offset);
         let view = View::visible();
         match partition.store.get(&view, SYSTEM, &key, |value| value.is_some()) {
-            Ok(Found::Ready(is_dead)) => answer(reply, told(is_dead)),
+            Ok(Found::Ready(is_dead)) => reply.answer(told(is_dead)),
             Ok(Found::Miss(_)) => {
                 let shard = Rc::clone(self);
                 self.env.spawn(Class::Client, "look a dead letter up", async move {
                     let view = View::visible();
                     let found = partition.store.read(&view, SYSTEM, &key, |it| it.is_some());
                     let found = found.await.map_err(|error| shard.read_failed(&error));
-                    answer(reply, found.and_then(told));
+                    reply.answer(found.and_then(told));
                 });
             }
-            Err(error) => answer(reply, Err(self.read_failed(&error))),
+            Err(error) => reply.answer(Err(self.read_failed(&error))),
         }
     }
 
@@ -283,22 +310,21 @@ impl Shard {
             Ok(topology) => topology,
             Err(error) => return answer(reply, Err(error)),
         };
-        let mut pending = Vec::new();
-        for end in self.source_ends(&topology).into_iter().filter(|end| end.offset > Offset(0)) {
-            let (reply, answered) = futures_channel::oneshot::channel();
+        let mut ends = self.source_ends(&topology);
+        ends.retain(|end| end.offset > Offset(0));
+        if ends.is_empty() {
+            return answer(reply, Ok(()));
+        }
+        let (all, answered) = futures_channel::oneshot::channel();
+        for (end, reply) in ends.iter().zip(Part::of(all, ends.len())) {
             self.wait_for(&topology, end.source, Offset(end.offset.0 - 1), reply);
-            pending.push(answered);
         }
         self.env.spawn(Class::Client, "wait until caught up", async move {
-            for answered in pending {
-                match answered.await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => return answer(reply, Err(error)),
-                    // The shard ended; dropping `reply` says so.
-                    Err(_) => return,
-                }
+            // If nobody answers, the shard ended; dropping `reply` says so.
+            if let Ok(answered) = answered.await {
+                let all = answered.and_then(|all| all.into_iter().try_for_each(|it| it.map(drop)));
+                answer(reply, all);
             }
-            answer(reply, Ok(()));
         });
     }
 

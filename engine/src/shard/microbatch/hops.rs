@@ -12,7 +12,7 @@ use std::task::{Poll, Waker};
 
 use tidemill_replication::two_phase::participant;
 
-use super::{Running, Topology};
+use super::{ROWS_MAX, Running, Topology};
 use crate::node::MICROBATCH_BYTES_LIMIT;
 use crate::shard::Shard;
 use crate::shard::credit::{self, Outbox, Owed};
@@ -23,18 +23,47 @@ use crate::types::{PartitionId, ShardId};
 /// The accounts of one attempt on one shard.
 #[derive(Default)]
 pub(super) struct Hops {
+    /// What leaves with the next batches.
+    away: RefCell<BTreeMap<ShardId, Away>>,
     outboxes: RefCell<BTreeMap<ShardId, Outbox<Part>>>,
     owed: RefCell<BTreeMap<ShardId, Owed>>,
     /// Sources that wait for the spill to shrink.
     sources: RefCell<Vec<Waker>>,
 }
 
-/// Rows of one event for one partition.
+/// Rows for one node on one partition.
 type Part = (PartitionId, NodeIndex, Rows);
+
+/// Rows for another shard, in the order made.
+#[derive(Default)]
+struct Away {
+    parts: Vec<Part>,
+    /// The last part for each partition.
+    last: BTreeMap<PartitionId, usize>,
+}
+
+impl Away {
+    /// Adds rows behind all others for their partition; they join those if the same node takes them.
+    fn add(&mut self, to: PartitionId, node: NodeIndex, rows: Rows) {
+        let last = self.last.get(&to).and_then(|&place| self.parts.get_mut(place));
+        match last {
+            Some((_, taker, before))
+                if *taker == node && before.count() + rows.count() <= ROWS_MAX =>
+            {
+                before.append(rows);
+            }
+            _ => {
+                self.last.insert(to, self.parts.len());
+                self.parts.push((to, node, rows));
+            }
+        }
+    }
+}
 
 impl Hops {
     /// The attempt is over.
     pub(super) fn clear(&self) {
+        drop(self.away.take());
         drop(self.outboxes.take());
         self.wake_sources();
     }
@@ -72,8 +101,8 @@ impl Shard {
         credit::bytes_max(options.hop_bytes_max, microbatch_bytes_max, self.setup.shards)
     }
 
-    /// Rows of one event: those for this shard are queued, those for each other shard travel together, or
-    /// wait for credit.
+    /// Rows of one event: those for this shard are queued, those for others wait for
+    /// [`Shard::send_away`].
     pub(in crate::shard) fn send_rows(
         self: &Rc<Self>,
         topology: &Rc<Topology>,
@@ -81,16 +110,21 @@ impl Shard {
         outgoing: Vec<Outgoing>,
     ) {
         let own = self.env.shard();
-        let mut away: BTreeMap<ShardId, Vec<Part>> = BTreeMap::new();
         for out in outgoing {
             let owner = self.setup.owner(out.to);
             if owner == own {
                 self.queue_own_rows(topology, running, out.to, out.node, out.rows);
             } else {
-                away.entry(owner).or_default().push((out.to, out.node, out.rows));
+                let mut away = running.hops.away.borrow_mut();
+                away.entry(owner).or_default().add(out.to, out.node, out.rows);
             }
         }
-        for (to, parts) in away {
+    }
+
+    /// Sends what events left for other shards, all that goes to one of them together; what has no credit
+    /// is spilled.
+    pub(super) fn send_away(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running) {
+        for (to, Away { parts, .. }) in running.hops.away.take() {
             if running.failed.get() {
                 // What was spilled is too much: nothing of this attempt counts any more.
                 return;

@@ -1,14 +1,13 @@
 //! Rows on their way: from sources, from other shards, from event to event on this one.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use futures_util::FutureExt;
 use tidemill_replication::two_phase::{
     AttemptId, Exclusion, Failure, FailureKind, SourceOffset, SourceRange, participant,
 };
 
-use super::hops::Hops;
-use super::{Queued, Running, Topology, Work};
+use super::{Queued, ROWS_MAX, Running, Topology, Work};
 use crate::env::Class;
 use crate::node::MICROBATCH_BYTES_LIMIT;
 use crate::shard::Shard;
@@ -18,6 +17,17 @@ use crate::types::{PartitionId, ShardId, WallTime};
 
 /// Whatever the budget is, an attempt of several records may hold so much on a shard.
 const ATTEMPT_BYTES_MIN: u64 = 8 << 20;
+impl Queued {
+    /// Whether `more` can join these.
+    fn takes(&self, more: &Self) -> bool {
+        self.node == more.node && self.rows.count() + more.rows.count() <= ROWS_MAX
+    }
+
+    fn join(&mut self, more: Self) {
+        self.rows.append(more.rows);
+        self.owed.extend(more.owed);
+    }
+}
 
 impl Shard {
     /// Rows came from another shard.
@@ -65,10 +75,31 @@ impl Shard {
                 topology,
                 running,
                 partition,
-                Queued { node, rows, sender: Some(sender) },
+                Queued { owed: vec![(sender, rows.bytes() as u64)], node, rows },
             );
         }
         self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
+    }
+
+    /// A piece of work begins: the participant hears of the first one.
+    fn begin_piece(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running) {
+        let before = running.pieces.replace(running.pieces.get() + 1);
+        if before == 0 {
+            let attempt = running.attempt;
+            self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
+        }
+    }
+
+    /// Pieces of work have ended, and the rows that came of them are queued or sent: the participant hears
+    /// of the last one.
+    fn end_pieces(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running, count: u64) {
+        let left = running.pieces.get().checked_sub(count);
+        let left = left.expect("a piece of work begins before it ends");
+        running.pieces.set(left);
+        if left == 0 && count > 0 {
+            let attempt = running.attempt;
+            self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
+        }
     }
 
     /// Queues rows that come from this shard.
@@ -80,10 +111,11 @@ impl Shard {
         node: NodeIndex,
         rows: Rows,
     ) {
-        self.queue_rows(topology, running, partition, Queued { node, rows, sender: None });
+        self.queue_rows(topology, running, partition, Queued { node, rows, owed: Vec::new() });
     }
 
-    /// Queues one batch on a partition of this shard, as one item of work.
+    /// Queues one batch on a partition of this shard. It joins what waits there at last, if the same node
+    /// takes that: an event over many rows costs little more than one over few.
     fn queue_rows(
         self: &Rc<Self>,
         topology: &Rc<Topology>,
@@ -94,17 +126,33 @@ impl Shard {
         if running.failed.get() {
             return;
         }
-        let attempt = running.attempt;
-        self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
         let work = running.work(&self.partitions[&partition]);
-        self.count_bytes(topology, running, running.bytes.get() + queued.rows.bytes() as u64);
-        work.queue.borrow_mut().push_back(queued);
-        if !work.busy.replace(true) {
+        let bytes = queued.rows.bytes() as u64;
+        let joined = match work.queue.borrow_mut().back_mut() {
+            Some(last) if last.takes(&queued) => {
+                last.join(queued);
+                None
+            }
+            _ => Some(queued),
+        };
+        if let Some(queued) = joined {
+            self.begin_piece(topology, running);
+            work.queue.borrow_mut().push_back(queued);
+            if !work.busy.replace(true) {
+                self.make_ready(topology, running, work);
+            }
+        }
+        self.count_bytes(topology, running, running.bytes.get() + bytes);
+    }
+
+    /// Rows wait on a partition, and no event runs there.
+    fn make_ready(self: &Rc<Self>, topology: &Rc<Topology>, running: &Rc<Running>, work: Rc<Work>) {
+        running.ready.borrow_mut().push_back(work);
+        if !running.is_run.replace(true) {
             let (shard, topology, running) =
                 (Rc::clone(self), Rc::clone(topology), Rc::clone(running));
             self.env.spawn(Class::Topology, "event", async move {
-                shard.run_queue(&topology, &running, &work).await;
-                work.busy.set(false);
+                shard.run_ready(&topology, &running).await;
             });
         }
     }
@@ -164,28 +212,82 @@ impl Shard {
         }
     }
 
-    /// Runs a partition's batches one after the other until there is none.
-    async fn run_queue(
+    /// Runs the events of an attempt, one batch of each partition a round, until nothing is ready. Rows
+    /// for other shards leave after each round, or when others want to run.
+    async fn run_ready(self: &Rc<Self>, topology: &Rc<Topology>, running: &Rc<Running>) {
+        loop {
+            let round = running.ready.take();
+            if round.is_empty() {
+                running.is_run.set(false);
+                return;
+            }
+            let mut ended = 0;
+            for work in round {
+                ended += u64::from(self.run_next(topology, running, work));
+                if self.env.should_yield() {
+                    self.send_away(topology, running);
+                    self.end_pieces(topology, running, std::mem::take(&mut ended));
+                    self.env.yield_now().await;
+                }
+            }
+            self.send_away(topology, running);
+            self.end_pieces(topology, running, ended);
+        }
+    }
+
+    /// Runs the first batch that waits on a partition. Whether it ended: if it has to wait for something,
+    /// the rest of it becomes a task.
+    fn run_next(
         self: &Rc<Self>,
         topology: &Rc<Topology>,
         running: &Rc<Running>,
-        work: &Rc<Work>,
+        work: Rc<Work>,
+    ) -> bool {
+        let next = work.queue.borrow_mut().pop_front();
+        let Some(Queued { node, rows, owed }) = next else {
+            // It was dropped with its attempt.
+            work.busy.set(false);
+            return true;
+        };
+        let mut event = Box::pin({
+            let (shard, topology, running, work) =
+                (Rc::clone(self), Rc::clone(topology), Rc::clone(running), Rc::clone(&work));
+            async move {
+                let queued = rows.bytes() as u64;
+                shard.room_for_events(&running.failed).await;
+                shard.run_event(&topology, &running, &work, node, rows).await;
+                shard.wrote(&topology, &running, &work, queued);
+                for (sender, bytes) in owed {
+                    shard.give_back(&topology, &running, sender, bytes);
+                }
+            }
+        });
+        // Whatever it waits for meets the task's waker when that polls it again.
+        let is_done = event.as_mut().now_or_never().is_some();
+        if is_done {
+            self.after_event(topology, running, work);
+            return true;
+        }
+        let (shard, topology, running) = (Rc::clone(self), Rc::clone(topology), Rc::clone(running));
+        self.env.spawn(Class::Topology, "event", async move {
+            event.await;
+            shard.after_event(&topology, &running, work);
+            shard.send_away(&topology, &running);
+            shard.end_pieces(&topology, &running, 1);
+        });
+        false
+    }
+
+    fn after_event(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        work: Rc<Work>,
     ) {
-        loop {
-            let next = work.queue.borrow_mut().pop_front();
-            let Some(Queued { node, rows, sender }) = next else { return };
-            let queued = rows.bytes() as u64;
-            self.room_for_events(&running.failed).await;
-            self.run_event(topology, running, work, node, rows).await;
-            let attempt = running.attempt;
-            self.wrote(topology, running, work, queued);
-            if let Some(sender) = sender {
-                self.give_back(topology, running, sender, queued);
-            }
-            self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
-            if self.env.should_yield() {
-                self.env.yield_now().await;
-            }
+        if work.queue.borrow().is_empty() {
+            work.busy.set(false);
+        } else {
+            self.make_ready(topology, running, work);
         }
     }
 
@@ -199,33 +301,55 @@ impl Shard {
         exclusions: &[Exclusion],
     ) {
         let records = ranges.iter().map(|range| range.to.0 - range.from.0).sum();
-        let running = Rc::new(Running {
-            attempt,
-            began,
-            failed: Cell::new(false),
-            bytes: Cell::default(),
-            hops: Hops::default(),
-            bytes_max: self.attempt_bytes_max(records),
-            works: RefCell::default(),
-        });
+        let running = Rc::new(Running::new(attempt, began, self.attempt_bytes_max(records)));
         topology.running.borrow_mut().insert(attempt, Rc::clone(&running));
-        for range in ranges {
-            self.participate(topology, participant::Input::WorkStarted { attempt, count: 1 });
-            let left_out: Vec<Exclusion> =
-                exclusions.iter().filter(|it| it.origin.source == range.source).cloned().collect();
-            let (shard, topology, running, range) =
-                (Rc::clone(self), Rc::clone(topology), Rc::clone(&running), *range);
+        if !ranges.is_empty() {
+            self.begin_piece(topology, &running);
+            let (shard, topology, running) = (Rc::clone(self), Rc::clone(topology), running);
+            let (ranges, exclusions) = (ranges.to_vec(), Rc::from(exclusions));
             self.env.spawn(Class::Topology, "source", async move {
-                shard.read_source(&topology, &running, range, &left_out).await;
-                let attempt = running.attempt;
-                shard
-                    .participate(&topology, participant::Input::WorkFinished { attempt, count: 1 });
+                shard.read_sources(&topology, &running, ranges, &exclusions).await;
+                shard.end_pieces(&topology, &running, 1);
             });
         }
         self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
         self.offer_held(topology);
         let taken = ranges.iter().map(|it| SourceOffset { source: it.source, offset: it.to });
         self.sources_taken(topology, taken);
+    }
+
+    /// Reads the sources of an attempt one after the other; what is not in memory is read by tasks of their
+    /// own, all at the same time.
+    async fn read_sources(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        ranges: Vec<SourceRange>,
+        exclusions: &Rc<[Exclusion]>,
+    ) {
+        for range in ranges {
+            let mut read = Box::pin({
+                let (shard, topology, running, exclusions) = (
+                    Rc::clone(self),
+                    Rc::clone(topology),
+                    Rc::clone(running),
+                    Rc::clone(exclusions),
+                );
+                async move { shard.read_source(&topology, &running, range, &exclusions).await }
+            });
+            if read.as_mut().now_or_never().is_none() {
+                self.begin_piece(topology, running);
+                let (shard, topology, running) =
+                    (Rc::clone(self), Rc::clone(topology), Rc::clone(running));
+                self.env.spawn(Class::Topology, "source", async move {
+                    read.await;
+                    shard.end_pieces(&topology, &running, 1);
+                });
+            }
+            if self.env.should_yield() {
+                self.env.yield_now().await;
+            }
+        }
     }
 
     /// Notes what an attempt has written to a partition, in the stead of `queued` bytes of rows.
