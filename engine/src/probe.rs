@@ -76,8 +76,6 @@ named! {
         CrashWhileDealing = "crash-while-dealing",
         /// A fold covers an index above an undecided prepare.
         InDoubtAcrossFold = "in-doubt-across-fold",
-        /// The journal is short of files, and a prepare without an outcome is written again.
-        PrepareCopied = "prepare-copied",
         /// A fold finds no space.
         NoSpaceInFold = "no-space-in-fold",
         /// Recovery meets frames of a file's earlier life.

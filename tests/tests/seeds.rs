@@ -5,28 +5,32 @@ use std::collections::BTreeMap;
 
 use tidemill::probe::Plant;
 use tidemill_tests::counts::{Counts, Fault};
-use tidemill_tests::scenario::{self, Failure, Scenario};
+use tidemill_tests::scenario::{self, Failure, Outcome, Scenario};
 
 fn named(name: &str) -> &'static dyn Scenario {
     scenario::ALL.iter().copied().find(|one| one.name() == name).expect("there is one")
 }
 
-/// Runs seeds, and returns what was injected.
-fn clean(name: &str, seeds: u64) -> Counts {
+/// Runs seeds, and returns what was injected, and what each of them did.
+fn clean(name: &str, seeds: u64) -> (Counts, Vec<Outcome>) {
     let mut counts = Counts::default();
+    let mut outcomes = Vec::new();
     for seed in 0..seeds {
         let report = scenario::run(named(name), seed, None, false);
-        if let Err(failure) = report.result {
-            panic!("seed {seed} of {name}: {failure}; run `simulate --replay {seed}`");
+        match report.result {
+            Ok(outcome) => outcomes.push(outcome),
+            Err(failure) => {
+                panic!("seed {seed} of {name}: {failure}; run `simulate --replay {seed}`")
+            }
         }
         counts.merge(&report.counts);
     }
-    counts
+    (counts, outcomes)
 }
 
 #[test]
 fn journals_keep_their_promises() {
-    let counts = clean("journal", 40);
+    let (counts, _) = clean("journal", 40);
     for fault in [Fault::PowerCut, Fault::ProcessKill, Fault::UnitTorn, Fault::NoSpace] {
         assert!(counts.of(fault) > 0, "{} never happened", fault.name());
     }
@@ -44,35 +48,31 @@ fn depots_keep_their_promises() {
 
 #[test]
 fn engines_keep_their_promises() {
-    let counts = clean("engine", 10);
+    let (counts, outcomes) = clean("engine", 20);
     for fault in [Fault::PowerCut, Fault::ProcessKill, Fault::ShardKill, Fault::NoSpace] {
         assert!(counts.of(fault) > 0, "{} never happened", fault.name());
     }
-}
-
-#[test]
-fn a_third_of_the_seeds_reopen_with_another_number_of_shards() {
-    let (mut deals, mut dealt) = (0, 0);
-    for seed in 0..24 {
-        let report = scenario::run(named("engine"), seed, None, false);
-        let counters = report.result.expect("see `engines_keep_their_promises`").counters;
-        deals += counters["deals"];
-        let others = counters.get("openings by another number of shards").copied();
-        dealt += u64::from(others.is_some_and(|count| count > 0));
-        assert_eq!(counters["deals"] > 0, others.is_some_and(|count| count > 0), "seed {seed}");
+    // A third of the seeds reopens with another number of shards, and does so for certain.
+    let others = |it: &Outcome| it.counters.get("openings by another number of shards").copied();
+    for outcome in &outcomes {
+        let deals = outcome.counters["deals"] > 0;
+        assert_eq!(deals, others(outcome).is_some_and(|count| count > 0), "{outcome:?}");
     }
-    assert!((3..=14).contains(&deals), "{deals} of 24");
-    assert_eq!(deals, dealt);
+    let deals: u64 = outcomes.iter().map(|it| it.counters["deals"]).sum();
+    assert!((2..=13).contains(&deals), "{deals} of 20 seeds");
 }
 
-/// Seeds that once failed, each with what was wrong then.
-const FOUND: [(&str, u64, &str); 6] = [
-    ("engine", 0, "two folds of a partition ran at once"),
-    ("engine", 5, "a fold covered a decision that was not durable yet"),
-    ("engine", 33, "a lower id was aborted while the one above was still stacked"),
-    ("engine", 48, "an append behind a bulk append was acknowledged before that was durable"),
-    ("engine", 137, "rows that came early were lost when an older attempt was dropped"),
-    ("engine", 301, "the prepare of an aborted attempt was released while the root asked for it"),
+/// Seeds that once failed, each with what was wrong then. Where the scenario draws otherwise than it did, a
+/// seed is another run, so only those of the present draws stand here.
+const FOUND: [(&str, u64, &str); 4] = [
+    ("engine", 390, "a close that a crash prevented said that the engine was closed"),
+    ("engine", 1_332, "the same"),
+    ("engine", 1_484, "the same"),
+    (
+        "engine",
+        1_896,
+        "a root that covers nothing new was torn, and nothing showed that it was no damage",
+    ),
 ];
 
 #[test]

@@ -9,7 +9,6 @@ use super::partition::{self, Partition};
 use crate::env::Class;
 use crate::error::{Error, Result, chain};
 use crate::journal::Ticket;
-use crate::probe::{State, reached};
 use crate::pstate;
 use crate::types::PartitionId;
 
@@ -81,11 +80,7 @@ impl Shard {
                 // Above what is covered, entries are replayed in order and not from a copy.
                 let wanted = |index| index <= partition.covers() && partition.is_in_doubt(index);
                 match shard.journal.copy_forward(id, wanted).await {
-                    Ok(0) => {}
-                    Ok(bytes) => {
-                        shard.counters.borrow_mut().copied_bytes += bytes;
-                        reached(State::PrepareCopied);
-                    }
+                    Ok(bytes) => shard.counters.borrow_mut().copied_bytes += bytes,
                     // A clean end, which needs no copies any more.
                     Err(crate::journal::Error::Closed) => return,
                     Err(error) => return shard.fail(&error),

@@ -105,7 +105,9 @@ pub(super) async fn shrink<'p>(
     let bytes: u64 = windows.iter().map(|it| it.log.dedup_bytes() as u64).sum();
     if bytes > bytes_max / 2 {
         let each_max = usize::try_from(bytes_max / 2).unwrap_or(usize::MAX) / windows.len();
-        windows.iter().for_each(|it| it.log.shrink_dedup(each_max));
+        for depot in &windows {
+            depot.log.shrink_dedup(each_max);
+        }
         held = logs.iter().map(|log| held_by(&log.3)).sum();
     }
     Ok(held)

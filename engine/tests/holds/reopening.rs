@@ -18,7 +18,7 @@ fn stop(engine: &Engine, shard: ShardId) {
 fn wait(mut until: impl FnMut() -> bool) {
     let started = Instant::now();
     while !until() {
-        assert!(started.elapsed() < Duration::from_secs(60), "it does not happen");
+        assert!(started.elapsed() < Duration::from_mins(1), "it does not happen");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -197,7 +197,7 @@ fn the_other_shards_use_their_journals_again_while_one_is_down() {
                 text[0] = text[0].wrapping_add(1);
                 // Every other one goes to the shard that is down.
                 drop(blobs.append(*blobs, &text).await);
-                assert!(started.elapsed() < Duration::from_secs(120), "the journal is stuck");
+                assert!(started.elapsed() < Duration::from_mins(2), "the journal is stuck");
             }
             engine.reopen_shard(down).await.unwrap();
         }

@@ -15,8 +15,8 @@ use super::super::Origin;
 /// See the module. Holds: there are at least two suspects, and a trial to be run.
 #[derive(Clone, Debug)]
 pub(super) struct Suspects {
-    /// With the reasons of their last rejection.
-    suspects: BTreeMap<Origin, String>,
+    /// The suspects, each with the reason of its last rejection.
+    reasons: BTreeMap<Origin, String>,
     /// Who runs in each trial that is left, the next one last.
     trials: Vec<BTreeSet<Origin>>,
     cleared: BTreeSet<Origin>,
@@ -49,20 +49,20 @@ impl Suspects {
                 trials.push(half.map(|(&origin, _)| origin).collect());
             }
         }
-        Self { suspects, trials, cleared: BTreeSet::new() }
+        Self { reasons: suspects, trials, cleared: BTreeSet::new() }
     }
 
     /// Who is left out of the next trial.
     pub(super) fn left_out(&self) -> impl Iterator<Item = Origin> + '_ {
         let running = self.trials.last().expect("there is a trial to be run");
-        self.suspects.keys().copied().filter(|origin| !running.contains(origin))
+        self.reasons.keys().copied().filter(|origin| !running.contains(origin))
     }
 
     /// The trial rejected these; anybody else in it passed.
     pub(super) fn tried(mut self, rejected: &BTreeMap<Origin, String>) -> Verdict {
         let ran = self.trials.pop().expect("there was a trial to be run");
         for (origin, reason) in rejected {
-            if let Some(known) = self.suspects.get_mut(origin) {
+            if let Some(known) = self.reasons.get_mut(origin) {
                 known.clone_from(reason);
             }
         }
@@ -80,8 +80,8 @@ impl Suspects {
         if !self.trials.is_empty() {
             return Verdict::Open(self);
         }
-        let Self { suspects, cleared, .. } = self;
-        Verdict::Condemned(suspects.into_iter().filter(|it| !cleared.contains(&it.0)).collect())
+        let Self { reasons, cleared, .. } = self;
+        Verdict::Condemned(reasons.into_iter().filter(|it| !cleared.contains(&it.0)).collect())
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
         for count in 2..200 {
             for culprit in [0, count / 2, count - 1] {
                 let rejects = |it: u64, running: &BTreeSet<u64>| {
-                    it == culprit || it % 3 == 0 && running.contains(&culprit)
+                    it == culprit || it.is_multiple_of(3) && running.contains(&culprit)
                 };
                 let (condemned, trials) = judge(count, rejects);
                 assert_eq!(condemned, [culprit], "of {count}");
