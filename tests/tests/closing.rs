@@ -41,7 +41,7 @@ async fn open(node: &Node) -> Engine {
         journal_file_bytes: 128 << 10,
         ..Options::default()
     };
-    Engine::open_on(Arc::new(node.platform()), options, |_| {}).await.unwrap()
+    Engine::open_on(Arc::new(node.platform()), options, |_| {}).await.expect("it opens")
 }
 
 fn in_worlds(body: fn(World) -> LocalFuture<'static, ()>) {

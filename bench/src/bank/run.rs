@@ -102,33 +102,33 @@ fn options(flags: &BankFlags, shards: u16, partitions: u32) -> Options {
     options
 }
 
-/// What the process may take under load: the budget, the constant that is stated beside it, and what it
-/// had before there was an engine.
+/// What the process may take under load, in MiB: the budget, the constant that is stated beside it, and what
+/// it had before there was an engine.
 struct MemoryBound {
-    budget_mib: u64,
-    constant_mib: u64,
-    driver_mib: u64,
+    budget: u64,
+    constant: u64,
+    driver: u64,
 }
 
 impl MemoryBound {
     fn new(options: &Options) -> Self {
         Self {
-            budget_mib: options.memory_bytes >> 20,
-            constant_mib: 128 + 32 * u64::from(options.shards),
-            driver_mib: Memory::now().resident_bytes.div_ceil(1 << 20),
+            budget: options.memory_bytes >> 20,
+            constant: 128 + 32 * u64::from(options.shards),
+            driver: Memory::now().resident_bytes.div_ceil(1 << 20),
         }
     }
 
     /// To be asked before everything is read back, which is the driver's own.
     fn check(&self) -> Invariant {
-        let Self { budget_mib, constant_mib, driver_mib } = self;
+        let Self { budget, constant, driver } = self;
         let peak_mib = Memory::now().peak_bytes.div_ceil(1 << 20);
         Invariant {
             name: "memory keeps to the budget".to_owned(),
-            holds: peak_mib <= budget_mib + constant_mib + driver_mib,
+            holds: peak_mib <= budget + constant + driver,
             detail: format!(
-                "{peak_mib} MiB at the most up to the end of the load; {budget_mib} of budget and \
-                 {constant_mib} beside it are allowed, and the driver's {driver_mib}, which it had \
+                "{peak_mib} MiB at the most up to the end of the load; {budget} of budget and \
+                 {constant} beside it are allowed, and the driver's {driver}, which it had \
                  before the engine was opened"
             ),
         }

@@ -107,12 +107,14 @@ fn finding(error: &Error, (file, at): (JournalFile, u64), id: JournalId) -> Find
     Finding { path, byte, what }
 }
 
-/// Walks over one journal that the manifest names and shows every entry with the place of its group and the
-/// frame where that ends.
+/// Is shown an entry, with the path and the byte where its group begins, and the frame in which it ends.
+type Visit<'v> = dyn FnMut((&str, u64, u64), Entry) + 'v;
+
+/// Walks over one journal that the manifest names and shows every entry.
 pub(super) fn look_at<F: Files + ?Sized>(
     survey: &mut Survey<'_, F>,
     id: JournalId,
-    visit: &mut dyn FnMut((&str, u64, u64), Entry),
+    visit: &mut Visit<'_>,
 ) {
     let Some(manifest) = survey.report.manifest.clone() else { return };
     let Some(record) = manifest.journals.iter().find(|record| record.id == id) else { return };

@@ -112,7 +112,7 @@ fn a_held_group_is_not_proved_before_it_is_released() {
         run(&disk, |env| async move {
             let journal = Journal::create(&env, options(1), kept).await.unwrap();
             journal.append(&[entry(0, 1, b"before")]).unwrap();
-            let held = journal.append(&[entry(0, 2, &[2; 20_000])]).unwrap();
+            let held = journal.append(&[entry(0, 2, &vec![2; 20_000])]).unwrap();
             journal.hold(held);
             // Holding back the proof holds nobody up.
             journal.wait(held).await.unwrap();
@@ -148,10 +148,10 @@ fn what_a_closing_frame_could_not_prove_is_proved_after_the_next_opening() {
     let kept = Rc::clone(&memo);
     run(&disk, |env| async move {
         let journal = Journal::create(&env, options(1), kept).await.unwrap();
-        journal.append(&[entry(0, 1, &[1; 20_000])]).unwrap();
+        journal.append(&[entry(0, 1, &vec![1; 20_000])]).unwrap();
         let held = journal.append(&[entry(0, 2, b"held")]).unwrap();
         journal.hold(held);
-        let last = journal.append(&[entry(0, 3, &[3; 20_000])]).unwrap();
+        let last = journal.append(&[entry(0, 3, &vec![3; 20_000])]).unwrap();
         journal.wait(last).await.unwrap();
         env.sleep(4 * options(1).seal_idle_after).await;
     });
