@@ -134,7 +134,7 @@ enum Said {
     /// A job begins a scenario of a seed.
     Begins { job: u64, seed: u64, scenario: &'static str },
     /// It came to this.
-    Ended { job: u64, seed: u64, report: Report },
+    Ended { job: u64, seed: u64, report: Box<Report> },
     /// All scenarios of a seed were run, up to the first that failed.
     Done,
 }
@@ -150,7 +150,7 @@ impl News {
     fn run(&self, seed: u64, scenario: &dyn Scenario, run: impl FnOnce() -> Report) -> bool {
         let job = self.job;
         self.say(Said::Begins { job, seed, scenario: scenario.name() });
-        let report = run();
+        let report = Box::new(run());
         let failed = report.result.is_err();
         self.say(Said::Ended { job, seed, report });
         failed
@@ -226,7 +226,7 @@ impl Batch<'_> {
                 Ok(Said::Ended { job, seed, mut report }) => {
                     running.remove(&job);
                     self.log.append(&mut report.log);
-                    if let Some(failed) = self.tally.add(seed, report).cloned() {
+                    if let Some(failed) = self.tally.add(seed, *report).cloned() {
                         self.failed(&failed);
                         let caught = self.plan.plant.is_some() && failed.failure.is_visible();
                         stop.fetch_or(caught, Ordering::Relaxed);
