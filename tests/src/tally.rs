@@ -15,9 +15,6 @@ pub const FULL_SEEDS: u64 = 2_000;
 /// The scenario that must contain all of them by itself, since it alone runs the whole engine.
 const WHOLE: &str = "engine";
 
-/// Beyond the named states that a batch must contain: counted too, and too rare to be asked for.
-const RARE: [State; 1] = [State::PrepareCopied];
-
 /// What came of a batch.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -101,14 +98,13 @@ impl Tally {
 impl Share {
     fn missing(&self) -> Vec<&'static str> {
         let faults = self.counts.iter().filter(|(_, count)| *count == 0);
-        let states = self.states(false).filter(|(_, count)| *count == 0);
+        let states = self.states().filter(|(_, count)| *count == 0);
         faults.map(|(fault, _)| Fault::name(fault)).chain(states.map(|(name, _)| name)).collect()
     }
 
-    fn states(&self, rare: bool) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+    fn states(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         State::ALL
             .iter()
-            .filter(move |state| RARE.contains(state) == rare)
             .map(|state| (state.name(), self.states.get(state).copied().unwrap_or_default()))
     }
 
@@ -123,7 +119,7 @@ impl Share {
     /// How often each named state occurred.
     #[must_use]
     pub fn states_json(&self) -> Value {
-        json!(self.states(false).collect::<BTreeMap<_, _>>())
+        json!(self.states().collect::<BTreeMap<_, _>>())
     }
 
     /// Everything.
@@ -133,7 +129,6 @@ impl Share {
             "did": self.outcome.counters,
             "faults": self.faults_json(),
             "states": self.states_json(),
-            "rare_states": self.states(true).collect::<BTreeMap<_, _>>(),
         })
     }
 }
@@ -154,7 +149,7 @@ mod tests {
             counts.add(fault);
         }
         let states: BTreeMap<_, _> = State::ALL.iter().map(|&state| (state, 1)).collect();
-        for left_out in State::ALL.iter().filter(|state| !RARE.contains(state)) {
+        for left_out in State::ALL {
             let mut states = states.clone();
             states.remove(left_out);
             let mut tally = Tally { seeds: FULL_SEEDS, ..Tally::default() };
