@@ -1,6 +1,8 @@
 //! What readers see of a shard that was reopened while others are down: what they saw before, and nothing
 //! that not all participants have applied.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;

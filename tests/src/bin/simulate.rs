@@ -152,7 +152,7 @@ impl News {
         self.say(Said::Begins { job, seed, scenario: scenario.name() });
         let report = Box::new(run());
         let failed = report.result.is_err();
-        self.say(Said::Ended { job, seed, report });
+        self.say(Said::Ended { job, seed, report: Box::new(report) });
         failed
     }
 
