@@ -47,7 +47,7 @@ fn mail(m: &Module, topology: &'static str) -> Mail {
 
 fn lives_on(key: &[u8]) -> ShardId {
     let partition = Placement::of(key).partition(PARTITIONS);
-    ShardId(u16::try_from(partition.0 % 2).expect("below 2"))
+    ShardId(u16::try_from(partition.0 % 2).unwrap())
 }
 
 /// Keys that live on a shard, above `from`.
@@ -56,10 +56,7 @@ fn keys(shard: ShardId, from: u64) -> impl Iterator<Item = u64> {
 }
 
 async fn sent(mail: &Launched<Mail>, all: &[(u64, u64)]) -> BTreeSet<(u64, u64)> {
-    let found = mail
-        .select_many(all.iter().map(|(from, _)| mail.sent.key(*from)))
-        .await
-        .expect("nothing goes wrong");
+    let found = mail.select_many(all.iter().map(|(from, _)| mail.sent.key(*from))).await.unwrap();
     all.iter().zip(found).filter(|(_, found)| found.is_some()).map(|(&it, _)| it).collect()
 }
 
@@ -78,10 +75,8 @@ async fn run(world: World, topology: &'static str) {
         journal_bytes_max: 1 << 20,
         ..Options::default()
     };
-    let engine = Engine::open_on(Arc::new(node.platform()), options, |_| {})
-        .await
-        .expect("nothing goes wrong");
-    let mail = engine.launch("mail", |m| mail(m, topology)).await.expect("nothing goes wrong");
+    let engine = Engine::open_on(Arc::new(node.platform()), options, |_| {}).await.unwrap();
+    let mail = engine.launch("mail", |m| mail(m, topology)).await.unwrap();
     let mut all: Vec<(u64, u64)> = Vec::new();
     for round in 0..12 {
         let senders: Vec<u64> = keys(A, round * 1_000).take(12).collect();
@@ -108,24 +103,24 @@ async fn run(world: World, topology: &'static str) {
         node.kill_shard(A);
         is_stopped(&world, &engine, A).await;
         is_stopped(&world, &engine, B).await;
-        engine.reopen_shard(A).await.expect("nothing goes wrong");
+        engine.reopen_shard(A).await.unwrap();
         let shown = sent(&mail, &all).await;
         let gone: Vec<_> = seen.borrow().difference(&shown).copied().collect();
         assert!(gone.is_empty(), "was seen before shard A stopped: {gone:?}");
         // Nobody can tell B what became of its prepares.
         node.kill_shard(A);
         is_stopped(&world, &engine, A).await;
-        engine.reopen_shard(B).await.expect("nothing goes wrong");
+        engine.reopen_shard(B).await.unwrap();
         for (from, to) in shown {
-            let received = mail.select(mail.received.key(to)).await.expect("nothing goes wrong");
+            let received = mail.select(mail.received.key(to)).await.unwrap();
             assert_eq!(received, Some(from), "{from} was shown as sent; B has not applied it");
         }
-        engine.reopen_shard(A).await.expect("nothing goes wrong");
-        mail.caught_up(topology).await.expect("nothing goes wrong");
+        engine.reopen_shard(A).await.unwrap();
+        mail.caught_up(topology).await.unwrap();
         assert!(sent(&mail, &all).await.is_superset(&seen.borrow()));
     }
     drop(mail);
-    engine.close().await.expect("nothing goes wrong");
+    engine.close().await.unwrap();
 }
 
 #[test]

@@ -150,7 +150,7 @@ impl News {
     fn run(&self, seed: u64, scenario: &dyn Scenario, run: impl FnOnce() -> Report) -> bool {
         let job = self.job;
         self.say(Said::Begins { job, seed, scenario: scenario.name() });
-        let report = Box::new(run());
+        let report = run();
         let failed = report.result.is_err();
         self.say(Said::Ended { job, seed, report: Box::new(report) });
         failed
