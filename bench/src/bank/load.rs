@@ -205,16 +205,14 @@ impl<'a> Load<'a> {
         }
         let batch = self.batch;
         let mut groups = Vec::new();
-        for ready in self.ready.iter_mut().filter(|ready| !ready.transfers.is_empty()) {
-            let mut rest = std::mem::take(ready);
-            while rest.transfers.len() > batch {
-                let tail = Group {
-                    transfers: rest.transfers.split_off(batch),
-                    due: rest.due.split_off(batch),
-                };
-                groups.push(std::mem::replace(&mut rest, tail));
-            }
-            groups.push(rest);
+        for ready in &mut self.ready {
+            let parts = ready.transfers.chunks(batch).zip(ready.due.chunks(batch));
+            groups.extend(parts.map(|(transfers, due)| Group {
+                transfers: transfers.to_vec(),
+                due: due.to_vec(),
+            }));
+            ready.transfers.clear();
+            ready.due.clear();
         }
         Ok(groups)
     }
