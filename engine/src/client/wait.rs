@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 
 use futures_channel::oneshot;
 
@@ -47,6 +48,7 @@ impl<H> Launched<H> {
         appended: &[Appended],
     ) -> impl Future<Output = Result<Vec<Effects>>> + Send + use<H> {
         let sent = self.send_waits(topology, appended);
+        let shown = self.shown_everywhere(topology);
         let (engine, count) = (self.engine.clone(), appended.len());
         async move {
             let mut effects = vec![None; count];
@@ -56,7 +58,31 @@ impl<H> Launched<H> {
                     effects[place] = Some(answer?);
                 }
             }
+            shown.await?;
             Ok(effects.into_iter().map(|it| it.expect("each of them was asked for")).collect())
+        }
+    }
+
+    /// Resolves when readers of every shard that runs see of a topology what those of any shard see, once this
+    /// is polled: the shard that answers a wait need not be the one where the effects lie.
+    fn shown_everywhere(&self, topology: &str) -> impl Future<Output = Result<()>> + Send + use<H> {
+        let found = self.topology(topology, None);
+        let (engine, module) = (self.engine.clone(), Arc::clone(&self.module));
+        async move {
+            let topology = found?;
+            let place = module.topologies.iter().position(|&it| it == topology);
+            let place = place.expect("it was found among them");
+            let node = &engine.inner.node;
+            let (id, lagging) = module.lagging(place, engine.shards());
+            let asked: Vec<_> = lagging
+                .into_iter()
+                .map(|shard| node.post(shard, |reply| Message::VisibleAt { topology, id, reply }))
+                .collect();
+            for answer in asked {
+                // A shard that is down shows no less once it is opened again.
+                drop(answer.await);
+            }
+            Ok(())
         }
     }
 
@@ -95,6 +121,7 @@ impl<H> Launched<H> {
     /// As [`Launched::wait`].
     pub fn caught_up(&self, topology: &str) -> impl Future<Output = Result<()>> + Send + use<H> {
         let found = self.topology(topology, None);
+        let shown = self.shown_everywhere(topology);
         let engine = self.engine.clone();
         async move {
             let topology = found?;
@@ -108,7 +135,7 @@ impl<H> Launched<H> {
             for (shard, answer) in asked {
                 node.answered(shard, answer).await?;
             }
-            Ok(())
+            shown.await
         }
     }
 

@@ -4,14 +4,15 @@
 //! catalogue is one file, `catalogue-<n>`, written whole; `MANIFEST` names it with its checksum, so a
 //! new one counts from the instant the manifest is durable. It is JSON, for people and tools.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, FieldTable};
 use crate::module::Definition;
-use crate::types::{DepotId, MicrobatchId, PStateId, TopologyId};
+use crate::types::{DepotId, MicrobatchId, PStateId, ShardId, TopologyId};
 
 /// Everything that has a number.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub(crate) struct Installed {
     /// How far each topology is visible: the highest id that some shard of this process has shown. All
     /// participants have applied it durably.
     visible: Vec<AtomicU64>,
+    /// The same for each topology and shard, which follow each other within moments.
+    shown: RwLock<BTreeMap<(usize, ShardId), MicrobatchId>>,
     /// Every shard that runs has the module, so its topologies may start.
     is_everywhere: AtomicBool,
     /// A launch has succeeded, or is about to.
@@ -84,6 +87,21 @@ impl Installed {
     pub(crate) fn visible(&self) -> Vec<(TopologyId, MicrobatchId)> {
         let visible = self.visible.iter().map(|id| MicrobatchId(id.load(Ordering::SeqCst)));
         self.topologies.iter().copied().zip(visible).collect()
+    }
+
+    /// Notes that readers of a shard see an id.
+    pub(crate) fn note_shown(&self, place: usize, shard: ShardId, id: MicrobatchId) {
+        let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
+        shown.insert((place, shard), id);
+    }
+
+    /// The shards whose readers may not see what readers of some other shard see of a topology, and how
+    /// far that is.
+    pub(crate) fn lagging(&self, place: usize, shards: u16) -> (MicrobatchId, Vec<ShardId>) {
+        let id = MicrobatchId(self.visible[place].load(Ordering::SeqCst));
+        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+        let lags = |&shard: &ShardId| shown.get(&(place, shard)).is_none_or(|&it| it < id);
+        (id, (0..shards).map(ShardId).filter(lags).collect())
     }
 
     pub(crate) fn note_everywhere(&self) {
@@ -187,6 +205,7 @@ impl Catalogue {
             .collect();
         Ok(Installed {
             visible: topologies.iter().map(|_| AtomicU64::new(0)).collect(),
+            shown: RwLock::default(),
             is_everywhere: AtomicBool::new(false),
             has_readers: AtomicBool::new(false),
             definition,

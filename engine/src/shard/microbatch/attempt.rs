@@ -185,6 +185,7 @@ impl Shard {
             partition.show_through(topology.id, id);
         }
         topology.visible.set(id);
+        topology.module.note_shown(topology.place, self.env.shard(), id);
         // What had nothing to prepare here is still among the running ones.
         topology.running.borrow_mut().retain(|attempt, _| attempt.id > id);
         self.merge_due.set(true);
