@@ -225,7 +225,9 @@ fn every_flip_in_a_closed_directory_is_found_in_its_file_or_was_skipped() {
                 assert_eq!(alone, after.findings, "{context}");
             } else {
                 assert_eq!(alone, [], "byte {at} of {path} is unused");
-                assert_eq!(after, before, "byte {at} of {path} is unused");
+                // A byte behind the end of a segment is a fact about it (something is there), and no damage.
+                assert_eq!(after.findings, before.findings, "byte {at} of {path} is unused");
+                assert_eq!(after.live, before.live, "byte {at} of {path} is unused");
             }
         }
     }
