@@ -1,4 +1,5 @@
-//! A shard: one core and everything it owns. It shares nothing; messages come through the mesh.
+//! A shard: one core and everything it owns. Messages come through the mesh; all it shares
+//! with other shards is [`Setup`], which no row passes.
 //!
 //! ```text
 //!   mesh ──> receiver ──> append queue ──> appender ──> journal ──> acknowledger ──> replies,
