@@ -43,7 +43,7 @@ mod wake;
 mod watchdog;
 
 pub use check::{Item, Needs, Report, file_system, self_test};
-pub use memory::memory_bytes;
+pub use memory::{disable_huge_pages, memory_bytes};
 pub use watchdog::{RECENT_MAX, SLOW_POLL, SlowPoll, SlowPolls};
 
 /// How to run in a directory.
