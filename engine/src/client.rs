@@ -78,6 +78,7 @@ impl Engine {
         options: Options,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Self> {
+        options.check()?;
         let production_options =
             production::Options { shards: options.shards, ..production::Options::default() };
         let platform = Production::open(dir.as_ref(), production_options)

@@ -168,6 +168,9 @@ impl Options {
     }
 }
 
+/// No file of a journal is larger.
+pub(crate) const FILE_BYTES_MAX: u32 = frame::FILE_BYTES_MAX;
+
 /// The default of [`Options::group_bytes_max`].
 pub(crate) const GROUP_BYTES: u32 = 64 << 20;
 

@@ -9,9 +9,9 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, select, select_all, try_join_all};
 
 use crate::depot;
-use crate::env::{Platform, production};
+use crate::env::{BLOCK_BYTES, Platform, production};
 use crate::error::{Error, Result};
-use crate::journal::JournalId;
+use crate::journal::{self, JournalId};
 use crate::manifest::JournalRecord;
 use crate::module::Definition;
 use crate::shard::keeper::Keeper;
@@ -79,7 +79,7 @@ impl Options {
         self.partitions.unwrap_or_else(|| (u32::from(self.shards) * 16).next_power_of_two())
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let partitions = self.partitions_or_default();
         if self.shards == 0 || !partitions.is_power_of_two() || partitions < u32::from(self.shards)
         {
@@ -90,9 +90,59 @@ impl Options {
             );
             return Err(Error::Invalid { what });
         }
-        Ok(())
+        let file_bytes = self.journal_file_bytes;
+        let fits = file_bytes > 0
+            && file_bytes <= journal::FILE_BYTES_MAX
+            && (file_bytes as usize).is_multiple_of(BLOCK_BYTES);
+        let rules = [
+            (
+                self.memory_bytes >= MEMORY_BYTES_MIN,
+                format!("memory_bytes is {}: take at least {MEMORY_BYTES_MIN}", self.memory_bytes),
+            ),
+            (
+                fits,
+                format!(
+                    "journal_file_bytes is {file_bytes}: take a multiple of {BLOCK_BYTES} up to {}",
+                    journal::FILE_BYTES_MAX
+                ),
+            ),
+            (
+                self.journal_bytes_max >= 4 * u64::from(file_bytes),
+                format!(
+                    "journal_bytes_max is {} and journal_file_bytes {file_bytes}: a journal is reused by \
+                     the file, so give it room for four at least",
+                    self.journal_bytes_max
+                ),
+            ),
+            (
+                self.microbatch_records_max > 0,
+                "microbatch_records_max is 0: a microbatch takes at least one record".to_owned(),
+            ),
+            (
+                self.microbatch_bytes_max >= MICROBATCH_BYTES_MIN,
+                format!(
+                    "microbatch_bytes_max is {}: take at least {MICROBATCH_BYTES_MIN}, or every record \
+                     would need more and be rejected",
+                    self.microbatch_bytes_max
+                ),
+            ),
+            (
+                self.hop_bytes_max > 0,
+                "hop_bytes_max is 0: nothing could be sent from shard to shard".to_owned(),
+            ),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, what)) => Err(Error::Invalid { what }),
+            None => Ok(()),
+        }
     }
 }
+
+/// With less, the shares of pages, overlays and queues round to nothing.
+const MEMORY_BYTES_MIN: u64 = 1 << 20;
+
+/// Bounds [`Options::microbatch_bytes_max`] from below.
+const MICROBATCH_BYTES_MIN: u64 = 64 << 10;
 
 /// What a prepare and the batch of records in it can be, with room for what they are wrapped in.
 pub(crate) const MICROBATCH_BYTES_LIMIT: u64 = 32 << 20;

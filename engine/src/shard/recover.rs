@@ -172,7 +172,7 @@ async fn run(env: Env, start: Start) {
         env: env.clone(),
         setup: Arc::clone(&setup),
         run: setup.run(env.shard()),
-        cause: "a task panicked".to_owned(),
+        cause: "a task panicked; what it said went to standard error".to_owned(),
     };
     let opened = async {
         let abandoned = |_| Error::Open { what: "nobody waits for the shard".to_owned() };

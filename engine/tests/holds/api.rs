@@ -8,7 +8,7 @@ use tidemill::module::{Depot, Module};
 use tidemill::schema::{Map, PState, Set, Sub};
 use tidemill::shard::Acknowledge;
 use tidemill::types::{Offset, PartitionId};
-use tidemill::{Engine, Error, Launched, block_on};
+use tidemill::{Engine, Error, Launched, Options, block_on};
 
 use crate::kit::{directory, options};
 
@@ -283,4 +283,30 @@ fn many_records_are_appended_together_and_read_back_in_order() {
         let failed = wall.append(wall.posts_in, &record).await;
         assert!(matches!(failed, Err(Error::Closed)), "{failed:?}");
     });
+}
+
+#[test]
+fn options_that_cannot_work_are_refused_with_what_to_take_and_make_nothing() {
+    let dir = directory("options");
+    let bad = [
+        ("shards", Options { shards: 0, ..options(1) }),
+        ("partitions", Options { partitions: Some(6), ..options(1) }),
+        ("partitions", Options { partitions: Some(2), ..options(4) }),
+        ("memory_bytes", Options { memory_bytes: 0, ..options(1) }),
+        ("journal_file_bytes", Options { journal_file_bytes: 0, ..options(1) }),
+        ("journal_file_bytes", Options { journal_file_bytes: (1 << 20) + 1, ..options(1) }),
+        ("journal_file_bytes", Options { journal_file_bytes: 2 << 30, ..options(1) }),
+        ("journal_bytes_max", Options { journal_bytes_max: 15 << 20, ..options(1) }),
+        ("microbatch_records_max", Options { microbatch_records_max: 0, ..options(1) }),
+        ("microbatch_bytes_max", Options { microbatch_bytes_max: 0, ..options(1) }),
+        ("hop_bytes_max", Options { hop_bytes_max: 0, ..options(1) }),
+    ];
+    for (named, options) in bad {
+        match block_on(Engine::open(&dir, options)) {
+            Err(Error::Invalid { what }) => assert!(what.contains(named), "{named}: {what}"),
+            Err(other) => panic!("{named}: {other}"),
+            Ok(_) => panic!("{named}: opened"),
+        }
+        assert!(!dir.join("MANIFEST").exists(), "{named}");
+    }
 }

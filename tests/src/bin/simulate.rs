@@ -50,8 +50,17 @@ struct Arguments {
     log: Option<PathBuf>,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("simulate: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if arguments.plant.as_deref() == Some("list") {
         for plant in Plant::ALL {
             println!("{}", plant.name());
