@@ -51,7 +51,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    match run(&Arguments::parse()) {
         Ok(status) => status,
         Err(error) => {
             eprintln!("simulate: {error:#}");
@@ -60,14 +60,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.plant.as_deref() == Some("list") {
         for plant in Plant::ALL {
             println!("{}", plant.name());
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let plan = Plan::new(&arguments)?;
+    let plan = Plan::new(arguments)?;
     scenario::keep_panics();
     let started = real_time();
     let bar = if arguments.replay.is_some() {
@@ -83,7 +83,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         let (sender, receiver) = mpsc::channel();
         for job in 0..arguments.jobs.max(1) {
             let news = News { job, sender: sender.clone() };
-            let (plan, next, stop, arguments) = (&plan, &next, &stop, &arguments);
+            let (plan, next, stop) = (&plan, &next, &stop);
             scope.spawn(move || match arguments.replay {
                 Some(seed) if job == 0 => replay(plan, seed, arguments.log.is_some(), &news),
                 Some(_) => {}
@@ -93,7 +93,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         drop(sender);
         let limit = Duration::from_secs(arguments.seconds_max);
         let watched = batch.watch(&receiver, limit, &stop);
-        let reported = batch.report(&arguments, started.elapsed());
+        let reported = batch.report(arguments, started.elapsed());
         if let Watched::Hangs = watched {
             // Its thread cannot be ended, so the process is.
             let failed = reported.err().map(|error| eprintln!("{error:#}"));
