@@ -34,9 +34,9 @@ pub struct Options {
     /// or above 16 per shard.
     pub partitions: Option<u32>,
     /// Bytes of memory for pages, overlays, tail caches and queues of all shards together. Default: a
-    /// quarter of the machine's, at most 4 GiB.
+    /// quarter of the machine's, at most 4 GiB. At least 1 MiB.
     pub memory_bytes: u64,
-    /// Bytes of journal per shard before appends wait.
+    /// Bytes of journal per shard before appends wait. At least four files.
     pub journal_bytes_max: u64,
     /// Size of one journal file; a journal that exists keeps the size it has. Opening after a crash reads
     /// to the end of two of them, creating writes one.
@@ -45,7 +45,7 @@ pub struct Options {
     pub microbatch_records_max: u64,
     /// What a microbatch may hold on one shard: rows that wait, and writes. One that needs more is tried
     /// again with fewer records; a single record that needs more is rejected. At most 32 MiB, which is
-    /// the default. A small `memory_bytes` lowers it for microbatches of several records.
+    /// the default; at least 64 KiB. A small `memory_bytes` lowers it for microbatches of several records.
     pub microbatch_bytes_max: u64,
     /// How much of what a microbatch sends from one shard to another may lie there unread; the rest waits
     /// at its sender, as part of what the microbatch holds there. Less if a quarter of
@@ -121,8 +121,8 @@ impl Options {
             (
                 self.microbatch_bytes_max >= MICROBATCH_BYTES_MIN,
                 format!(
-                    "microbatch_bytes_max is {}: take at least {MICROBATCH_BYTES_MIN}, or every record \
-                     would need more and be rejected",
+                    "microbatch_bytes_max is {}: take at least {MICROBATCH_BYTES_MIN}, since a \
+                     record that needs more is rejected",
                     self.microbatch_bytes_max
                 ),
             ),
@@ -138,7 +138,7 @@ impl Options {
     }
 }
 
-/// With less, the shares of pages, overlays and queues round to nothing.
+/// The least that the simulator runs with; [`Options::memory_bytes`] is divided into shares among the shards.
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
 
 /// Bounds [`Options::microbatch_bytes_max`] from below.
@@ -177,6 +177,7 @@ impl Node {
         options: Options,
         progress: Arc<dyn Fn(Progress) + Send + Sync>,
     ) -> Result<(Self, Recovery)> {
+        // Again, for those who bring their own platform.
         options.check()?;
         let boot = boot(&platform, &options).await?;
         let plans = plan(options.shards, &boot.journals);

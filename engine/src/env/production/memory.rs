@@ -18,8 +18,8 @@ pub fn memory_bytes() -> u64 {
 /// Has the kernel back this process with small pages only, whatever an allocator asks for; worth calling
 /// first in `main` where latency counts.
 ///
-/// Zeroing a page of 2 MiB when it is first touched took 7 to 10 ms on a virtual machine whose host had to find the
-/// memory. A shard that grows by some megabytes a second meets that several times a second, in the midst of a transaction. It
+/// On a virtual machine, polls that touched a page of 2 MiB first took 6 to 13 ms, nearly all of it zeroing the page
+/// (presumably the host had to find the memory). A shard that grows by some megabytes a second meets that several times a second, in the midst of a transaction. It
 /// is for the service to decide, since it concerns all of its memory: what gains from large pages loses them.
 ///
 /// # Errors
