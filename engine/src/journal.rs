@@ -195,6 +195,9 @@ pub struct Counts {
     pub groups: u64,
     /// Entries appended.
     pub entries: u64,
+    /// How often it was looked whether a file is to be prepared or can be given up: some times a file,
+    /// however many writes that takes.
+    pub chores: u64,
 }
 
 /// Keeps the manifest in step with the journal.

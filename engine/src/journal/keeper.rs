@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::shared::{Shared, State};
 use super::slots::{self, Slot};
-use super::{Error, JournalFile};
+use super::{Error, JournalFile, Options};
 use crate::types::Time;
 
 /// After a full disk, allocation is tried again after this long, then twice that, ...
@@ -63,7 +63,6 @@ pub(super) async fn run(shared: Rc<Shared>) {
 
 /// Waits for something to do; `None` when the task should end. Allocates nothing before `not_before`.
 async fn next_chore(shared: &Shared, not_before: &mut Option<Time>) -> Option<Chore> {
-    let file_bytes = u64::from(shared.options.file_bytes);
     let mut timer = None;
     poll_fn(|context| {
         shared.keeper.listen(context);
@@ -75,8 +74,7 @@ async fn next_chore(shared: &Shared, not_before: &mut Option<Time>) -> Option<Ch
             return Poll::Ready(None);
         }
         let may_advance = shared.pins.get() == 0;
-        let ahead = AHEAD_BYTES.min(shared.options.bytes_max / 8);
-        let chore = state.chore((file_bytes, ahead), may_advance, not_before.is_none());
+        let chore = state.chore(&shared.options, may_advance, not_before.is_none());
         drop(state);
         if chore.is_some() {
             return Poll::Ready(chore);
@@ -98,12 +96,16 @@ impl State {
         self.abandoned || self.failed.is_some() || self.closing && self.writer_ended
     }
 
-    fn chore(
-        &mut self,
-        (file_bytes, ahead_bytes): (u64, u64),
-        may_advance: bool,
-        may_allocate: bool,
-    ) -> Option<Chore> {
+    /// Whether the writer comes close enough to the end of what is allocated.
+    pub(super) fn wants_file(&self, options: &Options) -> bool {
+        let file_bytes = u64::from(options.file_bytes);
+        let ahead = (self.demand + file_bytes / 2).max(file_bytes / 4 * 3);
+        let ahead = ahead.max(AHEAD_BYTES.min(options.bytes_max / 8));
+        self.wanted(ahead, file_bytes) > self.allocated(file_bytes)
+    }
+
+    fn chore(&mut self, options: &Options, may_advance: bool, may_allocate: bool) -> Option<Chore> {
+        self.counts.chores += 1;
         if may_advance {
             let number = self.needed_from();
             if number > self.first.number {
@@ -115,9 +117,7 @@ impl State {
         if let Some(slot) = slots.find(|slot| !slot.prepared) {
             return Some(Chore::Prewrite(slot.clone()));
         }
-        let ahead = (self.demand + file_bytes / 2).max(file_bytes / 4 * 3).max(ahead_bytes);
-        let allocated = self.allocated(file_bytes);
-        if self.wanted(ahead, file_bytes) <= allocated {
+        if !self.wants_file(options) {
             self.demand = 0;
             self.disk_full = false;
             return None;

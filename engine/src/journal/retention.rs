@@ -65,12 +65,15 @@ impl Retention {
     }
 
     /// The partitions that need `file`, given that appends up to `durable` are durable.
-    pub(super) fn holders(&self, file: FileNumber, durable: Ticket) -> Vec<PartitionId> {
-        let Some(partitions) = self.files.get(&file) else { return Vec::new() };
-        let held = partitions.iter().filter(|(partition, spans)| {
+    pub(super) fn holders(
+        &self,
+        file: FileNumber,
+        durable: Ticket,
+    ) -> impl Iterator<Item = PartitionId> {
+        let held = self.files.get(&file).into_iter().flatten().filter(move |(partition, spans)| {
             spans.iter().any(|span| self.needs(file, **partition, span, durable))
         });
-        held.map(|(partition, _)| *partition).collect()
+        held.map(|(partition, _)| *partition)
     }
 
     /// Whether `index` of `partition` is needed and `file` is the last that holds it.
@@ -114,6 +117,10 @@ impl Retention {
     ) -> bool {
         let nothing = Covered::default();
         let covered = self.covered.get(&partition).unwrap_or(&nothing);
+        let mut below = covered.pending.range(span.first..=span.last).peekable();
+        if span.last <= covered.index && below.peek().is_none() {
+            return false;
+        }
         let mut copies: Vec<(u64, u64)> = self
             .files
             .range(FileNumber(file.0 + 1)..)
@@ -126,8 +133,7 @@ impl Retention {
         copies.sort_unstable();
         let copied =
             |index: u64| copies.iter().any(|&(first, last)| first <= index && index <= last);
-        let below = covered.pending.range(span.first..=span.last);
-        if below.into_iter().any(|&index| !copied(index)) {
+        if below.any(|&index| !copied(index)) {
             return true;
         }
         // The first index above what is covered that no copy seen so far holds.
@@ -157,32 +163,36 @@ mod tests {
         retention
     }
 
+    fn holders(retention: &Retention, file: u64, durable: Ticket) -> Vec<PartitionId> {
+        retention.holders(FileNumber(file), durable).collect()
+    }
+
     #[test]
     fn a_file_is_held_until_everything_in_it_is_covered() {
         let mut retention = with(&[(1, 1), (1, 2), (2, 3)]);
         for (covered, held) in [(0, true), (1, true), (2, false), (3, false)] {
             retention.cover(P, Index(covered), &[]);
-            assert_eq!(!retention.holders(FileNumber(1), ALL).is_empty(), held, "{covered}");
+            assert_eq!(holders(&retention, 1, ALL) == [P], held, "{covered}");
         }
         retention.cover(P, Index(2), &[]);
-        assert_eq!(retention.holders(FileNumber(2), ALL), [P]);
+        assert_eq!(holders(&retention, 2, ALL), [P]);
         retention.cover(P, Index(u64::MAX), &[]);
-        assert!(retention.holders(FileNumber(2), ALL).is_empty());
+        assert_eq!(holders(&retention, 2, ALL), []);
     }
 
     #[test]
     fn a_pending_prepare_holds_its_file_until_a_durable_copy_exists() {
         let mut retention = with(&[(1, 1), (1, 2), (1, 3), (2, 4)]);
         retention.cover(P, Index(4), &[Index(2)]);
-        assert_eq!(retention.holders(FileNumber(1), ALL), [P]);
+        assert_eq!(holders(&retention, 1, ALL), [P]);
         assert!(retention.needs_entry(FileNumber(1), P, Index(2), ALL));
         assert!(!retention.needs_entry(FileNumber(1), P, Index(1), ALL));
         retention.note(FileNumber(2), P, Index(2), 100, Ticket(9));
-        assert_eq!(retention.holders(FileNumber(1), Ticket(8)), [P]);
-        assert!(retention.holders(FileNumber(1), Ticket(9)).is_empty());
-        assert_eq!(retention.holders(FileNumber(2), ALL), [P]);
+        assert_eq!(holders(&retention, 1, Ticket(8)), [P]);
+        assert_eq!(holders(&retention, 1, Ticket(9)), []);
+        assert_eq!(holders(&retention, 2, ALL), [P]);
         retention.cover(P, Index(4), &[]);
-        assert!(retention.holders(FileNumber(2), ALL).is_empty());
+        assert_eq!(holders(&retention, 2, ALL), []);
     }
 
     #[test]
@@ -191,10 +201,10 @@ mod tests {
         retention.cover(P, Index(1), &[]);
         for index in [2, 4] {
             retention.note(FileNumber(2), P, Index(index), 100, Ticket(9));
-            assert_eq!(retention.holders(FileNumber(1), ALL), [P]);
+            assert_eq!(holders(&retention, 1, ALL), [P]);
         }
         retention.note(FileNumber(3), P, Index(3), 100, Ticket(9));
-        assert!(retention.holders(FileNumber(1), ALL).is_empty());
+        assert_eq!(holders(&retention, 1, ALL), []);
     }
 
     #[test]

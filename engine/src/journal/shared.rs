@@ -125,13 +125,14 @@ impl State {
 
     /// The partitions that keep the first file, if it could be given up otherwise.
     pub(super) fn holders(&self) -> Vec<PartitionId> {
-        self.retention.holders(self.first.number, self.durable)
+        self.retention.holders(self.first.number, self.durable).collect()
     }
 
     /// The file that recovery could start at by now.
     pub(super) fn needed_from(&self) -> FileNumber {
         let mut first = self.first.number;
-        while first < self.durable_file && self.retention.holders(first, self.durable).is_empty() {
+        let is_free = |file| self.retention.holders(file, self.durable).next().is_none();
+        while first < self.durable_file && is_free(first) {
             first.0 += 1;
         }
         first

@@ -120,14 +120,14 @@ impl Shared {
         if flights >= enough {
             return None;
         }
-        let known = state.files.len() + state.spares.len();
+        let known = state.files.len();
         let place = state.open_file(at.file);
         let Some((file, next_slot)) = place else {
             // The keeper has to allocate or prepare.
             self.keeper.ring();
             return None;
         };
-        if known != state.files.len() {
+        if known != state.files.len() || state.wants_file(&self.options) {
             self.keeper.ring();
         }
         let building = state.queue.take(true)?;
