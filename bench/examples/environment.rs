@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tidemill::env::production::{Options, Production};
+use tidemill::env::production::{Options, Production, Threads};
 use tidemill::env::{Buf, Class, Env, LocalFuture, Open, Platform, Sync};
 use tidemill::types::ShardId;
 use tidemill_bench::ceiling::{Direction, Phase, RawFile, measure};
@@ -26,7 +26,8 @@ fn main() -> anyhow::Result<()> {
     let dir = PathBuf::from(arguments.next().unwrap_or_else(|| "environment-data".to_owned()));
     let spin = arguments.next().map_or(Ok(50), |spin| spin.parse())?;
     let rounds: u32 = arguments.next().map_or(Ok(3), |rounds| rounds.parse())?;
-    let options = Options { shards: 2, spin: Duration::from_micros(spin), ..Options::default() };
+    let threads = Threads { spin: Duration::from_micros(spin), ..Threads::default() };
+    let options = Options { shards: 2, threads, ..Options::default() };
     let production = Production::open(&dir, options)?;
     for _ in 0..rounds {
         for depth in [1, 16] {

@@ -79,8 +79,9 @@ impl Engine {
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Self> {
         options.check()?;
+        let (shards, threads) = (options.shards, options.threads.clone());
         let production_options =
-            production::Options { shards: options.shards, ..production::Options::default() };
+            production::Options { shards, threads, ..production::Options::default() };
         let platform = Production::open(dir.as_ref(), production_options)
             .map_err(|error| Error::Open { what: crate::error::chain(&error) })?;
         Self::open_on(platform, options, progress).await

@@ -53,6 +53,8 @@ pub struct Options {
     pub hop_bytes_max: u64,
     /// Segment sizes and windows of depots.
     pub depot: depot::Options,
+    /// How shards share the cores with other threads; of no use on another platform than production's.
+    pub threads: production::Threads,
 }
 
 impl Default for Options {
@@ -68,6 +70,7 @@ impl Default for Options {
             microbatch_bytes_max: MICROBATCH_BYTES_LIMIT,
             hop_bytes_max: 4 << 20,
             depot: depot::Options::default(),
+            threads: production::Threads::default(),
         }
     }
 }
@@ -129,6 +132,14 @@ impl Options {
             (
                 self.hop_bytes_max > 0,
                 "hop_bytes_max is 0: nothing could be sent from shard to shard".to_owned(),
+            ),
+            (
+                self.threads.nice <= production::NICE_MAX,
+                format!(
+                    "threads.nice is {}: take at most {}",
+                    self.threads.nice,
+                    production::NICE_MAX
+                ),
             ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {

@@ -2,6 +2,7 @@
 
 use tidemill::codec::{Placement, encode_key};
 use tidemill::depot;
+use tidemill::env::production::Threads;
 use tidemill::node::Options;
 
 use super::{PARTITIONS, module};
@@ -55,6 +56,7 @@ impl Shape {
                     dedup_clients_max: 16,
                     dedup_sequences_max: 16,
                 },
+                threads: Threads::default(),
             },
         }
     }
