@@ -47,11 +47,6 @@ pub struct BankFlags {
     #[arg(long, value_name = "MIB", conflicts_with_all = ["crash", "input"],
         value_parser = clap::value_parser!(u64).range(64..))]
     pub journal: Option<u64>,
-    /// How far the shards give way to other threads, from 0 to 19: where the machine runs nothing else, the
-    /// kernel's threads then end a write at once
-    #[arg(long, value_name = "N", default_value_t = 15, conflicts_with_all = ["crash", "input"],
-        value_parser = clap::value_parser!(u8).range(..=19))]
-    pub nice: u8,
     /// Kill a child under load so many times, and verify what it left each time
     #[arg(long, value_name = "N", conflicts_with_all = ["rate", "gate", "seconds"],
         value_parser = clap::value_parser!(u32).range(1..))]

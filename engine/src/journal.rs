@@ -195,8 +195,8 @@ pub struct Counts {
     pub groups: u64,
     /// Entries appended.
     pub entries: u64,
-    /// How often it was looked whether a file is to be prepared or can be given up: some times a file,
-    /// however many writes that takes.
+    /// How often it was looked whether a file is to be prepared or can be given up. Writes alone cause it a
+    /// few times a file, however many they are.
     pub chores: u64,
 }
 

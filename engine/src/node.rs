@@ -133,14 +133,6 @@ impl Options {
                 self.hop_bytes_max > 0,
                 "hop_bytes_max is 0: nothing could be sent from shard to shard".to_owned(),
             ),
-            (
-                self.threads.nice <= production::NICE_MAX,
-                format!(
-                    "threads.nice is {}: take at most {}",
-                    self.threads.nice,
-                    production::NICE_MAX
-                ),
-            ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {
             Some((_, what)) => Err(Error::Invalid { what }),

@@ -432,35 +432,6 @@ fn an_idle_shard_sleeps() {
 }
 
 #[test]
-fn a_shard_gives_way_as_far_as_asked_and_nobody_else_does() {
-    let dir = Dir::new("nice");
-    let before = nice();
-    // The second is past the end of what there is.
-    for asked in [3, 19] {
-        let options = Options {
-            shards: 1,
-            threads: Threads { nice: asked, ..Threads::default() },
-            ..Options::default()
-        };
-        let production = match Production::open(&dir.0, options) {
-            Ok(production) => production,
-            Err(Error::Unfit { reason, .. }) => return eprintln!("skipped: {reason}"),
-            Err(error) => panic!("{error:?}"),
-        };
-        let shard = start(&production, ShardId(0), |_| Box::pin(async { nice() }));
-        assert_eq!(wait(shard).unwrap(), (before + i32::from(asked)).min(19));
-        assert_eq!(nice(), before);
-        wait(production.ended(ShardId(0)));
-    }
-}
-
-/// This thread's.
-fn nice() -> i32 {
-    // SAFETY: takes numbers, touches no memory of ours.
-    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
-}
-
-#[test]
 fn one_core_is_enough_for_two_shards_that_never_park_and_a_client() {
     const ROUNDS: u32 = 1_000;
 

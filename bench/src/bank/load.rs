@@ -102,7 +102,7 @@ struct Done {
     group: Group,
     durable_at: Instant,
     visible_at: Instant,
-    rejected: bool,
+    rejected: u64,
 }
 
 /// More transfers than this waiting means that an open loop cannot be kept up with.
@@ -238,7 +238,8 @@ async fn perform(
     acknowledged.borrow_mut().extend(group.transfers.iter().map(|transfer| transfer.id));
     let effects = bank.wait_all(LEDGER, &appended).await;
     let effects = effects.context("waiting for the effects of an append failed")?;
-    let rejected = effects.iter().any(|it| matches!(it, Effects::DeadLettered { .. }));
+    let rejected = effects.iter().filter(|it| matches!(it, Effects::DeadLettered { .. })).count();
+    let rejected = rejected as u64;
     Ok(Done { group, durable_at, visible_at: Instant::now(), rejected })
 }
 
@@ -247,7 +248,7 @@ impl Tally {
         let Done { group, durable_at, visible_at, rejected } = done;
         self.groups += 1;
         self.completed += group.transfers.len() as u64;
-        self.rejected += u64::from(*rejected);
+        self.rejected += rejected;
         for due in &group.due {
             self.append.record(*durable_at - *due);
             self.effects.record(*visible_at - *durable_at);

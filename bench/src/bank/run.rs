@@ -83,7 +83,6 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
         ("batch", json!(flags.batch)),
         ("memory_mib", json!(flags.memory)),
         ("journal_mib", json!(flags.journal)),
-        ("nice", json!(flags.nice)),
     ];
     if shards == 1 {
         measured.notes.push("one shard: no transfer leaves it".to_owned());
@@ -93,7 +92,6 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
 
 fn options(flags: &BankFlags, shards: u16, partitions: u32) -> Options {
     let mut options = Options { shards, partitions: Some(partitions), ..Options::default() };
-    options.threads.nice = flags.nice;
     options.memory_bytes = flags.memory.map_or(options.memory_bytes, |mib| mib << 20);
     if let Some(journal) = flags.journal {
         options.journal_bytes_max = journal << 20;

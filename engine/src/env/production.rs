@@ -51,7 +51,7 @@ pub use watchdog::{RECENT_MAX, SLOW_POLL, SlowPoll, SlowPolls};
 pub struct Options {
     /// How many shards there can be, numbered from 0.
     pub shards: u16,
-    /// What the kernel's scheduler is to make of the shards.
+    /// How the shards share the cores with others.
     pub threads: Threads,
     /// Space without which the directory is not opened.
     pub free_bytes_min: u64,
@@ -73,22 +73,13 @@ pub struct Threads {
     /// How long a shard looks for work before it sleeps. Looking costs CPU, but other threads may
     /// take the core meanwhile; waking costs some 50 microseconds.
     pub spin: Duration,
-    /// Added to the nice value of the thread that starts the shard, up to 19 in all. The kernel's own
-    /// threads, which end a durable write on many file systems, have nice value 0: where a shard has a
-    /// higher one, they need not wait for the end of its slice. So does everybody else: with 15, a
-    /// thread that computes all the time leaves a shard on the same core a thirtieth of it. Good where
-    /// the engine has the machine to itself. At most 19; default 0.
-    pub nice: u8,
 }
 
 impl Default for Threads {
     fn default() -> Self {
-        Self { pin: false, spin: Duration::from_micros(50), nice: 0 }
+        Self { pin: false, spin: Duration::from_micros(50) }
     }
 }
-
-/// The highest nice value there is.
-pub(crate) const NICE_MAX: u8 = 19;
 
 /// Why a directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -241,7 +232,6 @@ impl Platform for Production {
             root: self.directory.root.clone(),
             core: self.options.threads.pin.then(|| usize::from(shard.0) % self.cores),
             spin: self.options.threads.spin,
-            nice: self.options.threads.nice,
             started_at: self.opened_at,
             seed: seed(),
             inboxes: Arc::clone(&self.inboxes),

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tidemill::depot::Key;
-use tidemill::env::production::Threads;
 use tidemill::module::{Depot, Module};
 use tidemill::schema::{Map, PState, Set, Sub};
 use tidemill::shard::Acknowledge;
@@ -299,10 +298,6 @@ fn options_that_cannot_work_are_refused_with_what_to_take_and_make_nothing() {
         ("journal_file_bytes", Options { journal_file_bytes: 2 << 30, ..options(1) }),
         ("journal_bytes_max", Options { journal_bytes_max: 15 << 20, ..options(1) }),
         ("microbatch_records_max", Options { microbatch_records_max: 0, ..options(1) }),
-        (
-            "threads.nice",
-            Options { threads: Threads { nice: 20, ..Threads::default() }, ..options(1) },
-        ),
         ("microbatch_bytes_max", Options { microbatch_bytes_max: 0, ..options(1) }),
         ("hop_bytes_max", Options { hop_bytes_max: 0, ..options(1) }),
     ];

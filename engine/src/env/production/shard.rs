@@ -25,7 +25,6 @@ use glommio::io::{PollState, PollableFd};
 use glommio::timer::Timer;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 
-use super::NICE_MAX;
 use super::device::Device;
 use super::disk::DirectDisk;
 use super::mesh::{Inboxes, ShardMesh};
@@ -42,7 +41,6 @@ pub(super) struct Plan {
     pub(super) root: PathBuf,
     pub(super) core: Option<usize>,
     pub(super) spin: Duration,
-    pub(super) nice: u8,
     pub(super) started_at: Instant,
     pub(super) seed: u64,
     pub(super) inboxes: Arc<Inboxes>,
@@ -55,9 +53,6 @@ pub(super) struct Plan {
 /// # Errors
 /// Why it cannot run; `started` was not called then.
 pub(super) fn run(plan: Plan, main: ShardMain, started: impl FnOnce()) -> io::Result<()> {
-    if plan.nice > 0 {
-        give_way(plan.nice)?;
-    }
     let placement = plan.core.map_or(Placement::Unbound, Placement::Fixed);
     let executor = LocalExecutorBuilder::new(placement)
         .name("tidemill")
@@ -97,19 +92,6 @@ pub(super) fn run(plan: Plan, main: ShardMain, started: impl FnOnce()) -> io::Re
         drop(listening);
     });
     Ok(())
-}
-
-/// Raises the nice value of this thread alone, which Linux lets everybody do.
-fn give_way(by: u8) -> io::Result<()> {
-    // SAFETY: takes numbers, touches no memory of ours. Whose value it is, is 0: this thread's.
-    let before = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-    let nice = (before + i32::from(by)).min(NICE_MAX.into());
-    // SAFETY: as above.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    Err(io::Error::new(error.kind(), format!("cannot set a shard's nice value to {nice}: {error}")))
 }
 
 /// Takes parcels while it lives; also when glommio itself panics, senders must hear of the end.

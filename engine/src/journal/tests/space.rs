@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -75,13 +76,7 @@ fn what_keeps_files_ahead_works_by_the_file_and_not_by_the_write() {
         let options = Options { bytes_max: 64 << 20, ..options(1) };
         let file_bytes = u64::from(options.file_bytes);
         let journal = Journal::create(&env, options, Memo::new() as _).await.unwrap();
-        let before = loop {
-            let before = journal.counts();
-            env.sleep(Duration::from_secs(1)).await;
-            if before.chores > 0 && before == journal.counts() {
-                break before;
-            }
-        };
+        let before = settled(&env, &journal).await;
         let mut index = 0;
         let done = loop {
             index += 1;
@@ -97,6 +92,39 @@ fn what_keeps_files_ahead_works_by_the_file_and_not_by_the_write() {
         assert!(writes >= FILES * 16, "{writes} writes do not tell them apart");
         assert!(chores <= FILES * 8, "{chores} looks in {writes} writes to {FILES} files");
     });
+}
+
+#[test]
+fn a_small_journal_has_its_next_file_before_it_needs_it() {
+    let disk = ChaosDisk::new(5);
+    on_chaos(&disk, |env| async move {
+        // What is kept ahead is less than a file, so it is missing from the middle of a file on.
+        let options = Options { bytes_max: 4 * (64 << 10), ..options(1) };
+        let memo = Memo::new();
+        let journal = Journal::create(&env, options.clone(), memo as _).await.unwrap();
+        let write = async |indexes: RangeInclusive<u64>| {
+            for index in indexes {
+                let ticket = journal.append(&[entry(0, index, &[1; 8])]).unwrap();
+                journal.wait(ticket).await.unwrap();
+            }
+            settled(&env, &journal).await
+        };
+        let before = write(1..=1).await;
+        let after = write(2..=8).await;
+        assert!(after.bytes_written < u64::from(options.file_bytes), "still in the first file");
+        assert!(after.chores > before.chores, "nothing was prepared");
+    });
+}
+
+/// What the journal has done once it has nothing left to do.
+async fn settled(env: &Env, journal: &Journal) -> Counts {
+    loop {
+        let before = journal.counts();
+        env.sleep(Duration::from_secs(1)).await;
+        if before.chores > 0 && before == journal.counts() {
+            return before;
+        }
+    }
 }
 
 #[test]
