@@ -179,7 +179,13 @@ impl Manifest {
     pub(crate) async fn load_doubted(env: &Env) -> Result<Self, Error> {
         let loaded = Self::load(env).await?;
         let missing = || failed("find", PATH)(io::ErrorKind::NotFound.into());
-        Ok(Self { stored: Stored::Doubted, ..loaded.ok_or_else(missing)? })
+        Ok(loaded.ok_or_else(missing)?.doubted())
+    }
+
+    /// As read, but perhaps not durable: the next store replaces the file. So it is for whoever opens a
+    /// directory, since the one before may have been killed before the name of what it stored was durable.
+    pub(crate) fn doubted(self) -> Self {
+        Self { stored: Stored::Doubted, ..self }
     }
 
     /// Reads a manifest's bytes. If one slot of a manifest that is not clean is damaged, a crash may

@@ -127,8 +127,7 @@ impl Shared {
             self.keeper.ring();
             return None;
         };
-        // On a full disk the keeper tries again in its own time.
-        if known != state.files.len() || !state.disk_full && state.wants_file(&self.options) {
+        if known != state.files.len() || state.wants_file(&self.options) {
             self.keeper.ring();
         }
         let building = state.queue.take(true)?;

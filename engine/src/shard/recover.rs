@@ -120,9 +120,10 @@ pub(crate) async fn boot(env: &Env, options: &Options) -> Result<Boot> {
         }
         _ => Error::Open { what: chain(&error) },
     };
-    let Some(mut manifest) = Manifest::load(env).await.map_err(failed)? else {
+    let Some(manifest) = Manifest::load(env).await.map_err(failed)? else {
         return create(env, options).await;
     };
+    let mut manifest = manifest.doubted();
     if let Some(wanted) = options.partitions.filter(|&wanted| wanted != manifest.partitions) {
         let what = format!(
             "the directory has {} partitions for ever, {wanted} were asked for",
