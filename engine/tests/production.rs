@@ -474,6 +474,43 @@ fn one_core_is_enough_for_two_shards_that_never_park_and_a_client() {
     }
 }
 
+#[test]
+fn a_shard_that_has_work_does_not_look_for_more() {
+    const TURNS: u32 = 100;
+
+    let dir = Dir::new("no-burning");
+    let threads = Threads { spin: Duration::from_hours(1), ..Threads::default() };
+    let production = match Production::open(&dir.0, Options { threads, ..Options::default() }) {
+        Ok(production) => production,
+        Err(Error::Unfit { reason, .. }) => return eprintln!("skipped: {reason}"),
+        Err(error) => panic!("{error:?}"),
+    };
+    let measured = start(&production, ShardId(0), |env| {
+        Box::pin(async move {
+            let (done, result) = oneshot::channel();
+            let worker = env.clone();
+            // Of a class that gets less of the core than the poller's.
+            env.spawn(Class::Topology, "worker", async move {
+                let (began, mut worked) = (thread_cpu(), Duration::ZERO);
+                for _ in 0..TURNS {
+                    let before = thread_cpu();
+                    while !worker.should_yield() {
+                        std::hint::spin_loop();
+                    }
+                    worked += thread_cpu() - before;
+                    worker.yield_now().await;
+                }
+                done.send((worked, thread_cpu() - began)).unwrap();
+            });
+            result.await.unwrap()
+        })
+    });
+    // CPU of the shard's own thread, not time. By its share the poller would get 2.5 times as much of the
+    // core as the worker.
+    let (worked, all) = wait(measured).unwrap();
+    assert!(worked * 3 > all * 2, "of {all:?} of CPU, work got {worked:?}");
+}
+
 /// Binds this thread, and those it starts, to the first core it may run on.
 fn stay_on_one_core() {
     // SAFETY: a set of cores is plain bits, for which zeros are valid.

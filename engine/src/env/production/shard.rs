@@ -1,7 +1,8 @@
 //! One shard: a thread, a glommio executor, a ring, and the poller that joins them.
 //!
 //! The poller is a task like any other. At each of its turns it hands queued operations to the kernel,
-//! takes completions, and wakes whoever waits for parcels. With nothing to do it gives the core to
+//! takes completions, and wakes whoever waits for parcels. Then it rests while other tasks are due, for at
+//! most [`TURN_MAX`]. When nobody is, it gives the core to
 //! other threads and looks again; idle for longer than `spin`, it parks: glommio sleeps until the
 //! shard's eventfd is written by the ring, by another shard or by a client, or until somebody's sleep
 //! ends. Whatever task runs meanwhile, woken from outside, unparks it.
@@ -112,8 +113,8 @@ impl Drop for Listening {
 }
 
 /// How long tasks run before the poller gets its turn, and before [`Env::should_yield`] asks a loop to
-/// make room.
-const TURN_MAX: Duration = Duration::from_micros(500);
+/// make room: a write or a message waits for so long on a busy shard, several times in each microbatch.
+const TURN_MAX: Duration = Duration::from_micros(100);
 
 /// How long the executor runs before glommio looks at its own rings.
 ///
@@ -156,12 +157,16 @@ struct Tasks {
     polls: Cell<u64>,
     /// When the poller's turn began.
     turn_at: Cell<Instant>,
+    /// When the last poll ended.
+    polled_at: Cell<Instant>,
     /// When they were last counted, and how many they were.
     preemptions: Cell<(Instant, i64)>,
     /// Time of the current poll in which others had the core on purpose.
     given_away: Cell<Duration>,
     /// The poller's, while it is parked.
     parked: RefCell<Option<Waker>>,
+    /// The poller's, while it lets others run.
+    resting: RefCell<Option<Waker>>,
     /// A task panicked: the shard must end.
     failed: Cell<bool>,
 }
@@ -193,9 +198,11 @@ impl Tasks {
             futures: RefCell::new(Futures { slots: vec![None], free: Vec::new(), closed: false }),
             polls: Cell::new(0),
             turn_at: Cell::new(now()),
+            polled_at: Cell::new(now()),
             preemptions: Cell::new((now(), preemptions())),
             given_away: Cell::default(),
             parked: RefCell::default(),
+            resting: RefCell::default(),
             failed: Cell::new(false),
         }
     }
@@ -209,10 +216,10 @@ impl Tasks {
             if self.failed.get() {
                 return Poll::Ready(());
             }
-            match self.poll("main", &mut future, &mut Context::from_waker(&waker)) {
-                Some(poll) => poll,
-                None => Poll::Ready(()),
-            }
+            self.wakers.polled(MAIN);
+            let poll = self.poll("main", &mut future, &mut Context::from_waker(&waker));
+            self.end_rest();
+            poll.unwrap_or(Poll::Ready(()))
         })
         .await;
         // A destructor that panics must not leave the files open.
@@ -238,6 +245,7 @@ impl Tasks {
         let before = now();
         let poll = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
         let after = now();
+        self.polled_at.set(after);
         let duration = (after - before).saturating_sub(self.given_away.take());
         if duration > SLOW_POLL {
             let preempted = preemptions() != self.preemptions.get().1;
@@ -249,6 +257,16 @@ impl Tasks {
             end_turn_of_queue();
         }
         poll.ok()
+    }
+
+    /// A task was polled: ends the poller's rest if nobody else is due, or after a while.
+    fn end_rest(&self) {
+        let over = self.polled_at.get() - self.turn_at.get() > TURN_MAX;
+        if (over || self.wakers.due_count() == 0)
+            && let Some(poller) = self.resting.take()
+        {
+            poller.wake();
+        }
     }
 
     /// Begins a turn of the poller.
@@ -298,6 +316,7 @@ impl Spawner for Rc<Tasks> {
         futures.slots[key] = Some(future);
         drop(futures);
         let waker = self.wakers.waker(key);
+        self.wakers.spawned(key, name != POLLER && name != HEARTBEAT);
         let task =
             TaskFuture { tasks: Rc::clone(self), key, class, name, waker, is_registered: false };
         let queue = self.queues[class as usize];
@@ -337,6 +356,17 @@ impl Future for TaskFuture {
             self.is_registered = true;
             self.tasks.wakers.register(self.key, context.waker());
         }
+        self.tasks.wakers.polled(self.key);
+        let poll = self.poll_once();
+        if self.name != POLLER {
+            self.tasks.end_rest();
+        }
+        poll
+    }
+}
+
+impl TaskFuture {
+    fn poll_once(&self) -> Poll<()> {
         let future = self.tasks.futures.borrow_mut().slots[self.key].take();
         let Some(mut future) = future else { return Poll::Ready(()) };
         self.tasks.class.set(self.class);
@@ -422,9 +452,14 @@ impl Poller {
             let polls = self.tasks.polls.get();
             let others_ran = polls > polls_seen;
             polls_seen = polls;
-            if completed || received || woke || others_ran {
+            let due = self.tasks.wakers.due_count() > 0;
+            if completed || received || woke || others_ran || due {
                 idle_since = None;
-                yield_queue().await;
+                if due {
+                    self.rest().await;
+                } else {
+                    yield_queue().await;
+                }
                 continue;
             }
             let before = now();
@@ -438,6 +473,21 @@ impl Poller {
             self.tasks.given_away.set(away);
             yield_queue().await;
         }
+    }
+
+    /// Lets the tasks that are due run, for at most a turn. The poller must not be runnable meanwhile: the
+    /// executor gives each queue its share of the core, and this one, which uses next to nothing, would have
+    /// to burn its own first.
+    async fn rest(&self) {
+        let mut is_first = true;
+        poll_fn(|context| {
+            if !std::mem::take(&mut is_first) {
+                return Poll::Ready(());
+            }
+            *self.tasks.resting.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     async fn park(&self, bell: &mut PollState) {

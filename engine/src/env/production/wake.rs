@@ -6,8 +6,10 @@
 //!
 //! Keys are used again, so a waker that somebody kept after its task ended may wake a later one: once too
 //! often, which every future must bear.
+//!
+//! All wakes of a task come by here, so it is known how many are *due*: woken, or new, and not polled since.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
@@ -19,6 +21,7 @@ use crate::types::ShardId;
 pub(super) struct Wakers {
     owner: Owner,
     slots: RefCell<Vec<Slot>>,
+    due_count: Cell<usize>,
 }
 
 /// One life of a shard.
@@ -33,6 +36,16 @@ struct Slot {
     ours: Arc<TaskWaker>,
     /// While there is a task that was polled.
     glommios: Option<Waker>,
+    due: Due,
+}
+
+/// Whether a task is to be polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    No,
+    Yes,
+    /// Nobody asks: it is no work.
+    Never,
 }
 
 struct TaskWaker {
@@ -50,7 +63,7 @@ impl Wakers {
     pub(super) fn begin(inboxes: &Arc<Inboxes>, shard: ShardId) -> Rc<Self> {
         let life = inboxes.of(shard).expect("the shard exists").life();
         let owner = Owner { inboxes: Arc::clone(inboxes), shard, life };
-        let wakers = Rc::new(Self { owner, slots: RefCell::default() });
+        let wakers = Rc::new(Self { owner, slots: RefCell::default(), due_count: Cell::default() });
         HERE.set(Some(Rc::clone(&wakers)));
         wakers
     }
@@ -67,9 +80,30 @@ impl Wakers {
         let mut slots = self.slots.borrow_mut();
         while slots.len() <= key {
             let waker = TaskWaker { owner: self.owner.clone(), key: slots.len() };
-            slots.push(Slot { ours: Arc::new(waker), glommios: None });
+            slots.push(Slot { ours: Arc::new(waker), glommios: None, due: Due::No });
         }
         Waker::from(Arc::clone(&slots[key].ours))
+    }
+
+    /// There is a new task with this key. If it is no work, it is never due.
+    pub(super) fn spawned(&self, key: usize, is_work: bool) {
+        self.mark(key, if is_work { Due::Yes } else { Due::Never });
+    }
+
+    /// A task is polled.
+    pub(super) fn polled(&self, key: usize) {
+        self.mark(key, Due::No);
+    }
+
+    /// How many tasks are due.
+    pub(super) fn due_count(&self) -> usize {
+        self.due_count.get()
+    }
+
+    fn mark(&self, key: usize, due: Due) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
+            slot.mark(due, &self.due_count);
+        }
     }
 
     /// A task is polled for the first time: what wakes it in glommio.
@@ -83,15 +117,22 @@ impl Wakers {
 
     /// A task has ended.
     pub(super) fn forget(&self, key: usize) {
-        let waker = self.slots.borrow_mut().get_mut(key).and_then(|slot| slot.glommios.take());
+        let waker = self.slots.borrow_mut().get_mut(key).and_then(|slot| {
+            slot.mark(Due::No, &self.due_count);
+            slot.due = Due::No;
+            slot.glommios.take()
+        });
         drop(waker);
     }
 
     /// Wakes the task with this key, if there is one.
     pub(super) fn wake(&self, key: usize) {
         // Waking only queues the task: it runs no code that could come back here.
-        if let Some(Slot { glommios: Some(waker), .. }) = self.slots.borrow().get(key) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(key)
+            && let Some(waker) = &slot.glommios
+        {
             waker.wake_by_ref();
+            slot.mark(Due::Yes, &self.due_count);
         }
     }
 
@@ -99,6 +140,19 @@ impl Wakers {
     pub(super) fn turn(&self) -> bool {
         let inbox = self.owner.inboxes.of(self.owner.shard).expect("the shard exists");
         inbox.take_wakes(|key| self.wake(key))
+    }
+}
+
+impl Slot {
+    /// Counts a change; what is never due stays so until it is forgotten.
+    fn mark(&mut self, due: Due, count: &Cell<usize>) {
+        match (self.due, due) {
+            (Due::No, Due::Yes) => count.set(count.get() + 1),
+            (Due::Yes, Due::No) => count.set(count.get() - 1),
+            (Due::No, Due::Never) => {}
+            _ => return,
+        }
+        self.due = due;
     }
 }
 
@@ -129,5 +183,39 @@ impl Wake for TaskWaker {
         {
             inbox.wake(self.owner.life, self.key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_due_once_from_its_wake_to_its_poll() {
+        let inboxes = Arc::new(Inboxes::new(1).unwrap());
+        inboxes.of(ShardId(0)).unwrap().begin();
+        let wakers = Wakers::begin(&inboxes, ShardId(0));
+        let (work, poller) = (wakers.waker(1), wakers.waker(2));
+        wakers.spawned(1, true);
+        wakers.spawned(2, false);
+        assert_eq!(wakers.due_count(), 1, "a new task is due, what is no work never");
+        work.wake_by_ref();
+        for key in [1, 2] {
+            wakers.polled(key);
+            wakers.register(key, Waker::noop());
+        }
+        assert_eq!(wakers.due_count(), 0);
+        poller.wake_by_ref();
+        work.wake_by_ref();
+        work.wake_by_ref();
+        assert_eq!(wakers.due_count(), 1, "however often it was woken");
+        wakers.forget(1);
+        assert_eq!(wakers.due_count(), 0, "it has ended");
+        work.wake_by_ref();
+        assert_eq!(wakers.due_count(), 0, "and who keeps its waker wakes nobody");
+        wakers.forget(2);
+        wakers.spawned(2, true);
+        assert_eq!(wakers.due_count(), 1, "the key belongs to another task now");
+        wakers.end();
     }
 }
