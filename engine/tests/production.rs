@@ -497,10 +497,10 @@ fn a_shard_that_has_work_does_not_look_for_more() {
                     while !worker.should_yield() {
                         std::hint::spin_loop();
                     }
-                    worked += thread_cpu() - before;
+                    worked += thread_cpu().saturating_sub(before);
                     worker.yield_now().await;
                 }
-                done.send((worked, thread_cpu() - began)).unwrap();
+                done.send((worked, thread_cpu().saturating_sub(began))).unwrap();
             });
             result.await.unwrap()
         })
