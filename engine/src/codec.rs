@@ -13,7 +13,7 @@ pub mod value;
 mod error;
 
 pub use error::{Error, Result};
-pub use key::{EncodeKey, Key, KeyBuf, decode_key, encode_key};
+pub use key::{EncodeKey, Key, KeyBuf, KeyKind, decode_key, encode_key};
 pub use placement::Placement;
 pub use table::FieldTable;
 pub use value::{decode, encode};

@@ -63,7 +63,7 @@ use std::sync::Arc;
 
 use crate::codec::table::Trace;
 use crate::codec::{self, FieldTable, Placement};
-use crate::schema::{Schema, Shape};
+use crate::schema::{Layout, Schema};
 use crate::topology::{self, Row};
 
 mod build;
@@ -115,8 +115,9 @@ impl Definition {
         let depots = |it: &Self| -> Vec<_> {
             it.depots.iter().map(|depot| (depot.name.clone(), depot.record)).collect()
         };
-        let pstates =
-            |it: &Self| -> Vec<_> { it.pstates.iter().map(|pstate| pstate.name.clone()).collect() };
+        let pstates = |it: &Self| -> Vec<_> {
+            it.pstates.iter().map(|pstate| (pstate.name.clone(), pstate.schema)).collect()
+        };
         let same = |(a, b): (&topology::Definition, &topology::Definition)| {
             a.name == b.name
                 && a.location == b.location
@@ -136,15 +137,31 @@ impl Definition {
     /// # Errors
     /// [`codec::Error::NotStorable`] names the type at fault.
     pub fn field_table(&self, stored: FieldTable) -> codec::Result<FieldTable> {
+        self.trace(stored).map(|traced| traced.fields)
+    }
+
+    /// The same, and the layouts of its `PState`s.
+    ///
+    /// # Errors
+    /// [`codec::Error::NotStorable`] names the type at fault.
+    pub fn trace(&self, stored: FieldTable) -> codec::Result<Traced> {
         let mut trace = Trace::onto(stored);
         for depot in &self.depots {
             (depot.trace)(&mut trace)?;
         }
-        for pstate in &self.pstates {
-            (pstate.shape)(&mut trace)?;
-        }
-        Ok(trace.finish())
+        let layouts = self.pstates.iter().map(|pstate| (pstate.layout)(&mut trace));
+        let layouts = layouts.collect::<codec::Result<_>>()?;
+        Ok(Traced { fields: trace.finish(), layouts })
     }
+}
+
+/// The types of a module as data.
+#[derive(Debug)]
+pub struct Traced {
+    /// What records and values are encoded with.
+    pub fields: FieldTable,
+    /// The layouts of the `PState`s, by [`PStateIndex`].
+    pub layouts: Vec<Layout>,
 }
 
 /// A declared depot.
@@ -179,18 +196,21 @@ pub struct PStateDecl {
     pub name: String,
     /// The topology that alone writes it, by its place in [`Definition::topologies`].
     pub owner: usize,
-    /// Its shape, for the catalogue; adds the names in its values to what the field table must number.
+    /// The Rust type it was declared as.
+    pub schema: &'static str,
+    /// Its layout, for the catalogue; adds the names in its values to what the field table must number.
     ///
     /// # Errors
     /// The type cannot be stored.
-    pub shape: fn(&mut Trace) -> codec::Result<Shape>,
+    pub layout: fn(&mut Trace) -> codec::Result<Layout>,
     /// Where it was declared.
     pub location: &'static Location<'static>,
 }
 
 impl PStateDecl {
     fn of<S: Schema>(name: String, owner: usize, location: &'static Location<'static>) -> Self {
-        Self { name, owner, shape: Shape::of::<S>, location }
+        let schema = std::any::type_name::<S>();
+        Self { name, owner, schema, layout: S::layout, location }
     }
 }
 

@@ -19,12 +19,14 @@
 //! }
 //! ```
 //!
-//! [`path`] has the paths, [`plan`] what they ask of the engine, [`aggregate`] what can be added.
+//! [`path`] has the paths, [`plan`] what they ask of the engine, [`aggregate`] what can be added, and
+//! [`layout`] the types as data.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::codec::{FieldTable, Key, Result, decode, encode};
+use crate::codec::table::Trace;
+use crate::codec::{Error, FieldTable, Key, Result, decode, encode};
 
 macro_rules! marker {
     ($(#[$doc:meta])* $name:ident<$($parameter:ident),*>) => {
@@ -40,6 +42,7 @@ macro_rules! marker {
 }
 
 pub mod aggregate;
+pub mod layout;
 #[cfg(doctest)]
 mod misuse;
 pub mod path;
@@ -51,10 +54,11 @@ mod tests;
 mod token;
 
 pub use aggregate::{Aggregate, Change};
+pub use layout::Layout;
 pub use path::{Direct, Many, Maybe, One, OwnedBy, Path, Presence};
 pub use plan::{Answer, ReadOp, ReadPlan, Reads, Removal, Rows, Target, Written};
 pub use select::Select;
-pub use shape::{Describe, Shape};
+pub use shape::Shape;
 pub use token::{Anyone, Owned, PState};
 
 marker!(
@@ -99,37 +103,35 @@ pub trait Position: 'static {
     /// Whether this is stored as many rows.
     const IS_COLLECTION: bool;
 
-    /// Describes the position and everything under it; see [`shape`].
+    /// The position and everything under it as data; the names in its values are added to `trace`.
     ///
     /// # Errors
-    /// [`Error::NotStorable`](crate::codec::Error::NotStorable) if a value in it is not.
-    fn describe(shape: &mut Describe<'_>) -> Result<()>;
+    /// [`Error::NotStorable`] if a value in it is not.
+    fn layout(trace: &mut Trace) -> Result<Layout>;
 }
 
 #[diagnostic::do_not_recommend]
 impl<T: Data> Position for T {
     const IS_COLLECTION: bool = false;
 
-    fn describe(shape: &mut Describe<'_>) -> Result<()> {
-        shape.value::<T>()
+    fn layout(trace: &mut Trace) -> Result<Layout> {
+        trace.kind_of::<T>().map(Layout::Value)
     }
 }
 
 impl<K: Key, V: Position> Position for Sub<Map<K, V>> {
     const IS_COLLECTION: bool = true;
 
-    fn describe(shape: &mut Describe<'_>) -> Result<()> {
-        shape.map::<K>();
-        V::describe(shape)
+    fn layout(trace: &mut Trace) -> Result<Layout> {
+        Ok(Layout::Map { key: K::kind(), value: Box::new(V::layout(trace)?) })
     }
 }
 
 impl<E: Key> Position for Sub<Set<E>> {
     const IS_COLLECTION: bool = true;
 
-    fn describe(shape: &mut Describe<'_>) -> Result<()> {
-        shape.set::<E>();
-        Ok(())
+    fn layout(_trace: &mut Trace) -> Result<Layout> {
+        Ok(Layout::Set { element: E::kind() })
     }
 }
 
@@ -140,22 +142,22 @@ impl<E: Key> Position for Sub<Set<E>> {
     note = "PStates are `Map<K, V>` or `Set<E>`, with values, `Sub<Map<K2, V2>>` or `Sub<Set<E>>` for `V`"
 )]
 pub trait Schema: 'static {
-    /// Describes the `PState`, for the catalogue, and finds the names in its values.
+    /// The type as data, for the catalogue; the names in its values are added to `trace`.
     ///
     /// # Errors
-    /// [`Error::NotStorable`](crate::codec::Error::NotStorable) if a value in it is not.
-    fn describe(shape: &mut Describe<'_>) -> Result<()>;
+    /// [`Error::NotStorable`] if a value in it is not.
+    fn layout(trace: &mut Trace) -> Result<Layout>;
 }
 
 impl<K: Key, V: Position> Schema for Map<K, V> {
-    fn describe(shape: &mut Describe<'_>) -> Result<()> {
-        <Sub<Self> as Position>::describe(shape)
+    fn layout(trace: &mut Trace) -> Result<Layout> {
+        <Sub<Self> as Position>::layout(trace)
     }
 }
 
 impl<E: Key> Schema for Set<E> {
-    fn describe(shape: &mut Describe<'_>) -> Result<()> {
-        <Sub<Self> as Position>::describe(shape)
+    fn layout(trace: &mut Trace) -> Result<Layout> {
+        <Sub<Self> as Position>::layout(trace)
     }
 }
 
@@ -215,7 +217,13 @@ impl Stored for Presence {
 impl Position for Presence {
     const IS_COLLECTION: bool = false;
 
-    fn describe(_shape: &mut Describe<'_>) -> Result<()> {
-        Ok(())
+    fn layout(_trace: &mut Trace) -> Result<Layout> {
+        Err(Error::NotStorable {
+            value_type: "Presence",
+            at: String::new(),
+            problem:
+                "it is what `has` leads to, and no part of a PState's type: write `Sub<Set<E>>`"
+                    .to_owned(),
+        })
     }
 }

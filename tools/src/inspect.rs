@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use tidemill::codec::{FieldTable, value};
 use tidemill::journal::{Entry, JournalFile};
 use tidemill::node::catalogue::Numbered;
+use tidemill::schema::Layout;
 use tidemill::types::{DepotId, PStateId, PartitionId};
 use tidemill::verify::{Detail, Files, PartitionFacts, Record, Report, describe, entries, records};
 
@@ -29,8 +30,9 @@ pub struct Arguments {
     /// List the entries of all journals.
     #[arg(long)]
     pub entries: bool,
-    /// List the rows of a `PState` that the folds hold: its name or number. Keys are shown in
-    /// hexadecimal, values as JSON where they are self-describing.
+    /// List the rows of a `PState` that the folds hold: its name or number. Each with its partition, the
+    /// keys that lead to it as a JSON array, and its value as JSON; what the catalogue does not know of is
+    /// shown as it is stored.
     #[arg(long, value_name = "PSTATE")]
     pub rows: Option<String>,
     /// List the records of a depot that the segments hold: its name or number.
@@ -129,8 +131,9 @@ impl Inspection<'_> {
                 ("topology", &module.topologies),
             ];
             for (kind, all) in kinds {
-                for Numbered { name, number } in all {
-                    writeln!(self.out, "  {kind:<9} {number:>4}  {name}")?;
+                for Numbered { name, number, layout } in all {
+                    let layout = layout.as_ref().map(|it| format!(": {it}")).unwrap_or_default();
+                    writeln!(self.out, "  {kind:<9} {number:>4}  {name}{layout}")?;
                 }
             }
         }
@@ -360,6 +363,7 @@ impl Inspection<'_> {
     fn rows(&mut self, name: &str) -> Result<()> {
         let pstate = PStateId(self.number_of(Kind::PState, name)?);
         let fields = self.fields();
+        let layout = self.layout_of(pstate);
         let mut left = self.arguments.limit;
         let mut result = Ok(());
         for &partition in self.report.partitions.keys() {
@@ -371,8 +375,8 @@ impl Inspection<'_> {
             tidemill::pstate::verify_rows(bytes, Some(partition), &mut |row| {
                 if row.pstate == pstate && left > 0 && result.is_ok() {
                     left -= 1;
-                    let value = shown(&fields, &row.value.concat());
-                    result = writeln!(self.out, "{partition} {} {value}", hex(row.key));
+                    let row = shown_row(&fields, layout.as_ref(), row.key, &row.value.concat());
+                    result = writeln!(self.out, "{partition} {row}");
                 }
             });
         }
@@ -410,6 +414,12 @@ impl Inspection<'_> {
     fn fields(&self) -> FieldTable {
         let stored = self.report.catalogue.as_ref().map(|it| FieldTable::decode(&it.fields));
         stored.and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// What the catalogue remembers of a `PState`.
+    fn layout_of(&self, pstate: PStateId) -> Option<Layout> {
+        let (_, found) = self.numbered(Kind::PState).find(|(_, it)| it.number == pstate.0)?;
+        found.layout.clone()
     }
 
     fn numbered(&self, kind: Kind) -> impl Iterator<Item = (&str, &Numbered)> {
@@ -461,6 +471,23 @@ enum Kind {
 
 fn at(file: JournalFile) -> String {
     format!("file {} in slot {}", file.number, file.slot)
+}
+
+/// The keys that lead to a row and its value, as far as they can be understood.
+fn shown_row(fields: &FieldTable, layout: Option<&Layout>, key: &[u8], value: &[u8]) -> String {
+    let Some(Ok((keys, kind))) = layout.map(|layout| layout.row(key)) else {
+        return format!("{} {}", hex(key), shown(fields, value));
+    };
+    let keys = serde_json::Value::from(keys);
+    match kind {
+        // The element of a set.
+        None if value.is_empty() => keys.to_string(),
+        None => format!("{keys} {}", shown(fields, value)),
+        Some(kind) => {
+            let value = value::to_json_of(fields, kind, value).unwrap_or_else(|_| hex(value));
+            format!("{keys} {value}")
+        }
+    }
 }
 
 /// A value as JSON, or its bytes if it is no value.

@@ -347,17 +347,29 @@ fn the_commands_say_what_they_find_and_how_they_end() {
     assert_eq!(code(&verified), 0);
     assert!(text(&verified).ends_with("sound (closed cleanly)\n"), "{}", text(&verified));
     let inspected = text(&tidemill(&["inspect"], &dir));
-    for part in
-        ["module bank", "transfers", "funds", "ledger", "journal 2", "partition 3", "closed"]
-    {
+    for part in [
+        "module bank",
+        "transfers",
+        "funds: Map<u64, i64>",
+        "notes: Map<u64, Sub<Map<u64, String>>>",
+        "ledger",
+        "journal 2",
+        "partition 3",
+        "closed",
+    ] {
         assert!(inspected.contains(part), "{part} in\n{inspected}");
     }
     let entries = text(&tidemill(&["inspect", "--entries"], &dir));
     for part in ["Append, ", "Prepare, ", "Decision, ", "Committed, "] {
         assert!(entries.contains(part), "{part} in\n{entries}");
     }
-    let rows = text(&tidemill(&["inspect", "--rows", "notes", "--limit", "3"], &dir));
-    assert_eq!(rows.lines().filter(|line| line.contains("note of ")).count(), 3, "{rows}");
+    let rows = text(&tidemill(&["inspect", "--rows", "notes"], &dir));
+    assert_eq!(rows.lines().filter(|line| line.contains("note of ")).count(), 100, "{rows}");
+    // The account, the transfer, and the note.
+    let row = rows.lines().find(|line| line.contains("[13,")).unwrap_or_else(|| panic!("{rows}"));
+    let (keys, note) = row.split_once("] ").unwrap();
+    let transfer = keys.rsplit_once(',').unwrap().1;
+    assert!(note.starts_with(&format!("\"note of {transfer} note of ")), "{row}");
     let records = text(&tidemill(&["inspect", "--records", "bank.transfers"], &dir));
     assert_eq!(records.lines().filter(|line| line.contains("note of ")).count(), 100);
     assert_eq!(code(&tidemill(&["inspect", "--rows", "nothing"], &dir)), 2);

@@ -43,6 +43,14 @@ pub enum Error {
         /// What is wrong with them.
         problem: &'static str,
     },
+    /// Bytes or JSON that are no key of a kind.
+    #[error("this is no key of type `{kind}`: {problem}")]
+    KeyMismatch {
+        /// The kind asked for, as a Rust type.
+        kind: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// A value is larger than [`VALUE_BYTES_MAX`](super::VALUE_BYTES_MAX).
     #[error(
         "a value of type `{value_type}` is too large: {bytes} bytes, and at most {max} are allowed",

@@ -35,11 +35,13 @@ use uuid::Uuid;
 use super::{Error, Result};
 
 mod buf;
+mod kind;
 mod newtype;
 #[cfg(test)]
 mod tests;
 
 pub use buf::KeyBuf;
+pub use kind::KeyKind;
 
 /// What can be encoded as a key, borrowed forms included (`str`, `&K`).
 ///
@@ -72,6 +74,9 @@ pub trait Key: EncodeKey + Sized + Send + 'static {
     /// # Errors
     /// [`Error::BadKey`] if no value encodes to these bytes; `input` is then left anywhere.
     fn decode_key(input: &mut &[u8]) -> Result<Self>;
+
+    /// The type as data, for the catalogue.
+    fn kind() -> KeyKind;
 }
 
 /// The encoded bytes of `key`.
@@ -107,7 +112,7 @@ fn take<K, const N: usize>(input: &mut &[u8]) -> Result<[u8; N]> {
 }
 
 macro_rules! unsigned {
-    ($($type:ty),*) => { $(
+    ($($type:ty: $kind:ident),*) => { $(
         impl EncodeKey for $type {
             const WIDTH: Option<usize> = Some(size_of::<Self>());
 
@@ -122,12 +127,16 @@ macro_rules! unsigned {
             fn decode_key(input: &mut &[u8]) -> Result<Self> {
                 Ok(Self::from_be_bytes(take::<Self, { size_of::<Self>() }>(input)?))
             }
+
+            fn kind() -> KeyKind {
+                KeyKind::$kind
+            }
         }
     )* };
 }
 
 macro_rules! signed {
-    ($($type:ty as $unsigned:ty),*) => { $(
+    ($($type:ty: $kind:ident),*) => { $(
         impl EncodeKey for $type {
             const WIDTH: Option<usize> = Some(size_of::<Self>());
 
@@ -144,12 +153,16 @@ macro_rules! signed {
                 let flipped = Self::from_be_bytes(take::<Self, { size_of::<Self>() }>(input)?);
                 Ok(flipped ^ Self::MIN)
             }
+
+            fn kind() -> KeyKind {
+                KeyKind::$kind
+            }
         }
     )* };
 }
 
 macro_rules! float {
-    ($($type:ty as $bits:ty),*) => { $(
+    ($($type:ty as $bits:ty: $kind:ident),*) => { $(
         impl EncodeKey for $type {
             const WIDTH: Option<usize> = Some(size_of::<Self>());
 
@@ -170,13 +183,17 @@ macro_rules! float {
                 let bits = if ordered & SIGN == 0 { !ordered } else { ordered & !SIGN };
                 Ok(Self::from_bits(bits))
             }
+
+            fn kind() -> KeyKind {
+                KeyKind::$kind
+            }
         }
     )* };
 }
 
-unsigned!(u8, u16, u32, u64, u128);
-signed!(i8 as u8, i16 as u16, i32 as u32, i64 as u64, i128 as u128);
-float!(f32 as u32, f64 as u64);
+unsigned!(u8: U8, u16: U16, u32: U32, u64: U64, u128: U128);
+signed!(i8: I8, i16: I16, i32: I32, i64: I64, i128: I128);
+float!(f32 as u32: F32, f64 as u64: F64);
 
 impl EncodeKey for bool {
     const WIDTH: Option<usize> = Some(1);
@@ -195,6 +212,10 @@ impl Key for bool {
             _ => Err(bad::<Self>("neither 0 nor 1")),
         }
     }
+
+    fn kind() -> KeyKind {
+        KeyKind::Bool
+    }
 }
 
 impl EncodeKey for char {
@@ -210,6 +231,10 @@ impl Key for char {
     fn decode_key(input: &mut &[u8]) -> Result<Self> {
         Self::from_u32(u32::decode_key(input)?).ok_or_else(|| bad::<Self>("not a code point"))
     }
+
+    fn kind() -> KeyKind {
+        KeyKind::Char
+    }
 }
 
 impl EncodeKey for () {
@@ -222,6 +247,10 @@ impl EncodeKey for () {
 impl Key for () {
     fn decode_key(_input: &mut &[u8]) -> Result<Self> {
         Ok(())
+    }
+
+    fn kind() -> KeyKind {
+        KeyKind::Unit
     }
 }
 
@@ -239,6 +268,10 @@ impl Key for Uuid {
     fn decode_key(input: &mut &[u8]) -> Result<Self> {
         Ok(Self::from_bytes(take::<Self, 16>(input)?))
     }
+
+    fn kind() -> KeyKind {
+        KeyKind::Uuid
+    }
 }
 
 impl<const N: usize> EncodeKey for [u8; N] {
@@ -254,6 +287,10 @@ impl<const N: usize> Key for [u8; N] {
     #[inline]
     fn decode_key(input: &mut &[u8]) -> Result<Self> {
         take::<Self, N>(input)
+    }
+
+    fn kind() -> KeyKind {
+        KeyKind::Array(u32::try_from(N).unwrap_or(u32::MAX))
     }
 }
 
@@ -305,6 +342,10 @@ impl Key for Vec<u8> {
             }
         }
     }
+
+    fn kind() -> KeyKind {
+        KeyKind::Bytes
+    }
 }
 
 impl EncodeKey for str {
@@ -328,6 +369,10 @@ impl EncodeKey for String {
 impl Key for String {
     fn decode_key(input: &mut &[u8]) -> Result<Self> {
         Self::from_utf8(Vec::decode_key(input)?).map_err(|_| bad::<Self>("not UTF-8"))
+    }
+
+    fn kind() -> KeyKind {
+        KeyKind::Text
     }
 }
 
@@ -370,6 +415,10 @@ impl<K: Key> Key for Reverse<K> {
         *input = input.get(taken..).ok_or_else(|| bad::<Self>("too short"))?;
         Ok(Self(key))
     }
+
+    fn kind() -> KeyKind {
+        KeyKind::Reverse(Box::new(K::kind()))
+    }
 }
 
 macro_rules! tuple {
@@ -387,6 +436,10 @@ macro_rules! tuple {
             #[inline]
             fn decode_key(input: &mut &[u8]) -> Result<Self> {
                 Ok(($( $part::decode_key(input)?, )*))
+            }
+
+            fn kind() -> KeyKind {
+                KeyKind::Tuple(vec![$( $part::kind() ),*])
             }
         }
     };

@@ -17,9 +17,15 @@ use std::collections::BTreeSet;
 
 use super::{Error, Result};
 
+pub mod shape;
+#[cfg(test)]
+mod tests;
 mod trace;
+mod widen;
 
+pub use shape::{ValueKind, ValueShape};
 pub use trace::Trace;
+pub use widen::Misfit;
 
 /// The numbers of fields and enum variants. Immutable once the catalogue is written; shared by `Arc`.
 #[derive(Clone, Debug, Default)]

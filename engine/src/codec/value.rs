@@ -39,7 +39,7 @@ mod show;
 mod tests;
 
 pub(in crate::codec) use fault::Fault;
-pub use show::to_json;
+pub use show::{to_json, to_json_of};
 
 /// Appends the encoded value to `out`; after an error, `out` is as before.
 ///

@@ -3,6 +3,13 @@
 //! Numbers are assigned once and never reused, since they stand in journals, segments and pages. The
 //! catalogue is one file, `catalogue-<n>`, written whole; `MANIFEST` names it with its checksum, so a
 //! new one counts from the instant the manifest is durable. It is JSON, for people and tools.
+//!
+//! It remembers the layout of every `PState`. A launch that declares another one is refused before anything
+//! is written, unless every row that may be stored can be read as what is declared; then the layout is
+//! widened to hold both.
+//!
+//! Format 2 added the layouts. A file of format 1 is read, and its `PState`s take the layouts that the next
+//! launch declares; the file that this launch writes has format 2.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,8 +17,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{self, FieldTable};
-use crate::module::Definition;
+use crate::codec::FieldTable;
+use crate::codec::table::Misfit;
+use crate::error::{Error, Result};
+use crate::module::{Definition, Traced};
+use crate::schema::Layout;
 use crate::types::{DepotId, MicrobatchId, PStateId, ShardId, TopologyId};
 
 /// Everything that has a number.
@@ -53,6 +63,18 @@ pub struct Numbered {
     pub name: String,
     /// Unique in the directory and kind, for ever.
     pub number: u32,
+    /// Of a `PState`: what its rows may be. None of a `PState` that was last launched before catalogues
+    /// remembered this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
+}
+
+impl Numbered {
+    /// A name with its number.
+    #[must_use]
+    pub fn new(name: &str, number: u32) -> Self {
+        Self { name: name.to_owned(), number, layout: None }
+    }
 }
 
 /// A module as the shards run it: its definition with the numbers of everything in it.
@@ -123,8 +145,11 @@ impl Installed {
     }
 }
 
-/// The file's format.
-pub(crate) const FORMAT: u32 = 1;
+/// The format of files that are written.
+pub(crate) const FORMAT: u32 = 2;
+
+/// The oldest format that is read.
+const FORMAT_MIN: u32 = 1;
 
 impl Default for Catalogue {
     fn default() -> Self {
@@ -151,22 +176,35 @@ impl Catalogue {
     /// # Errors
     /// A sentence that says what is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let catalogue: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if catalogue.format != FORMAT {
-            return Err(format!("format {} is not {FORMAT}", catalogue.format));
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
         }
-        Ok(catalogue)
+        let head: Head = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if !(FORMAT_MIN..=FORMAT).contains(&head.format) {
+            return Err(format!(
+                "its format is {}, and {FORMAT_MIN} to {FORMAT} are read here",
+                head.format
+            ));
+        }
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())
     }
 
     /// Gives numbers to what `definition` declares: what the same module declared before keeps its
-    /// number. `fields` is the merged field table.
+    /// number. `traced` is what its types come to, with the merged field table.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if a `PState` is declared as something that what is stored cannot be read as; this
+    /// is then to be dropped.
     pub(crate) fn install(
         &mut self,
         definition: Arc<Definition>,
-        fields: FieldTable,
-    ) -> codec::Result<Installed> {
+        traced: Traced,
+    ) -> Result<Installed> {
+        let Traced { fields, layouts } = traced;
+        self.format = FORMAT;
         self.fields.clear();
-        fields.encode(&mut self.fields)?;
+        fields.encode(&mut self.fields).map_err(Error::invalid)?;
         let fields = Arc::new(fields);
         let known = self.modules.iter().position(|entry| entry.name == definition.name);
         let place = if let Some(place) = known {
@@ -203,6 +241,10 @@ impl Catalogue {
             .iter()
             .map(|it| TopologyId(number(&mut entry.topologies, &it.name, &mut self.next_topology)))
             .collect();
+        for (pstate, layout) in definition.pstates.iter().zip(layouts) {
+            entry.remember(&pstate.name, layout)?;
+        }
+        self.check_readable(&definition.name)?;
         Ok(Installed {
             visible: topologies.iter().map(|_| AtomicU64::new(0)).collect(),
             shown: RwLock::default(),
@@ -218,6 +260,51 @@ impl Catalogue {
     }
 }
 
+impl Catalogue {
+    /// What would be written must be read again: the reader bounds how deeply JSON may nest.
+    fn check_readable(&self, module: &str) -> Result<()> {
+        match Self::decode(&self.encode()) {
+            Ok(read) => {
+                assert!(read == *self, "a catalogue is read as it was written");
+                Ok(())
+            }
+            Err(problem) => {
+                let what = format!(
+                    "the types of module `{module}` cannot be recorded in the catalogue ({problem}): let \
+                     them nest less deeply, or give parts of them names as structs"
+                );
+                Err(Error::Invalid { what })
+            }
+        }
+    }
+}
+
+impl ModuleEntry {
+    /// Remembers the layout of a `PState`, so that it holds what is stored and what is declared.
+    fn remember(&mut self, name: &str, declared: Layout) -> Result<()> {
+        let Some(pstate) = self.pstates.iter_mut().find(|it| it.name == name) else {
+            unreachable!("every declared PState was given a number");
+        };
+        let Some(stored) = &pstate.layout else {
+            pstate.layout = Some(declared);
+            return Ok(());
+        };
+        let wider = stored.widen(&declared).map_err(|misfit| {
+            let Misfit { at, stored: was, declared: is, why } = misfit;
+            let at = if at.is_empty() { String::new() } else { format!(", at {}", at.join(" > ")) };
+            let what = format!(
+                "PState `{name}` of module `{}` is declared as `{declared}`, and what is stored does not fit \
+                 that{at}: it was stored as `{was}` and is declared as `{is}`, but {why}. Nothing was changed. \
+                 Declare what was stored (`{stored}`), or a PState of another name",
+                self.name
+            );
+            Error::Invalid { what }
+        })?;
+        pstate.layout = Some(wider);
+        Ok(())
+    }
+}
+
 /// The name of the depot that takes a topology's rejected records.
 #[must_use]
 pub fn dead_letters_of(topology: &str) -> String {
@@ -230,6 +317,9 @@ fn number(known: &mut Vec<Numbered>, name: &str, next: &mut u32) -> u32 {
     }
     let number = *next;
     *next = next.checked_add(1).expect("2^32 declarations are out of reach");
-    known.push(Numbered { name: name.to_owned(), number });
+    known.push(Numbered::new(name, number));
     number
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,8 +136,8 @@ impl Hand {
             let decoded = FieldTable::decode(&catalogue.fields);
             decoded.map_err(|error| Error::Corrupt { what: format!("catalogue: {error}") })?
         };
-        let fields = definition.field_table(stored).map_err(Error::invalid)?;
-        let installed = catalogue.install(definition, fields).map_err(Error::invalid)?;
+        let traced = definition.trace(stored).map_err(Error::invalid)?;
+        let installed = catalogue.install(definition, traced)?;
         if catalogue != state.catalogue {
             let old = state.manifest.catalogue.number;
             // A leftover of an attempt that crashed is overwritten: no manifest names it. If this life of the

@@ -7,7 +7,7 @@ use crate::node::catalogue::{ModuleEntry, Numbered};
 
 /// The files at the root of a closed directory with a catalogue, and where that ends.
 fn closed() -> (BTreeMap<String, Vec<u8>>, u64) {
-    let numbered = |name: &str, number| Numbered { name: name.to_owned(), number };
+    let numbered = |name: &str, number| Numbered::new(name, number);
     let module = ModuleEntry {
         name: "bank".to_owned(),
         version: 3,
@@ -88,7 +88,7 @@ fn every_flipped_bit_and_truncation_of_the_catalogue_is_found() {
 
 #[test]
 fn a_catalogue_that_contradicts_itself_is_found() {
-    let numbered = |name: &str, number| Numbered { name: name.to_owned(), number };
+    let numbered = |name: &str, number| Numbered::new(name, number);
     let mut catalogue = Catalogue::default();
     let module = |depots| ModuleEntry {
         name: "m".to_owned(),

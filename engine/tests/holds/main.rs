@@ -13,6 +13,7 @@ mod faults;
 mod full;
 mod killed;
 mod kit;
+mod layouts;
 mod limits;
 mod memory;
 mod notes;

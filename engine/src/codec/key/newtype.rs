@@ -51,6 +51,13 @@ macro_rules! key_newtype {
                     <$inner as $crate::codec::Key>::decode_key(input)?,
                 ))
             }
+
+            fn kind() -> $crate::codec::KeyKind {
+                $crate::codec::KeyKind::named(
+                    ::core::stringify!($name),
+                    <$inner as $crate::codec::Key>::kind(),
+                )
+            }
         }
     )* };
 }

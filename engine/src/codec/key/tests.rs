@@ -31,8 +31,20 @@ fn check<K: Key + Debug>(a: &K, b: &K, order: Ordering) {
         let mut input = longer.as_slice();
         K::decode_key(&mut input).unwrap();
         assert_eq!(input, b"rest");
+        let kind = K::kind();
+        let mut input = longer.as_slice();
+        kind.skip(&mut input).unwrap();
+        assert_eq!(input, b"rest", "{kind} skips {key:?}");
+        assert_eq!(kind.width(), K::WIDTH);
+        let json = kind.to_json(bytes).unwrap();
+        let mut back = KeyBuf::from(&b"before"[..]);
+        kind.from_json(&json, &mut back).unwrap();
+        assert_eq!(&back[6..], bytes.as_slice(), "{kind} by way of {json}");
+        kind.to_json(&longer).unwrap_err();
         for cut in 0..bytes.len() {
             assert!(decode_key::<K>(&bytes[..cut]).is_err(), "{key:?} cut to {cut} bytes");
+            assert!(K::kind().skip(&mut &bytes[..cut]).is_err(), "{key:?} cut to {cut} bytes");
+            assert!(K::kind().to_json(&bytes[..cut]).is_err(), "{key:?} cut to {cut} bytes");
         }
     }
     if order != Ordering::Equal {
@@ -150,9 +162,19 @@ proptest! {
         /// What decodes must encode to the same bytes: one value, one key.
         fn hostile<K: Key>(input: &[u8]) {
             let mut rest = input;
+            let (kind, mut skipped) = (K::kind(), input);
+            let can_skip = kind.skip(&mut skipped).is_ok();
             if let Ok(key) = K::decode_key(&mut rest) {
                 let taken = &input[..input.len() - rest.len()];
                 assert_eq!(encode_key(&key).as_slice(), taken);
+                assert!(can_skip && skipped == rest, "{kind} of {input:?}");
+                let mut back = KeyBuf::new();
+                kind.from_json(&kind.to_json(taken).unwrap(), &mut back).unwrap();
+                assert_eq!(back.as_slice(), taken);
+            } else if can_skip {
+                // The end can be found without knowing whether what is before it is a key.
+                let taken = &input[..input.len() - skipped.len()];
+                assert!(kind.to_json(taken).is_err(), "{kind} of {input:?}");
             }
         }
         hostile::<u128>(&input);
@@ -241,4 +263,89 @@ fn the_macro_keeps_order_and_serde_form() {
 #[test]
 fn a_path_buffer_is_one_cache_line() {
     assert_eq!(size_of::<KeyBuf>(), 64);
+}
+
+#[test]
+fn kinds_are_named_as_in_rust_and_kept_in_json() {
+    fn check<K: Key>(name: &str, json: &str) {
+        let kind = K::kind();
+        assert_eq!(kind.to_string(), name);
+        assert_eq!(serde_json::to_string(&kind).unwrap(), json);
+        assert_eq!(serde_json::from_str::<KeyKind>(json).unwrap(), kind);
+    }
+    check::<u8>("u8", r#""u8""#);
+    check::<i128>("i128", r#""i128""#);
+    check::<String>("String", r#""text""#);
+    check::<Vec<u8>>("Vec<u8>", r#""bytes""#);
+    check::<[u8; 5]>("[u8; 5]", r#"{"array":5}"#);
+    check::<(char,)>("(char,)", r#"{"tuple":["char"]}"#);
+    check::<(AccountId, Reverse<f32>)>(
+        "(AccountId, Reverse<f32>)",
+        r#"{"tuple":[{"named":{"name":"AccountId","inner":"u64"}},{"reverse":"f32"}]}"#,
+    );
+}
+
+#[test]
+fn keys_are_written_in_json_as_people_would() {
+    fn check<K: Key>(key: &K, json: &str) {
+        assert_eq!(K::kind().to_json(&encode_key(key)).unwrap().to_string(), json);
+    }
+    check(&-7_i8, "-7");
+    check(&u64::MAX, "18446744073709551615");
+    check(&i64::MIN, "-9223372036854775808");
+    check(&u128::MAX, r#""340282366920938463463374607431768211455""#);
+    check(&-1_i128, "-1");
+    check(&i128::MIN, r#""-170141183460469231731687303715884105728""#);
+    check(&1.5_f32, "1.5");
+    check(&-0.0_f64, "-0.0");
+    check(&f64::INFINITY, r#""0x7ff0000000000000""#);
+    check(&'ä', r#""ä""#);
+    check(&(), "null");
+    check(&vec![0_u8, 1, 255], r#""0001ff""#);
+    check(&[7_u8, 8], r#""0708""#);
+    check(&Reverse("a\0b".to_owned()), r#""a\u0000b""#);
+    check(&(AccountId(7), Reverse(Reverse(true))), "[7,true]");
+    check(&Uuid::from_u128(1), r#""00000000-0000-0000-0000-000000000001""#);
+}
+
+#[test]
+fn json_that_is_no_key_is_refused_and_leaves_nothing() {
+    fn check<K: Key>(json: &serde_json::Value, problem: &str) {
+        let mut out = KeyBuf::from(&b"before"[..]);
+        let error = K::kind().from_json(json, &mut out).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+        assert_eq!(out.as_slice(), b"before");
+    }
+    use serde_json::json;
+    check::<u8>(&json!(256), "no key of type `u8`: the number is out of range");
+    check::<u64>(&json!(-1), "out of range");
+    check::<u128>(&json!(-1), "out of range");
+    check::<i64>(&json!(1.5), "not an integer");
+    check::<f32>(&json!(1e300), "out of range");
+    check::<f32>(&json!("0x7ff0000000000000"), "too many bits");
+    check::<f64>(&json!("one"), "not a number");
+    check::<char>(&json!("ab"), "one character");
+    check::<[u8; 2]>(&json!("010203"), "as many bytes");
+    check::<Vec<u8>>(&json!("012"), "hexadecimal");
+    check::<(u8, u8)>(&json!([1]), "as many elements");
+    check::<(String, bool)>(&json!(["long", 1]), "`true` or `false`");
+    check::<String>(&json!("x".repeat(2000)), "too long");
+}
+
+#[test]
+fn only_the_names_of_newtypes_may_differ_in_what_is_stored_alike() {
+    let alike = |a: KeyKind, b: KeyKind| a.is_stored_as(&b) && b.is_stored_as(&a);
+    assert!(alike(AccountId::kind(), u64::kind()));
+    assert!(alike(<(AccountId, Reverse<Handle>)>::kind(), <(u64, Reverse<String>)>::kind()));
+    for (a, b) in [
+        (u64::kind(), i64::kind()),
+        (u32::kind(), u64::kind()),
+        (String::kind(), <Vec<u8>>::kind()),
+        (u64::kind(), Reverse::<u64>::kind()),
+        (<(u8, u8)>::kind(), <(u8, u8, u8)>::kind()),
+        (<(u8, u8)>::kind(), <(u8, bool)>::kind()),
+        (<[u8; 2]>::kind(), <[u8; 3]>::kind()),
+    ] {
+        assert!(!alike(a.clone(), b.clone()), "{a} and {b}");
+    }
 }

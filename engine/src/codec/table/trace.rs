@@ -1,31 +1,44 @@
-//! [`Trace`]: finds every name a type can be stored with, without having a value of it.
+//! [`Trace`]: finds every name a type can be stored with, and what its values are made of, without having
+//! a value of it.
 //!
 //! The type's own `Deserialize` is fed made-up data; on the way it tells the names of its structs,
-//! fields, enums and variants. An enum shows one variant at a time, so a type is fed again until no
-//! variant is left that was not visited. Where a type contains itself, the inner ones get as little as
-//! possible: `None` and empty collections.
+//! fields, enums and variants, and what each part is read as. An enum shows one variant at a time, so a
+//! type is fed again until no variant is left in which something was not visited. Where a type contains
+//! itself, the inner ones get as little as possible: `None` and empty collections.
+//!
+//! Whether a field may be missing is found by leaving it out, in rounds of their own, whose failures are
+//! the answers.
 //!
 //! A `Deserialize` may refuse made-up data (a text that must parse, a number in a range). Then other
 //! samples are tried; a type that refuses them all is reported.
 
 use std::any::type_name;
 use std::collections::BTreeMap;
+use std::mem::take;
 
-use serde::de::value::BorrowedStrDeserializer;
-use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess,
-    VariantAccess, Visitor,
+use serde::de::{DeserializeOwned, Deserializer, Visitor};
+
+use super::shape::{
+    Content, FieldShape, TypeShape, ValueKind, ValueShape, VariantShape, join_fields, short_name,
 };
-
 use crate::codec::value::{Fault, NOT_SELF_DESCRIBING};
 use crate::codec::{Error, FieldTable, Result, VALUE_DEPTH_MAX};
 
-/// Collects the names of types into a [`FieldTable`].
+mod access;
+
+use access::{Elements, Fields, OneVariant};
+
+/// Collects the names of types into a [`FieldTable`], and their shapes.
 #[derive(Debug, Default)]
 pub struct Trace {
     table: FieldTable,
-    /// By the type of the visitor: names alone are not unique.
-    enums: BTreeMap<&'static str, Variants>,
+    /// What was seen of structs and enums so far.
+    types: Vec<TypeShape>,
+    /// Their places in `types`.
+    places: BTreeMap<TypeId, u32>,
+    enums: BTreeMap<TypeId, Vec<Visit>>,
+    /// Which fields may be missing; by type, and by variant (or the empty text).
+    missing: BTreeMap<(TypeId, &'static str), Vec<Missing>>,
     /// Which sample a leaf gets next, by the type of its visitor, after it refused earlier ones.
     samples: BTreeMap<&'static str, usize>,
     /// How far the samples below a field are shifted, by type and field: the leaves took earlier ones,
@@ -33,18 +46,38 @@ pub struct Trace {
     shifts: BTreeMap<(&'static str, &'static str), usize>,
 }
 
-#[derive(Debug)]
-struct Variants {
-    visits: Vec<Visit>,
+/// A type by its visitor and its serde name: names alone are not unique.
+type TypeId = (&'static str, &'static str);
+
+/// What was done with a variant.
+#[derive(Clone, Copy, Debug, Default)]
+struct Visit {
+    /// It is being fed, further out.
+    begun: bool,
+    /// It was fed, when so many of the enum's variants had been. The first one done contains no other
+    /// value of the enum, so choosing it ends every recursion.
+    done: Option<usize>,
+    /// By [`Aim`]: it was fed, and nothing inside was left to visit.
+    whole: [bool; 2],
 }
 
+/// Whether a type can do without a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Visit {
-    Never,
-    Begun,
-    /// With how many of the enum's variants were done before. The first one done contains no other
-    /// value of the enum, so choosing it ends every recursion.
-    Done(usize),
+enum Missing {
+    Untried,
+    /// It is being left out, further out.
+    Trying,
+    Allowed,
+    Refused,
+}
+
+/// What a round is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// To find names and shapes.
+    Names,
+    /// To find out which fields may be missing.
+    Missing,
 }
 
 impl Trace {
@@ -59,20 +92,58 @@ impl Trace {
     /// # Errors
     /// [`Error::NotStorable`] if the type needs a self-describing format, or refuses every sample.
     pub fn add<T: DeserializeOwned>(&mut self) -> Result<()> {
+        self.names_of::<T>().map(drop)
+    }
+
+    /// The same; gives back what values of the type are made of.
+    ///
+    /// # Errors
+    /// As [`Trace::add`].
+    pub fn kind_of<T: DeserializeOwned>(&mut self) -> Result<ValueKind> {
+        let shape = self.names_of::<T>()?;
+        self.try_without::<T>();
+        let mut kind = ValueKind { name: short_name::<T>(), ..ValueKind::default() };
+        // Types get places in the order they are met, whatever else was traced before.
+        let mut met = Met::default();
+        kind.shape = shape.with_places(&mut |at| met.place(at));
+        while let Some(&at) = met.0.get(kind.types.len()) {
+            let found = &self.types[usize::try_from(at).expect("it is a place in memory")];
+            kind.types.push(found.with_places(&mut |at| met.place(at)));
+        }
+        Ok(kind)
+    }
+
+    fn names_of<T: DeserializeOwned>(&mut self) -> Result<ValueShape> {
         let mut progress = self.progress();
         let mut shift = 0;
+        let mut shape = ValueShape::Unseen;
         loop {
-            let mut samples = Samples { trace: self, shift, stack: Vec::new(), nested: 0 };
+            let mut samples = Samples::new(self, Aim::Names, shift);
             let fault = T::deserialize(&mut samples).err();
+            shape = shape.join(take(&mut samples.found));
             let before = std::mem::replace(&mut progress, self.progress());
             match fault {
                 Some(fault) if fault.is_final() || (progress == before && shift == SHIFTS) => {
                     let (at, problem) = fault.into_parts();
                     return Err(Error::NotStorable { value_type: type_name::<T>(), at, problem });
                 }
-                None if progress == before => return Ok(()),
+                None if progress == before => return Ok(shape),
                 Some(_) if progress == before => shift += 1,
                 _ => shift = 0,
+            }
+        }
+    }
+
+    /// Leaves out each field once. A field that cannot be left out fails the round, and what is behind it
+    /// is reached in a later one.
+    fn try_without<T: DeserializeOwned>(&mut self) {
+        let mut progress = self.progress();
+        loop {
+            let mut samples = Samples::new(self, Aim::Missing, 0);
+            drop(T::deserialize(&mut samples));
+            let before = std::mem::replace(&mut progress, self.progress());
+            if progress == before {
+                return;
             }
         }
     }
@@ -83,28 +154,88 @@ impl Trace {
         self.table
     }
 
-    /// Grows with every variant done and every sample refused. Both are bounded, so a round that adds
-    /// none comes, and ends the search.
+    /// Grows with everything that was done and found out. All of it is bounded, so a round that adds
+    /// nothing comes, and ends the search.
     fn progress(&self) -> usize {
-        let visits = self.enums.values().flat_map(|variants| &variants.visits);
-        visits.filter(|visit| matches!(visit, Visit::Done(_))).count()
+        let visits = self.enums.values().flatten();
+        visits
+            .map(|it| {
+                usize::from(it.done.is_some()) + it.whole.map(usize::from).iter().sum::<usize>()
+            })
+            .sum::<usize>()
+            + self.missing.values().flatten().filter(|it| it.is_known()).count()
             + self.samples.values().sum::<usize>()
             + self.shifts.values().sum::<usize>()
+    }
+
+    fn visits(&mut self, id: TypeId) -> &mut Vec<Visit> {
+        self.enums.entry(id).or_default()
+    }
+
+    fn type_at(&mut self, place: u32) -> Option<&mut TypeShape> {
+        self.types.get_mut(usize::try_from(place).ok()?)
+    }
+
+    /// The place of a struct or enum.
+    fn place(&mut self, id: TypeId, new: impl FnOnce() -> TypeShape) -> u32 {
+        *self.places.entry(id).or_insert_with(|| {
+            self.types.push(new());
+            u32::try_from(self.types.len() - 1).expect("fewer than 2^32 types")
+        })
+    }
+}
+
+/// Numbers for places, in the order they are met.
+#[derive(Default)]
+pub(super) struct Met(pub(super) Vec<u32>);
+
+impl Met {
+    pub(super) fn place(&mut self, at: u32) -> u32 {
+        let known = self.0.iter().position(|&other| other == at).unwrap_or_else(|| {
+            self.0.push(at);
+            self.0.len() - 1
+        });
+        u32::try_from(known).expect("fewer than 2^32 types")
+    }
+}
+
+impl Missing {
+    fn is_known(self) -> bool {
+        matches!(self, Self::Allowed | Self::Refused)
     }
 }
 
 /// Feeds one round of made-up data.
 struct Samples<'t> {
     trace: &'t mut Trace,
+    aim: Aim,
     /// Begin with later samples.
     shift: usize,
     /// The visitors of the types that are being fed, outermost first.
     stack: Vec<&'static str>,
     /// How many of those are inside a type of the same kind.
     nested: usize,
+    /// How many types were left that need more rounds.
+    open: usize,
+    /// What was fed last.
+    found: ValueShape,
+    /// The content of the variant that was fed last.
+    content: Content,
+}
+
+impl<'t> Samples<'t> {
+    fn new(trace: &'t mut Trace, aim: Aim, shift: usize) -> Self {
+        let (found, content) = (ValueShape::Unseen, Content::Unseen);
+        Self { trace, aim, shift, stack: Vec::new(), nested: 0, open: 0, found, content }
+    }
 }
 
 impl Samples<'_> {
+    /// Whether a value of this type is being fed further out.
+    fn is_inside<V>(&self) -> bool {
+        self.stack.contains(&type_name::<V>())
+    }
+
     /// Feeds a type that has a name and may contain itself.
     fn named<V, T>(
         &mut self,
@@ -113,7 +244,7 @@ impl Samples<'_> {
         if self.stack.len() == VALUE_DEPTH_MAX {
             return Err(Fault::fatal("it nests without end"));
         }
-        let nested = usize::from(self.stack.contains(&type_name::<V>()));
+        let nested = usize::from(self.is_inside::<V>());
         self.nested += nested;
         self.stack.push(type_name::<V>());
         let fed = feed(self);
@@ -125,12 +256,14 @@ impl Samples<'_> {
     /// One of the samples for a leaf; if it is refused, the next round gives another.
     fn leaf<V, S: Copy, T>(
         &mut self,
+        shape: ValueShape,
         samples: &[S],
         visit: impl FnOnce(S) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
+        self.found = shape;
         let refused = self.trace.samples.get(type_name::<V>()).copied().unwrap_or(0);
         visit(samples[(refused + self.shift) % samples.len()]).map_err(|fault| {
-            if refused + 1 == samples.len() {
+            if refused + 1 == samples.len() || self.aim == Aim::Missing {
                 return fault;
             }
             self.trace.samples.insert(type_name::<V>(), refused + 1);
@@ -146,12 +279,81 @@ impl Samples<'_> {
     fn assign(&mut self, type_name: &str, names: &'static [&'static str]) {
         self.trace.table.assign(type_name, names.iter().copied());
     }
+
+    /// Feeds fields, all or all but one, and gives back what they are.
+    fn fields<T>(
+        &mut self,
+        id: TypeId,
+        variant: &'static str,
+        names: &'static [&'static str],
+        visit: impl FnOnce(&mut Fields<'_, '_>) -> Result<T, Fault>,
+    ) -> (Result<T, Fault>, Vec<FieldShape>) {
+        let key = (id, variant);
+        let without =
+            (self.aim == Aim::Missing).then(|| self.leave_out(key, names.len())).flatten();
+        let type_name = if variant.is_empty() { id.1 } else { variant };
+        let mut fields = Fields::new(self, type_name, names, without);
+        let fed = visit(&mut fields);
+        let (shapes, inner_failed) = fields.finish();
+        if let Some(at) = without {
+            let missing = self.missing(key, names.len());
+            missing[at] = match &fed {
+                Ok(_) => Missing::Allowed,
+                Err(_) if inner_failed => Missing::Untried,
+                Err(_) => Missing::Refused,
+            };
+        }
+        if self.aim == Aim::Missing && self.nested == 0 {
+            let untried = self.missing(key, names.len()).contains(&Missing::Untried);
+            self.open += usize::from(untried);
+        }
+        let missing = self.trace.missing.get(&key);
+        let shapes = names.iter().zip(shapes).enumerate().map(|(at, (name, shape))| FieldShape {
+            name: (*name).to_owned(),
+            shape,
+            optional: missing.is_some_and(|missing| missing.get(at) == Some(&Missing::Allowed)),
+            gone: false,
+        });
+        let shapes = shapes.collect();
+        (fed, shapes)
+    }
+
+    fn missing(&mut self, key: (TypeId, &'static str), count: usize) -> &mut Vec<Missing> {
+        self.trace.missing.entry(key).or_insert_with(|| vec![Missing::Untried; count])
+    }
+
+    /// The field to leave out this time.
+    fn leave_out(&mut self, key: (TypeId, &'static str), count: usize) -> Option<usize> {
+        let missing = self.missing(key, count);
+        if missing.contains(&Missing::Trying) {
+            return None;
+        }
+        let at = missing.iter().position(|&it| it == Missing::Untried)?;
+        missing[at] = Missing::Trying;
+        Some(at)
+    }
+
+    /// The variant to feed: one in which something was not visited; where the enum is inside itself, one
+    /// that is known to end; else any, round about, which leads on to other enums that still have an end.
+    fn choose(&self, visits: &[Visit], is_inside: bool) -> Option<usize> {
+        let aim = self.aim as usize;
+        let fresh = || {
+            let is_fresh =
+                |it: &Visit| !it.begun && !it.whole[aim] && (!is_inside || it.done.is_none());
+            visits.iter().position(is_fresh)
+        };
+        let end = || visits.iter().position(|it| it.done == Some(0));
+        let chosen = if is_inside { end().or_else(fresh) } else { fresh().or_else(end) };
+        chosen.or_else(|| self.stack.len().checked_rem(visits.len()))
+    }
 }
 
 macro_rules! number {
-    ($($method:ident $visit:ident $type:ty),*) => { $(
+    ($($method:ident $visit:ident $type:ty: $shape:ident),*) => { $(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-            self.leaf::<V, _, _>(&[1, 0, 2, 12, 100], |sample: u8| {
+            #[allow(clippy::cast_possible_truncation, reason = "at most 128")]
+            let shape = ValueShape::$shape(8 * size_of::<$type>() as u8);
+            self.leaf::<V, _, _>(shape, &[1, 0, 2, 12, 100], |sample: u8| {
                 // Every number type holds 0 to 100.
                 visitor.$visit(<$type>::try_from(sample).unwrap_or_default())
             })
@@ -171,23 +373,23 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
     }
 
     number!(
-        deserialize_i8 visit_i8 i8, deserialize_i16 visit_i16 i16, deserialize_i32 visit_i32 i32,
-        deserialize_i64 visit_i64 i64, deserialize_i128 visit_i128 i128,
-        deserialize_u8 visit_u8 u8, deserialize_u16 visit_u16 u16, deserialize_u32 visit_u32 u32,
-        deserialize_u64 visit_u64 u64, deserialize_u128 visit_u128 u128,
-        deserialize_f32 visit_f32 f32, deserialize_f64 visit_f64 f64
+        deserialize_i8 visit_i8 i8: Signed, deserialize_i16 visit_i16 i16: Signed, deserialize_i32 visit_i32 i32: Signed,
+        deserialize_i64 visit_i64 i64: Signed, deserialize_i128 visit_i128 i128: Signed,
+        deserialize_u8 visit_u8 u8: Unsigned, deserialize_u16 visit_u16 u16: Unsigned, deserialize_u32 visit_u32 u32: Unsigned,
+        deserialize_u64 visit_u64 u64: Unsigned, deserialize_u128 visit_u128 u128: Unsigned,
+        deserialize_f32 visit_f32 f32: Float, deserialize_f64 visit_f64 f64: Float
     );
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        self.leaf::<V, _, _>(&[false, true], |sample| visitor.visit_bool(sample))
+        self.leaf::<V, _, _>(ValueShape::Bool, &[false, true], |sample| visitor.visit_bool(sample))
     }
 
     fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        self.leaf::<V, _, _>(&['a', '0'], |sample| visitor.visit_char(sample))
+        self.leaf::<V, _, _>(ValueShape::Char, &['a', '0'], |sample| visitor.visit_char(sample))
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        self.leaf::<V, _, _>(TEXTS, |sample| visitor.visit_borrowed_str(sample))
+        self.leaf::<V, _, _>(ValueShape::Text, TEXTS, |sample| visitor.visit_borrowed_str(sample))
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -195,7 +397,9 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
     }
 
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        self.leaf::<V, _, _>(BYTE_LENGTHS, |length| visitor.visit_borrowed_bytes(&ZEROS[..length]))
+        self.leaf::<V, _, _>(ValueShape::Bytes, BYTE_LENGTHS, |length| {
+            visitor.visit_borrowed_bytes(&ZEROS[..length])
+        })
     }
 
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -203,13 +407,18 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        if self.nested > 0 {
-            return visitor.visit_none();
-        }
-        self.named::<V, _>(|this| visitor.visit_some(this))
+        self.found = ValueShape::Unseen;
+        let fed = if self.nested > 0 {
+            visitor.visit_none()
+        } else {
+            self.named::<V, _>(|this| visitor.visit_some(this))
+        };
+        self.found = ValueShape::Option(Box::new(take(&mut self.found)));
+        fed
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.found = ValueShape::Unit;
         visitor.visit_unit()
     }
 
@@ -218,7 +427,7 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
         _: &'static str,
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        visitor.visit_unit()
+        self.deserialize_unit(visitor)
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -226,12 +435,17 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
         _: &'static str,
         visitor: V,
     ) -> Result<V::Value, Fault> {
+        self.found = ValueShape::Unseen;
         self.named::<V, _>(|this| visitor.visit_newtype_struct(this))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let left = self.elements();
-        self.named::<V, _>(|this| visitor.visit_seq(Elements { samples: this, left }))
+        let mut shapes = Vec::new();
+        let fed =
+            self.named::<V, _>(|this| visitor.visit_seq(Elements::new(this, left, &mut shapes)));
+        self.found = ValueShape::Seq(Box::new(shapes.pop().unwrap_or_default()));
+        fed
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(
@@ -239,7 +453,12 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
         left: usize,
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        self.named::<V, _>(|this| visitor.visit_seq(Elements { samples: this, left }))
+        let mut shapes = Vec::new();
+        let fed =
+            self.named::<V, _>(|this| visitor.visit_seq(Elements::new(this, left, &mut shapes)));
+        shapes.resize(left, ValueShape::Unseen);
+        self.found = ValueShape::Tuple(shapes);
+        fed
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -253,7 +472,13 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let left = self.elements();
-        self.named::<V, _>(|this| visitor.visit_map(Elements { samples: this, left }))
+        let mut shapes = Vec::new();
+        let fed =
+            self.named::<V, _>(|this| visitor.visit_map(Elements::new(this, left, &mut shapes)));
+        let mut shapes = shapes.into_iter();
+        let mut next = || shapes.next().unwrap_or_default();
+        self.found = ValueShape::Map(Box::new((next(), next())));
+        fed
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -263,7 +488,21 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         self.assign(name, fields);
-        self.named::<V, _>(|this| visitor.visit_map(Fields { samples: this, left: fields, name }))
+        let id = (type_name::<V>(), name);
+        let place = self
+            .trace
+            .place(id, || TypeShape::Struct { name: name.to_owned(), fields: Vec::new() });
+        let mut seen = Vec::new();
+        let fed = self.named::<V, _>(|this| {
+            let (fed, shapes) = this.fields(id, "", fields, |fields| visitor.visit_map(fields));
+            seen = shapes;
+            fed
+        });
+        if let Some(TypeShape::Struct { fields, .. }) = self.trace.type_at(place) {
+            join_fields(fields, seen);
+        }
+        self.found = ValueShape::Type(place);
+        fed
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -273,36 +512,44 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         self.assign(name, variants);
-        let key = type_name::<V>();
-        let visits = &mut self
-            .trace
-            .enums
-            .entry(key)
-            .or_insert_with(|| Variants { visits: vec![Visit::Never; variants.len()] })
-            .visits;
-        // One that was never visited; else one that is known to end; else any, round about, which
-        // leads on to other enums that still have an end.
-        let at = visits
-            .iter()
-            .position(|&visit| visit == Visit::Never)
-            .or_else(|| visits.iter().position(|&visit| visit == Visit::Done(0)))
-            .or_else(|| self.stack.len().checked_rem(variants.len()));
-        let Some(at) = at else {
+        let id = (type_name::<V>(), name);
+        let place = self.trace.place(id, || TypeShape::Enum {
+            name: name.to_owned(),
+            variants: variants.iter().map(|name| VariantShape::new(name)).collect(),
+        });
+        let is_inside = self.is_inside::<V>();
+        let visits =
+            self.trace.enums.entry(id).or_insert_with(|| vec![Visit::default(); variants.len()]);
+        let before = visits.clone();
+        let Some(at) = self.choose(&before, is_inside) else {
             return Err(Fault::fatal("an enum without variants has no values"));
         };
-        if let Some(visit @ Visit::Never) = visits.get_mut(at) {
-            *visit = Visit::Begun;
-        }
+        self.trace.visits(id)[at].begun = true;
+        let open = self.open;
+        self.content = Content::Unseen;
         let value = self.named::<V, _>(|this| {
-            visitor.visit_enum(OneVariant { samples: this, name, variant: variants[at] })
+            visitor.visit_enum(OneVariant { samples: this, id, variant: variants[at] })
         });
-        if let Some(Variants { visits }) = self.trace.enums.get_mut(key)
-            && visits[at] == Visit::Begun
-        {
-            let done = visits.iter().filter(|visit| matches!(visit, Visit::Done(_))).count();
-            // One that failed is tried again, with other samples.
-            visits[at] = if value.is_ok() { Visit::Done(done) } else { Visit::Never };
+        let content = take(&mut self.content);
+        let is_whole = value.is_ok() && self.open == open && self.nested == 0 && !is_inside;
+        let aim = self.aim as usize;
+        let visits = self.trace.visits(id);
+        let done = visits.iter().filter(|it| it.done.is_some()).count();
+        let visit = &mut visits[at];
+        visit.begun = before[at].begun;
+        visit.whole[aim] |= is_whole;
+        if value.is_ok() && visit.done.is_none() {
+            visit.done = Some(done);
         }
+        // Inside itself, or inside another type that is, it is not for this place to visit all of it.
+        let is_open = visits.iter().any(|it| !it.whole[aim]) && self.nested == 0 && !is_inside;
+        self.open += usize::from(is_open);
+        if let Some(TypeShape::Enum { variants, .. }) = self.trace.type_at(place)
+            && let Some(variant) = variants.get_mut(at)
+        {
+            variant.content = take(&mut variant.content).join(content);
+        }
+        self.found = ValueShape::Type(place);
         value
     }
 
@@ -311,121 +558,8 @@ impl<'de> Deserializer<'de> for &mut Samples<'_> {
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.found = ValueShape::Opaque;
         visitor.visit_unit()
-    }
-}
-
-struct Elements<'s, 't> {
-    samples: &'s mut Samples<'t>,
-    left: usize,
-}
-
-impl<'de> SeqAccess<'de> for Elements<'_, '_> {
-    type Error = Fault;
-
-    fn next_element_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Fault> {
-        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
-        self.left = left;
-        seed.deserialize(&mut *self.samples).map(Some)
-    }
-}
-
-impl<'de> MapAccess<'de> for Elements<'_, '_> {
-    type Error = Fault;
-
-    fn next_key_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Fault> {
-        self.next_element_seed(seed)
-    }
-
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
-        seed.deserialize(&mut *self.samples)
-    }
-}
-
-struct Fields<'s, 't> {
-    samples: &'s mut Samples<'t>,
-    /// Those still to come.
-    left: &'static [&'static str],
-    name: &'static str,
-}
-
-impl<'de> MapAccess<'de> for Fields<'_, '_> {
-    type Error = Fault;
-
-    fn next_key_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Fault> {
-        let Some(field) = self.left.first() else { return Ok(None) };
-        seed.deserialize(BorrowedStrDeserializer::new(field)).map(Some)
-    }
-
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
-        let (field, rest) = self.left.split_first().ok_or_else(|| Fault::custom("no field"))?;
-        self.left = rest;
-        let key = (self.name, *field);
-        let shift = self.samples.trace.shifts.get(&key).copied().unwrap_or(0);
-        self.samples.shift += shift;
-        let value = seed.deserialize(&mut *self.samples);
-        self.samples.shift -= shift;
-        value.map_err(|fault| {
-            let fault = fault.within(self.name, field);
-            if fault.is_final() || fault.is_reacted_to() || shift == SHIFTS {
-                return fault;
-            }
-            self.samples.trace.shifts.insert(key, shift + 1);
-            fault.reacted_to()
-        })
-    }
-}
-
-struct OneVariant<'s, 't> {
-    samples: &'s mut Samples<'t>,
-    name: &'static str,
-    variant: &'static str,
-}
-
-impl<'de> EnumAccess<'de> for OneVariant<'_, '_> {
-    type Error = Fault;
-    type Variant = Self;
-
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), Fault> {
-        Ok((seed.deserialize(BorrowedStrDeserializer::new(self.variant))?, self))
-    }
-}
-
-impl<'de> VariantAccess<'de> for OneVariant<'_, '_> {
-    type Error = Fault;
-
-    fn unit_variant(self) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
-        seed.deserialize(&mut *self.samples).map_err(|fault| fault.within(self.name, self.variant))
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, left: usize, visitor: V) -> Result<V::Value, Fault> {
-        visitor
-            .visit_seq(Elements { samples: self.samples, left })
-            .map_err(|fault| fault.within(self.name, self.variant))
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
-        self.samples.assign(&format!("{}::{}", self.name, self.variant), fields);
-        visitor
-            .visit_map(Fields { samples: self.samples, left: fields, name: self.variant })
-            .map_err(|fault| fault.within(self.name, self.variant))
     }
 }
 
