@@ -43,6 +43,7 @@ macro_rules! marker {
 
 pub mod aggregate;
 pub mod layout;
+pub(crate) mod list;
 #[cfg(doctest)]
 mod misuse;
 pub mod path;
