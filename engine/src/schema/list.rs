@@ -32,10 +32,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::plan::RangeOp;
-use crate::codec::{FieldTable, KeyBuf, decode, encode};
+use crate::codec::{self, FieldTable, KeyBuf, decode, encode};
 
 mod edit;
 mod find;
+#[cfg(doctest)]
+mod misuse;
 mod relabel;
 #[cfg(test)]
 mod tests;
@@ -52,8 +54,11 @@ const GAP_MIN: u128 = 1 << 20;
 /// Where an element lies, or a block begins.
 type Label = u128;
 
-/// Bytes of a row's key behind the prefix.
+/// The most bytes of a row's key behind the prefix.
 pub(crate) const KEY_BYTES: usize = 1 + size_of::<Label>();
+
+/// What the head's key has behind the prefix.
+pub(crate) const HEAD: u8 = 0;
 
 /// What a list is stored in: the rows of one partition.
 pub(crate) trait Rows {
@@ -194,13 +199,35 @@ impl<'a, R: Rows> List<'a, R> {
 /// The key of a list's head.
 pub(crate) fn head_key(prefix: &[u8]) -> KeyBuf {
     let mut key = KeyBuf::from(prefix);
-    key.push_array([0]);
+    key.push_array([HEAD]);
     key
 }
 
 /// The first key that the elements of a list can have, and the first behind them.
 pub(crate) fn element_range(prefix: &[u8]) -> (KeyBuf, KeyBuf) {
     (tagged(prefix, 0), tagged(prefix, 1))
+}
+
+/// What a row's key has behind the list's prefix.
+pub(crate) enum KeyPart {
+    Head,
+    Element(Label),
+    Block { level: u8, label: Label },
+}
+
+/// Takes it from the front of what a key has behind the prefix; none if it is no row of a list.
+pub(crate) fn key_part(rest: &[u8]) -> Option<(KeyPart, &[u8])> {
+    let (&tag, rest) = rest.split_first()?;
+    if tag == HEAD {
+        return Some((KeyPart::Head, rest));
+    }
+    let (label, rest) = rest.split_first_chunk()?;
+    let label = Label::from_be_bytes(*label);
+    let part = match tag - 1 {
+        0 => KeyPart::Element(label),
+        level => KeyPart::Block { level, label },
+    };
+    Some((part, rest))
 }
 
 /// What the keys of a level begin with.
@@ -226,7 +253,16 @@ type StoredBlock = (u64, u64, u64, u32);
 #[derive(Serialize, Deserialize)]
 struct StoredHead(u64, u64, u64, Vec<StoredBlock>);
 
-/// A list's length, as its head's row has it first.
+/// What it means for a reader that rows are not those of a list.
+pub(crate) fn malformed(problem: &'static str) -> codec::Error {
+    codec::Error::Decode {
+        value_type: "Sub<List<_>>",
+        at: String::new(),
+        problem: problem.to_owned(),
+    }
+}
+
+/// How many elements a list has, by its head's row.
 pub(crate) fn decode_count(value: &[u8]) -> std::result::Result<u64, &'static str> {
     Head::decode(value).map(|head| head.count())
 }
@@ -264,7 +300,9 @@ impl Head {
         });
         let head = Self { last: joined(high, low), tails: tails.collect() };
         let fits = |block: &Block| {
-            block.children > 0 && u64::from(block.children) <= block.elements && block.elements <= count
+            block.children > 0
+                && u64::from(block.children) <= block.elements
+                && block.elements <= count
         };
         let holds = match head.tails.as_slice() {
             [] => false,

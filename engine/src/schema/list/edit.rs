@@ -244,8 +244,7 @@ impl<R: Rows> List<'_, R> {
         };
         let rows = self.rows.scan(&before).await?;
         let (key, value) = rows.first().ok_or(Error::Malformed("a level has no block left"))?;
-        head.tails[level - 1] =
-            Block::decode(self.label(key)?, value).map_err(Error::Malformed)?;
+        head.tails[level - 1] = Block::decode(self.label(key)?, value).map_err(Error::Malformed)?;
         Ok(self.rows.delete(key)?)
     }
 

@@ -75,7 +75,8 @@ impl<R: Rows> List<'_, R> {
         let count = parent.block.children as usize;
         // The last block of a level has no row.
         let rows_count = count - usize::from(parent.is_tail);
-        let rows = self.scan(level, (parent.block.label, parent.end), rows_count + 1, false).await?;
+        let rows =
+            self.scan(level, (parent.block.label, parent.end), rows_count + 1, false).await?;
         if rows.len() != rows_count {
             return Err(Error::Malformed("a block has more or fewer children than it says"));
         }

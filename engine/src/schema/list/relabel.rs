@@ -56,7 +56,8 @@ impl<R: Rows> List<'_, R> {
 
     /// The lowest level whose block on the way has labels enough for its elements and one more.
     fn level_with_room(&self, steps: &[Step]) -> usize {
-        let has_room = |step: &Step| span(*step) / u128::from(step.block.elements + 1) >= self.gap_min;
+        let has_room =
+            |step: &Step| span(*step) / u128::from(step.block.elements + 1) >= self.gap_min;
         steps.iter().position(has_room).map_or(steps.len(), |below| below + 1)
     }
 

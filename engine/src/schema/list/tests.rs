@@ -115,10 +115,8 @@ fn check(list: &List<'_, Memory>) -> Vec<Vec<u8>> {
     };
     let elements = level_rows(0);
     assert!(elements.iter().all(|(label, _)| *label <= head.last));
-    let mut below: Vec<Block> = elements
-        .iter()
-        .map(|&(label, _)| Block { label, elements: 1, children: 1 })
-        .collect();
+    let mut below: Vec<Block> =
+        elements.iter().map(|&(label, _)| Block { label, elements: 1, children: 1 }).collect();
     for level in 1..=head.levels() {
         let blocks = level_rows(level);
         let decoded = blocks.iter().map(|(label, value)| Block::decode(*label, value).unwrap());
@@ -147,7 +145,8 @@ struct Numbers(u64);
 
 impl Numbers {
     fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
 }
@@ -155,7 +154,7 @@ impl Numbers {
 #[test]
 fn lists_are_vectors() {
     let mut relabelled = 0;
-    for seed in 0..400 {
+    for seed in 0..150 {
         let mut numbers = Numbers(seed);
         let memory = Memory::default();
         let step = [1, 2, 16, STEP][numbers.below(4) as usize];
@@ -206,7 +205,7 @@ fn lists_are_vectors() {
             assert_eq!(sliced, wanted);
         }
     }
-    assert!(relabelled > 100, "last blocks were labelled anew {relabelled} times only");
+    assert!(relabelled > 40, "last blocks were labelled anew {relabelled} times only");
 }
 
 #[test]
@@ -233,7 +232,10 @@ fn appending_costs_one_read_and_two_small_rows_however_long_the_list() {
         let splits = cost.writes - 2;
         assert_eq!((cost.seeks, cost.rows_read), (1, 0));
         // A block that is full begins the next one; of 64 appends one does.
-        assert!(splits == 0 || nth % u64::from(CHILDREN_MAX) == 0 && splits <= 3, "{nth}: {cost:?}");
+        assert!(
+            splits == 0 || nth % u64::from(CHILDREN_MAX) == 0 && splits <= 3,
+            "{nth}: {cost:?}"
+        );
     }
     assert_eq!(check(&list).len(), 20_000);
     let head = memory.rows.borrow()[&*head_key(PREFIX)].len();
