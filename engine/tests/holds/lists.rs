@@ -30,7 +30,7 @@ fn player(m: &Module) -> Player {
         let list = history.key(play.user);
         let count = at.get(list.clone().size()).await?;
         at.insert(list.clone(), play.at.min(count), play.song).await?;
-        for _ in play.keep..count + 1 {
+        for _ in play.keep..=count {
             at.remove(list.clone(), 0).await?;
         }
         Ok(())
@@ -41,10 +41,10 @@ fn player(m: &Module) -> Player {
 const USERS: u32 = 5;
 
 fn play(nth: u64) -> Play {
-    let keep = if nth % 997 == 0 { 100 } else { u64::MAX };
-    let at = if nth % 3 == 0 { nth * 31 % 700 } else { u64::MAX };
+    let keep = if nth.is_multiple_of(997) { 100 } else { u64::MAX };
+    let at = if nth.is_multiple_of(3) { nth * 31 % 700 } else { u64::MAX };
     // Some do not fit a leaf.
-    let song = format!("song {nth}").repeat(if nth % 211 == 0 { 300 } else { 1 });
+    let song = format!("song {nth}").repeat(if nth.is_multiple_of(211) { 300 } else { 1 });
     Play { user: u32::try_from(nth % u64::from(USERS)).unwrap(), song, at, keep }
 }
 
@@ -62,8 +62,8 @@ async fn compare(player: &Launched<Player>, model: &[Vec<String>]) {
 fn a_list_is_what_was_done_to_it_over_folds_and_reopenings() {
     let dir = directory("lists");
     let mut model = vec![Vec::new(); USERS as usize];
-    let mut nth = 0;
-    for shards in [2, 1, 3] {
+    for (life, shards) in [2, 1, 3].into_iter().enumerate() {
+        let mut nth = life as u64 * 2_000;
         block_on(async {
             let engine = Engine::open(&dir, options(shards)).await.unwrap();
             let player = engine.launch("player", player).await.unwrap();
@@ -96,6 +96,5 @@ fn a_list_is_what_was_done_to_it_over_folds_and_reopenings() {
                 engine.stop().await;
             }
         });
-        nth += 1;
     }
 }

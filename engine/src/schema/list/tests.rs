@@ -12,7 +12,7 @@ use super::*;
 /// Rows in memory, which count what is asked of them.
 #[derive(Default)]
 struct Memory {
-    rows: RefCell<BTreeMap<Vec<u8>, Vec<u8>>>,
+    rows: RefCell<RowsOfList>,
     cost: Cell<Cost>,
 }
 
@@ -144,10 +144,10 @@ fn check(list: &List<'_, Memory>) -> Vec<Vec<u8>> {
 struct Numbers(u64);
 
 impl Numbers {
-    fn below(&mut self, bound: u64) -> u64 {
+    fn below(&mut self, bound: usize) -> usize {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
+        usize::try_from(self.0 >> 33).unwrap() % bound
     }
 }
 
@@ -157,14 +157,14 @@ fn lists_are_vectors() {
     for seed in 0..150 {
         let mut numbers = Numbers(seed);
         let memory = Memory::default();
-        let step = [1, 2, 16, STEP][numbers.below(4) as usize];
-        let list = small(&memory, 4 + numbers.below(3) as u32, step);
+        let step = [1, 2, 16, STEP][numbers.below(4)];
+        let list = small(&memory, [4, 5, 6][numbers.below(3)], step);
         let mut model: Vec<Vec<u8>> = Vec::new();
         // Some grow, some shrink, some do both in turn; many work at one place.
         let (bias, place) = (numbers.below(10), numbers.below(5));
         for nth in 0..300_u64 {
             let value = nth.to_le_bytes().to_vec();
-            let count = model.len() as u64;
+            let count = model.len();
             let grows = if nth / 100 == 1 { 9 - bias } else { bias };
             let at = match place {
                 0 => 0,
@@ -174,8 +174,8 @@ fn lists_are_vectors() {
             };
             match numbers.below(12) {
                 0 if at < count => {
-                    now(list.set(at, &value)).unwrap();
-                    model[at as usize] = value;
+                    now(list.set(at as u64, &value)).unwrap();
+                    model[at] = value;
                 }
                 1 => {
                     now(list.push(&value)).unwrap();
@@ -183,25 +183,24 @@ fn lists_are_vectors() {
                 }
                 draw if draw < 2 + grows => {
                     let last = now(list.head()).unwrap().map(|head| head.last);
-                    now(list.insert(at, &value)).unwrap();
-                    model.insert(at as usize, value);
+                    now(list.insert(at as u64, &value)).unwrap();
+                    model.insert(at, value);
                     relabelled += u32::from(
                         at < count && last < now(list.head()).unwrap().map(|head| head.last),
                     );
                 }
                 _ if at < count => {
-                    now(list.remove(at)).unwrap();
-                    model.remove(at as usize);
+                    now(list.remove(at as u64)).unwrap();
+                    model.remove(at);
                 }
                 _ => {}
             }
             assert_eq!(check(&list), model, "seed {seed}, after {nth}");
         }
-        for from in 0..=model.len() as u64 + 1 {
+        for from in 0..=model.len() + 1 {
             let count = numbers.below(9);
-            let sliced = now(list.slice(from, count)).unwrap();
-            let wanted: Vec<_> =
-                model.iter().skip(from as usize).take(count as usize).cloned().collect();
+            let sliced = now(list.slice(from as u64, count as u64)).unwrap();
+            let wanted: Vec<_> = model.iter().skip(from).take(count).cloned().collect();
             assert_eq!(sliced, wanted);
         }
     }
@@ -285,6 +284,8 @@ fn typing_at_one_place_labels_little_anew() {
     assert_eq!(check(&list).len(), 20_000);
 }
 
+type RowsOfList = BTreeMap<Vec<u8>, Vec<u8>>;
+
 #[test]
 fn rows_that_are_no_list_are_an_error_and_never_a_panic() {
     let memory = Memory::default();
@@ -295,7 +296,7 @@ fn rows_that_are_no_list_are_an_error_and_never_a_panic() {
     let sound = memory.rows.borrow().clone();
     let keys: Vec<_> = sound.keys().cloned().collect();
     let mut found = 0;
-    let mut damage = |change: &dyn Fn(&mut BTreeMap<Vec<u8>, Vec<u8>>)| {
+    let mut damage = |change: &dyn Fn(&mut RowsOfList)| {
         for at in [0, 31, 59] {
             for edit in 0..4 {
                 *memory.rows.borrow_mut() = sound.clone();
@@ -324,4 +325,38 @@ fn rows_that_are_no_list_are_an_error_and_never_a_panic() {
         }
     }
     assert!(found > 1_000, "{found}");
+}
+
+#[test]
+fn the_layout_knows_the_rows_of_a_list() {
+    use crate::codec::table::Trace;
+    use crate::schema::{Layout, Map, Sub};
+
+    type Texts = Map<u32, Sub<crate::schema::List<i64>>>;
+    let layout = Layout::of::<Texts>(&mut Trace::onto(FieldTable::new())).unwrap();
+    assert_eq!(layout.to_string(), "Map<u32, Sub<List<i64>>>");
+    let memory = Memory::default();
+    let prefix = crate::codec::encode_key(&7_u32);
+    let list = List { children_max: 4, ..List::new(&memory, &prefix) };
+    for nth in 0..9_i64 {
+        now(list.push(&encoded(&nth))).unwrap();
+    }
+    let mut kinds = BTreeMap::new();
+    for key in memory.rows.borrow().keys() {
+        let (parts, kind) = layout.row(key).unwrap();
+        assert_eq!(parts[0], 7);
+        let name = parts[1].as_str().unwrap().split(' ').next().unwrap().to_owned();
+        let name = if name.len() == 32 { "element".to_owned() } else { name };
+        assert_eq!(kind.is_some(), name == "element");
+        *kinds.entry(name).or_insert(0) += 1;
+        for len in 4..key.len() {
+            assert!(layout.row(&key[..len]).is_err());
+        }
+        assert!(layout.row(&[key.as_slice(), &[0]].concat()).is_err());
+    }
+    let expected = [("block", 2), ("element", 9), ("head", 1)];
+    assert_eq!(kinds, expected.map(|(name, count)| (name.to_owned(), count)).into());
+    let vectors = Layout::of::<Map<u32, Vec<i64>>>(&mut Trace::onto(FieldTable::new())).unwrap();
+    assert!(vectors.widen(&layout).is_err() && layout.widen(&vectors).is_err());
+    assert_eq!(layout.widen(&layout), Ok(layout));
 }

@@ -29,18 +29,21 @@ enum What {
 
 type Texts = Map<u32, Sub<List<i64>>>;
 
+/// A size, and the first two elements.
+type Seen = (u64, Vec<i64>);
+
 struct Editor {
     edits: Depot<Edit>,
     texts: PState<Texts>,
-    /// What it was before each edit: its size, its first two elements.
-    seen: PState<Map<u32, Sub<List<(u64, Vec<i64>)>>>>,
+    /// What it was before each edit.
+    seen: PState<Map<u32, Sub<List<Seen>>>>,
 }
 
 fn editor(m: &Module) -> Editor {
     let edits = m.depot::<Edit>("edits").hash_by(|edit| &edit.text);
     let t = m.microbatch(|| "editor");
     let texts = t.pstate::<Texts>("texts");
-    let seen = t.pstate::<Map<u32, Sub<List<(u64, Vec<i64>)>>>>("seen");
+    let seen = t.pstate::<Map<u32, Sub<List<Seen>>>>("seen");
     t.source(edits).using((texts, seen)).for_each(async |at, (texts, seen), edit: Edit| {
         let text = texts.key(edit.text);
         let before = (at.get(text.clone().size()).await?, at.items(text.clone(), 0..2).await?);
@@ -70,15 +73,15 @@ fn edits_are_those_of_a_vector() {
             engine = engine.cold();
         }
         let mut model: BTreeMap<u32, Vec<i64>> = BTreeMap::new();
-        let mut seen: BTreeMap<u32, Vec<(u64, Vec<i64>)>> = BTreeMap::new();
+        let mut seen: BTreeMap<u32, Vec<Seen>> = BTreeMap::new();
         let mut draw = seed;
         for nth in 0..600_i64 {
             draw = crate::codec::Placement::of(&u64::to_le_bytes(draw)).hash();
-            let text = (draw % 3) as u32;
+            let text = [0, 1, 2][usize::try_from(draw % 3).unwrap()];
             let list = model.entry(text).or_default();
             let count = list.len() as u64;
             let at = (draw >> 8) % (count + 1);
-            let place = at as usize;
+            let place = usize::try_from(at).unwrap();
             let what = match (draw >> 40) % 20 {
                 0 if draw >> 60 == 0 => What::Clear,
                 0..6 => What::Push(nth),
