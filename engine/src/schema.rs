@@ -8,6 +8,7 @@
 //! | `Map<K, V>` | `enc(k)` → value of `V` |
 //! | `Map<K, Sub<Map<K2, V>>>` | `enc(k) ++ enc(k2)` → value of `V` |
 //! | `Map<K, Sub<Set<E>>>` | `enc(k) ++ enc(e)` → no bytes |
+//! | `Map<K, Sub<List<T>>>` | `enc(k) ++ 01 ++ place` → value of `T`, and a few rows that count; see `schema/list.rs` |
 //! | `Set<E>` | `enc(e)` → no bytes |
 //!
 //! A path starts at a token and is built step by step; each step is checked where it is written:
@@ -43,6 +44,7 @@ macro_rules! marker {
 
 pub mod aggregate;
 pub mod layout;
+pub(crate) mod list;
 #[cfg(doctest)]
 mod misuse;
 pub mod path;
@@ -55,7 +57,7 @@ mod token;
 
 pub use aggregate::{Aggregate, Change};
 pub use layout::Layout;
-pub use path::{Direct, Many, Maybe, One, OwnedBy, Path, Presence};
+pub use path::{Counted, Direct, Many, Maybe, One, OwnedBy, Path, Presence};
 pub use plan::{Answer, ReadOp, ReadPlan, Reads, Removal, Rows, Target, Written};
 pub use select::Select;
 pub use shape::Shape;
@@ -70,6 +72,11 @@ marker!(
     Set<E>
 );
 marker!(
+    /// A list of `T`, stored element by element in a [`Sub`]. Never a value: a type to describe a `PState`
+    /// with. (A short list that is read and written whole is a `Vec<T>`, a value.)
+    List<T>
+);
+marker!(
     /// The collection `C` stored element by element, in key order.
     Sub<C>
 );
@@ -80,7 +87,7 @@ marker!(
     label = "not one value",
     note = "values derive `serde::Serialize` and `serde::Deserialize`",
     note = "of a `Sub`, which is stored element by element, select `.all()`, `.range(a..b).limit(n)`, \
-            `.key(k)` or `.has(e)`"
+            `.key(k)` or `.has(e)`; a list is read by `.all()`, `.size()` and by index"
 )]
 pub trait Data: Serialize + DeserializeOwned + Send + 'static {}
 
@@ -96,8 +103,8 @@ impl<T> Is<T> for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of a PState's type",
     label = "neither a value nor a collection",
-    note = "values derive `serde::Serialize` and `serde::Deserialize`; collections are `Sub<Map<K, V>>` \
-            and `Sub<Set<E>>`"
+    note = "values derive `serde::Serialize` and `serde::Deserialize`; collections are `Sub<Map<K, V>>`, \
+            `Sub<Set<E>>` and `Sub<List<T>>`"
 )]
 pub trait Position: 'static {
     /// Whether this is stored as many rows.
@@ -135,11 +142,20 @@ impl<E: Key> Position for Sub<Set<E>> {
     }
 }
 
+impl<T: Data> Position for Sub<List<T>> {
+    const IS_COLLECTION: bool = true;
+
+    fn layout(trace: &mut Trace) -> Result<Layout> {
+        Ok(Layout::List { item: Box::new(T::layout(trace)?) })
+    }
+}
+
 /// The type of a `PState`: `Map<K, V>` or `Set<E>`, with `Sub` collections in it to any depth.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the type of a PState",
     label = "not the type of a PState",
-    note = "PStates are `Map<K, V>` or `Set<E>`, with values, `Sub<Map<K2, V2>>` or `Sub<Set<E>>` for `V`"
+    note = "PStates are `Map<K, V>` or `Set<E>`, with values, `Sub<Map<K2, V2>>`, `Sub<Set<E>>` or \
+            `Sub<List<T>>` for `V`"
 )]
 pub trait Schema: 'static {
     /// The type as data, for the catalogue; the names in its values are added to `trace`.

@@ -17,6 +17,7 @@ mod failure;
 mod flow;
 pub mod harness;
 mod hop;
+mod list;
 mod local;
 mod read;
 mod run;

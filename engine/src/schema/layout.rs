@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Schema;
+use super::{Schema, list};
 use crate::codec::table::{Misfit, Trace, ValueKind};
 use crate::codec::{Error, KeyKind, Result};
 
@@ -27,6 +27,11 @@ pub enum Layout {
     Set {
         /// Its elements.
         element: KeyKind,
+    },
+    /// A list stored element by element: each at its label, with rows that count.
+    List {
+        /// Its elements.
+        item: Box<Self>,
     },
 }
 
@@ -60,7 +65,14 @@ impl Layout {
                 keys_fit("elements", stored, element)?;
                 Ok(declared.clone())
             }
-            (Self::Value(_) | Self::Map { .. } | Self::Set { .. }, _) => Err(Misfit {
+            (Self::List { item: from }, Self::List { item: to }) => {
+                let item = from.widen(to).map_err(|mut misfit| {
+                    misfit.at.insert(0, "items".to_owned());
+                    misfit
+                })?;
+                Ok(Self::List { item: Box::new(item) })
+            }
+            (Self::Value(_) | Self::Map { .. } | Self::Set { .. } | Self::List { .. }, _) => Err(Misfit {
                 at: Vec::new(),
                 stored: self.written(true),
                 declared: declared.written(true),
@@ -72,7 +84,8 @@ impl Layout {
     }
 
     /// The parts of a row's key as JSON, the placement key first, and what the row holds; `None` for the
-    /// element of a set, which holds nothing.
+    /// element of a set, which holds nothing, and for the rows of a list that count. An element of a list is
+    /// shown by its label, which says what comes before what.
     ///
     /// # Errors
     /// [`Error::KeyMismatch`] if `key` is no key of a row of this layout.
@@ -90,6 +103,21 @@ impl Layout {
                 Self::Set { element } => {
                     parts.push(element.to_json(rest)?);
                     return Ok((parts, None));
+                }
+                Self::List { item } => {
+                    let (part, after) = list::key_part(rest).ok_or_else(|| self.no_row())?;
+                    match part {
+                        list::KeyPart::Element(label) => {
+                            parts.push(Value::from(format!("{label:032x}")));
+                            (at, rest) = (item, after);
+                            continue;
+                        }
+                        list::KeyPart::Head => parts.push(Value::from("head")),
+                        list::KeyPart::Block { level, label } => {
+                            parts.push(Value::from(format!("block {level} {label:032x}")));
+                        }
+                    }
+                    return if after.is_empty() { Ok((parts, None)) } else { Err(self.no_row()) };
                 }
                 Self::Map { key, value } => (key, value),
             };
@@ -132,6 +160,7 @@ impl fmt::Display for Layout {
             Self::Value(kind) => f.write_str(&kind.name),
             Self::Map { key, value } => write!(f, "Map<{key}, {}>", Inside(value)),
             Self::Set { element } => write!(f, "Set<{element}>"),
+            Self::List { item } => write!(f, "List<{}>", Inside(item)),
         }
     }
 }
@@ -143,7 +172,9 @@ impl fmt::Display for Inside<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Layout::Value(_) => self.0.fmt(f),
-            Layout::Map { .. } | Layout::Set { .. } => write!(f, "Sub<{}>", self.0),
+            Layout::Map { .. } | Layout::Set { .. } | Layout::List { .. } => {
+                write!(f, "Sub<{}>", self.0)
+            }
         }
     }
 }

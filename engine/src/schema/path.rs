@@ -9,7 +9,7 @@ use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToIncl
 
 use super::aggregate::{Adds, Change};
 use super::plan::{RangeOp, ReadOp, ReadPlan, Removal, Target};
-use super::{Data, Is, Map, Position, Set, Sub};
+use super::{Data, Is, List, Map, Position, Set, Sub, list};
 use crate::codec::{EncodeKey, Error, KEY_BYTES_MAX, Key, KeyBuf, Placement, Result};
 use crate::types::PStateId;
 
@@ -50,6 +50,14 @@ marker!(
     /// The position of ranges over the values of a map.
     ValueOf<V>
 );
+marker!(
+    /// The position of the elements of a list, in the list's order.
+    Item<T>
+);
+
+/// The position of paths that ask how many elements a collection has: see [`Path::size`].
+#[derive(Clone, Copy, Debug)]
+pub enum Size {}
 
 /// A path to a single place: what `put`, `delete` and `add` take, and what `key` and `range` go on
 /// from.
@@ -120,14 +128,25 @@ impl<S, M, O> Path<S, M, O> {
         Path::from_raw(self.raw)
     }
 
-    /// All elements, in key order.
+    /// All elements, in key order; those of a list in its order.
     #[must_use]
     pub fn all<X: Ranged>(mut self) -> Path<X::Element, Many, O>
     where
         S: Is<X>,
         M: Direct,
     {
-        self.raw.range::<X>(|prefix| KeyRange::<()>::encode_range(.., prefix));
+        self.raw.range::<X>(X::bounds);
+        Path::from_raw(self.raw)
+    }
+
+    /// How many elements a list has. Reads one row, however long the list.
+    #[must_use]
+    pub fn size(mut self) -> Path<Size, One, O>
+    where
+        S: Counted,
+        M: Direct,
+    {
+        self.raw.part::<S>(|out| out.push_array([list::HEAD]));
         Path::from_raw(self.raw)
     }
 
@@ -172,6 +191,20 @@ impl<S, M, O> Path<S, M, O> {
 
     pub(super) fn read(self, what: What) -> Result<ReadPlan> {
         self.raw.read(what)
+    }
+}
+
+impl<T: Data, M: Direct, O> Path<Sub<List<T>>, M, O> {
+    /// The key of the list, where it leaves `room` bytes for what its rows have behind it.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLong`].
+    pub(crate) fn list_target(mut self, room: usize) -> Result<Target> {
+        let bytes = self.raw.key.len() + room;
+        if bytes > KEY_BYTES_MAX {
+            self.raw.too_long::<Sub<List<T>>>(bytes);
+        }
+        self.raw.target()
     }
 }
 
@@ -467,6 +500,11 @@ impl<E, R: KeyRange<E>> RangeOf<Sub<Set<E>>> for R {
 pub trait Ranged {
     /// What the collection consists of.
     type Element;
+
+    /// The first key included and the first behind, given the key of the collection.
+    fn bounds(prefix: &KeyBuf) -> Bounds {
+        KeyRange::<()>::encode_range(.., prefix)
+    }
 }
 
 impl<K, V: Data> Ranged for Sub<Map<K, V>> {
@@ -476,6 +514,25 @@ impl<K, V: Data> Ranged for Sub<Map<K, V>> {
 impl<E> Ranged for Sub<Set<E>> {
     type Element = KeyOf<E>;
 }
+
+impl<T: Data> Ranged for Sub<List<T>> {
+    type Element = Item<T>;
+
+    fn bounds(prefix: &KeyBuf) -> Bounds {
+        let (from, to) = list::element_range(prefix);
+        (from, Some(to))
+    }
+}
+
+/// Collections that count their elements: what [`Path::size`] asks.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not count its elements",
+    label = "no `size` here",
+    note = "lists that are stored element by element, `Sub<List<T>>`, do"
+)]
+pub trait Counted {}
+
+impl<T> Counted for Sub<List<T>> {}
 
 /// A range of keys of type `K`.
 #[diagnostic::on_unimplemented(

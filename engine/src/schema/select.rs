@@ -1,6 +1,7 @@
 //! [`Select`]: what can be read, and the typed result of it.
 
-use super::path::{Entry, KeyOf, Many, Maybe, One, Path, Presence, ValueOf, What};
+use super::list;
+use super::path::{Entry, Item, KeyOf, Many, Maybe, One, Path, Presence, Size, ValueOf, What};
 use super::plan::{Answer, ReadPlan, Reads, Rows};
 use super::{Data, Stored};
 use crate::codec::key::decode_key;
@@ -93,6 +94,20 @@ impl<O> Select for Path<Presence, One, O> {
     }
 }
 
+impl<O> Select for Path<Size, One, O> {
+    type Out = u64;
+    const READS: usize = 1;
+
+    fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()> {
+        reads(self.read(What::Value)?);
+        Ok(())
+    }
+
+    fn decode(_: &FieldTable, _: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
+        one(answers).map_or(Ok(0), |head| list::decode_count(head).map_err(list::malformed))
+    }
+}
+
 impl<S: RowOf, O> Select for Path<S, Many, O> {
     type Out = Vec<S::Row>;
     const READS: usize = 1;
@@ -151,6 +166,15 @@ impl<K: Key> RowOf for KeyOf<K> {
 
 impl<V: Data> RowOf for ValueOf<V> {
     type Row = V;
+    const KEYS_ONLY: bool = false;
+
+    fn row(table: &FieldTable, _: &[u8], value: &[u8]) -> Result<Self::Row> {
+        decode(table, value)
+    }
+}
+
+impl<T: Data> RowOf for Item<T> {
+    type Row = T;
     const KEYS_ONLY: bool = false;
 
     fn row(table: &FieldTable, _: &[u8], value: &[u8]) -> Result<Self::Row> {

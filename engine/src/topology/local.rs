@@ -178,6 +178,23 @@ pub enum StateError {
         /// Where the key lives.
         lives: PartitionId,
     },
+    /// A list has no such index.
+    #[error(
+        "cannot {op} a list of PState {pstate} on partition {partition} at index {index}: it has {count} \
+         elements"
+    )]
+    Beyond {
+        /// What was attempted.
+        op: &'static str,
+        /// Of which `PState`.
+        pstate: PStateIndex,
+        /// Where.
+        partition: PartitionId,
+        /// The index asked for.
+        index: u64,
+        /// How many elements there are.
+        count: u64,
+    },
     /// What was given cannot be a key or a value, for example because it is too long.
     #[error("cannot {op} on partition {partition}")]
     Refused {
@@ -209,7 +226,9 @@ impl StateError {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Unavailable { .. } | Self::Undecodable { .. } => FailureKind::Retry,
-            Self::Misplaced { .. } | Self::Refused { .. } => FailureKind::Reject,
+            Self::Misplaced { .. } | Self::Beyond { .. } | Self::Refused { .. } => {
+                FailureKind::Reject
+            }
         }
     }
 }

@@ -242,7 +242,7 @@ pub(crate) async fn fetch<X>(
     }
 }
 
-async fn scan(
+pub(crate) async fn scan(
     context: &Context<'_>,
     pstate: PStateId,
     range: &RangeOp,
@@ -305,7 +305,7 @@ impl Context<'_> {
 
     /// Whether it may be written here.
     #[inline]
-    fn check_target(&self, op: &'static str, target: &Target) -> Result<(), StateError> {
+    pub(crate) fn check_target(&self, op: &'static str, target: &Target) -> Result<(), StateError> {
         let lives = target.place.partition(self.local().partitions());
         if lives == self.local().partition() {
             Ok(())
@@ -397,7 +397,7 @@ impl Context<'_> {
     }
 
     #[cold]
-    fn undecodable(&self, pstate: PStateId, source: codec::Error) -> StateError {
+    pub(crate) fn undecodable(&self, pstate: PStateId, source: codec::Error) -> StateError {
         let partition = self.local().partition();
         let error = StateError::Undecodable { pstate: index(pstate), partition, source };
         self.note(&error);

@@ -10,6 +10,7 @@ mod bank;
 mod builder;
 mod failures;
 mod graph;
+mod lists;
 mod state;
 
 /// A record for tests: goes where `key` lives.

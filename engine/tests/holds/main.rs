@@ -15,6 +15,7 @@ mod killed;
 mod kit;
 mod layouts;
 mod limits;
+mod lists;
 mod memory;
 mod notes;
 mod rejects;

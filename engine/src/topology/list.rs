@@ -1,0 +1,187 @@
+//! Lists that are stored element by element, as events read and edit them.
+
+use std::ops::Range;
+
+use super::read::{fetch, index as index_of, scan};
+use super::{At, Context, StateError};
+use crate::codec::{Error as CodecError, decode, encode};
+use crate::schema::list::{self, Row, Rows};
+use crate::schema::plan::RangeOp;
+use crate::schema::{Data, Direct, List, OwnedBy, Path, Sub, Target};
+
+/// Lists. Indexes begin at 0. An edit costs as much as the list has levels, of which 64 to the power of their
+/// number is the length: see `schema/list.rs`.
+///
+/// All of a list is deleted by [`At::delete`], and selected by `path.all()`, from its front or, with `reverse()`,
+/// from its end; `path.size()` says how long it is.
+impl<O> At<'_, O> {
+    /// Adds an element at the end of a list: one read, and two small rows written.
+    ///
+    /// # Errors
+    /// [`StateError::Misplaced`] if the first key lives elsewhere; [`StateError::Refused`] if key or value are
+    /// too long; [`StateError::Unavailable`], [`StateError::Undecodable`].
+    pub async fn push<T: Data, M: Direct, O2: OwnedBy<O>>(
+        self,
+        path: Path<Sub<List<T>>, M, O2>,
+        value: T,
+    ) -> Result<(), StateError> {
+        const OP: &str = "push to";
+        let place = Place::of(self.context(), OP, path)?;
+        let value = place.encoded(&value)?;
+        place.done(0, place.list().push(&value).await)
+    }
+
+    /// Adds an element in front of the one at `index`, or at the end if there are just so many.
+    ///
+    /// # Errors
+    /// As [`At::push`]; [`StateError::Beyond`].
+    pub async fn insert<T: Data, M: Direct, O2: OwnedBy<O>>(
+        self,
+        path: Path<Sub<List<T>>, M, O2>,
+        index: u64,
+        value: T,
+    ) -> Result<(), StateError> {
+        let place = Place::of(self.context(), "insert into", path)?;
+        let value = place.encoded(&value)?;
+        place.done(index, place.list().insert(index, &value).await)
+    }
+
+    /// Replaces the element at `index`.
+    ///
+    /// # Errors
+    /// As [`At::push`]; [`StateError::Beyond`].
+    pub async fn replace<T: Data, M: Direct, O2: OwnedBy<O>>(
+        self,
+        path: Path<Sub<List<T>>, M, O2>,
+        index: u64,
+        value: T,
+    ) -> Result<(), StateError> {
+        let place = Place::of(self.context(), "replace in", path)?;
+        let value = place.encoded(&value)?;
+        place.done(index, place.list().set(index, &value).await)
+    }
+
+    /// Removes the element at `index`: those behind it move up by one.
+    ///
+    /// # Errors
+    /// As [`At::push`]; [`StateError::Beyond`].
+    pub async fn remove<T: Data, M: Direct, O2: OwnedBy<O>>(
+        self,
+        path: Path<Sub<List<T>>, M, O2>,
+        index: u64,
+    ) -> Result<(), StateError> {
+        let place = Place::of(self.context(), "remove from", path)?;
+        place.done(index, place.list().remove(index).await)
+    }
+
+    /// The element at `index`, if the list is so long.
+    ///
+    /// # Errors
+    /// [`StateError::Misplaced`], [`StateError::Unavailable`], [`StateError::Undecodable`].
+    pub async fn item<T: Data, M: Direct, O2>(
+        self,
+        path: Path<Sub<List<T>>, M, O2>,
+        index: u64,
+    ) -> Result<Option<T>, StateError> {
+        let found = self.items(path, index..index.saturating_add(1)).await?;
+        Ok(found.into_iter().next())
+    }
+
+    /// The elements whose indexes lie in a range; fewer where the list is shorter.
+    ///
+    /// # Errors
+    /// As [`At::item`].
+    pub async fn items<T: Data, M: Direct, O2>(
+        self,
+        path: Path<Sub<List<T>>, M, O2>,
+        indexes: Range<u64>,
+    ) -> Result<Vec<T>, StateError> {
+        let place = Place::of(self.context(), "read", path)?;
+        let count = indexes.end.saturating_sub(indexes.start);
+        let found = place.list().slice(indexes.start, count).await;
+        let values = place.done(indexes.start, found)?;
+        let decoded = values.iter().map(|value| decode(place.context.local().fields(), value));
+        decoded.collect::<Result<_, _>>().map_err(|error| place.undecodable(error))
+    }
+}
+
+/// Where a list lies, and what is done there.
+struct Place<'c, 'a> {
+    context: &'c Context<'a>,
+    op: &'static str,
+    target: Target,
+}
+
+impl<'c, 'a> Place<'c, 'a> {
+    /// A list that may be read and written here.
+    fn of<T: Data, M: Direct, O>(
+        context: &'c Context<'a>,
+        op: &'static str,
+        path: Path<Sub<List<T>>, M, O>,
+    ) -> Result<Self, StateError> {
+        let target = path.list_target(list::KEY_BYTES);
+        let target = target.map_err(|error| context.refused(op, error))?;
+        context.check_target(op, &target)?;
+        Ok(Self { context, op, target })
+    }
+
+    fn list(&self) -> list::List<'_, Self> {
+        list::List::new(self, &self.target.key)
+    }
+
+    fn encoded<T: Data>(&self, value: &T) -> Result<Vec<u8>, StateError> {
+        let mut out = Vec::new();
+        let encoded = encode(self.context.local().fields(), value, &mut out);
+        encoded.map_err(|error| self.context.refused(self.op, error))?;
+        Ok(out)
+    }
+
+    fn done<X>(
+        &self,
+        index: u64,
+        done: Result<X, list::Error<StateError>>,
+    ) -> Result<X, StateError> {
+        done.map_err(|error| match error {
+            list::Error::Rows(error) => error,
+            list::Error::Malformed(problem) => self.undecodable(list::malformed(problem)),
+            list::Error::Beyond { count } => StateError::Beyond {
+                op: self.op,
+                pstate: index_of(self.target.pstate),
+                partition: self.context.local().partition(),
+                index,
+                count,
+            },
+        })
+    }
+
+    fn undecodable(&self, error: CodecError) -> StateError {
+        self.context.undecodable(self.target.pstate, error)
+    }
+}
+
+impl Rows for Place<'_, '_> {
+    type Error = StateError;
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        let copy = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
+        fetch(self.context, self.target.pstate, key, copy).await
+    }
+
+    async fn scan(&self, range: &RangeOp) -> Result<Vec<Row>, StateError> {
+        let rows = scan(self.context, self.target.pstate, range).await?;
+        Ok(rows.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect())
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
+        self.context.noted(self.context.local().put(index_of(self.target.pstate), key, value))
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<(), StateError> {
+        self.context.noted(self.context.local().delete(index_of(self.target.pstate), key))
+    }
+
+    fn delete_range(&self, from: &[u8], to: &[u8]) -> Result<(), StateError> {
+        let pstate = index_of(self.target.pstate);
+        self.context.noted(self.context.local().delete_range(pstate, from, Some(to)))
+    }
+}
