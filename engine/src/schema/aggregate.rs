@@ -5,6 +5,30 @@
 //! on how partials are grouped; it may depend on their order, which is kept among those that come
 //! from one partition.
 //!
+//! | aggregator | into a value | into a `Sub`, without reading unless said | order matters |
+//! |---|---|---|---|
+//! | [`Sum`], [`Count`] | a number | | no |
+//! | [`Average`] | [`Mean<T>`](Mean) | | no |
+//! | [`Min`], [`Max`] | the number, text, .. | | no |
+//! | [`First`], [`Last`] | anything | | yes |
+//! | [`And`], [`Or`] | `bool` | | no |
+//! | [`Void`] | anything: removes it | | no |
+//! | [`SetOf`], [`SetRemove`] | `BTreeSet<E>` | `Sub<Set<E>>` | of one against the other |
+//! | [`MultiSet`] | `BTreeMap<E, N>` | `Sub<Map<E, N>>`; reads the element's count | no |
+//! | [`MapOf`], [`MergeMap`] | `BTreeMap<K, V>` | `Sub<Map<K, V>>` | of values for one key |
+//! | [`ListOf`], [`Limit`] | `Vec<T>` | | yes |
+//! | [`TopN`] | [`Top<I, S, N>`](Top) | | no |
+//! | [`Combine`] | a [`Merge`] | | its own affair |
+//! | [`Combined`] | the value of a [`Combiner`] | | its own affair |
+//! | [`Accumulate`] | the value of an [`Accumulator`] | | yes |
+//!
+//! Nothing stored is no value: there is no need to put a zero first. What a fold over nothing would give
+//! (`0` of a sum, `true` of [`And`]) is what a missing row stands for, and no row is made for it.
+//!
+//! To group is to add under a key: `sold.key(country).key(day).add(Sum(x))` keeps a sum per country and
+//! day. To add only sometimes, or many times, return an `Option` or a `Vec` of changes from `aggregate`;
+//! to add to several places, a tuple of them.
+//!
 //! ```
 //! use tidemill::schema::aggregate::{Count, Sum};
 //! use tidemill::schema::{Map, Owned};
@@ -19,19 +43,31 @@ use std::marker::PhantomData;
 
 use super::Data;
 use super::plan::Target;
-use crate::codec::{FieldTable, Result, decode, encode};
+use crate::codec::{Error, FieldTable, KEY_BYTES_MAX, Key, KeyBuf, Result, decode, encode};
 
 mod choice;
 mod custom;
 mod lists;
+mod logic;
+mod maps;
+mod mean;
+#[cfg(doctest)]
+mod misuse;
 mod numbers;
 mod sets;
+#[cfg(test)]
+mod tests;
+mod top;
 
-pub use choice::{First, Last, Max, Min};
-pub use custom::{Combine, Merge};
-pub use lists::ListOf;
+pub use choice::{First, Last, Max, Min, Void};
+pub use custom::{Accumulate, Accumulator, Combine, Combined, Combiner, Merge};
+pub use lists::{Limit, ListOf};
+pub use logic::{And, Or};
+pub use maps::{MapOf, MergeMap, MultiSet};
+pub use mean::{Average, Averaged, Mean};
 pub use numbers::{Count, Counter, Sum, Summand};
-pub use sets::SetOf;
+pub use sets::{SetOf, SetRemove};
+pub use top::{Top, TopN};
 
 /// Something that can be added to a stored value of type `V`.
 #[diagnostic::on_unimplemented(
@@ -53,10 +89,19 @@ pub trait Aggregate<V> {
 
     /// Whether [`Aggregate::apply`] looks at the old value. Where not, nothing is read.
     const READS_OLD: bool = true;
+
+    /// Whether a partial has grown so much that it must travel as it is: what comes later makes another
+    /// one. `None` is never; see [`Combiner::must_flush`].
+    const MUST_FLUSH: Option<fn(&Self::Partial) -> bool> = None;
 }
 
 /// Something that can be added where a path has the position `S`: an [`Aggregate`] where that is a
-/// value, [`SetOf`] where it is a `Sub<Set<E>>`.
+/// value, [`SetOf`] and others where it is a `Sub`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be added to what is stored here, a `{S}`",
+    label = "does not fit a `{S}`",
+    note = "the table in `tidemill::schema::aggregate` says which aggregator fits what"
+)]
 pub trait Adds<S> {
     /// What travels.
     type Sent: Data;
@@ -64,14 +109,17 @@ pub trait Adds<S> {
     /// What the engine does with it.
     const OPS: &'static ChangeOps<Self::Sent>;
 
-    /// What to send.
-    fn sent(self) -> Self::Sent;
+    /// What to send, given where the path leads. An addition to a `Sub` goes to the row of its element:
+    /// it lengthens the key, and turns a target whose key gets too long into an error.
+    fn sent(self, target: &mut Result<Target>) -> Self::Sent;
 }
 
 /// The functions of a [`Change`], without the types of value and aggregator.
 pub struct ChangeOps<P> {
     /// Adds a later partial to an earlier one.
     pub combine: fn(&mut P, P),
+    /// See [`Aggregate::MUST_FLUSH`].
+    pub must_flush: Option<fn(&P) -> bool>,
     /// Whether `apply` must be given the old value of the target's row.
     pub reads_old: bool,
     /// Applies a partial.
@@ -108,8 +156,9 @@ pub struct Change<P: 'static, O> {
 }
 
 impl<P, O> Change<P, O> {
-    pub(super) fn new<S, A: Adds<S, Sent = P>>(target: Result<Target>, addend: A) -> Self {
-        Self { target, partial: addend.sent(), ops: A::OPS, owner: PhantomData }
+    pub(super) fn new<S, A: Adds<S, Sent = P>>(mut target: Result<Target>, addend: A) -> Self {
+        let partial = addend.sent(&mut target);
+        Self { target, partial, ops: A::OPS, owner: PhantomData }
     }
 }
 
@@ -125,11 +174,13 @@ impl<P> fmt::Debug for ChangeOps<P> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<V: Data, A: Aggregate<V>> Adds<V> for A {
     type Sent = A::Partial;
 
     const OPS: &'static ChangeOps<A::Partial> = &ChangeOps {
         combine: A::combine,
+        must_flush: A::MUST_FLUSH,
         reads_old: A::READS_OLD,
         apply: |to, partial| {
             let old = to.old.map(|bytes| decode(to.table, bytes)).transpose()?;
@@ -145,7 +196,26 @@ impl<V: Data, A: Aggregate<V>> Adds<V> for A {
         },
     };
 
-    fn sent(self) -> A::Partial {
+    fn sent(self, _target: &mut Result<Target>) -> A::Partial {
         self.partial()
     }
+}
+
+/// Moves the target from a collection to the row of one of its elements.
+fn to_element<E: Key>(target: &mut Result<Target>, element: &E) {
+    if let Ok(there) = target {
+        element.encode_key(&mut there.key);
+        if let Err(error) = check_element::<E>(&there.key) {
+            *target = Err(error);
+        }
+    }
+}
+
+/// Whether the row of an element can have this key.
+fn check_element<E>(key: &KeyBuf) -> Result<()> {
+    let bytes = key.len();
+    if bytes > KEY_BYTES_MAX {
+        return Err(Error::ElementTooLong { element_type: std::any::type_name::<E>(), bytes });
+    }
+    Ok(())
 }

@@ -1,9 +1,16 @@
-//! One of what was added: the smallest, the largest, the first, the last.
+//! One of what was added: the smallest, the largest, the first, the last; or none of it.
 
 use super::Aggregate;
 use crate::schema::Data;
 
-/// Keeps the smallest.
+/// Keeps the smallest; the earlier of equal ones.
+///
+/// ```
+/// # use tidemill::schema::{Map, Owned, aggregate::Min};
+/// # fn example<O>(cheapest: Owned<Map<String, u64>, O>) {
+/// let _ = cheapest.key("tea").add(Min(1_250));
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Min<T>(pub T);
 
@@ -21,11 +28,18 @@ impl<T: Data + Ord> Aggregate<T> for Min<T> {
     }
 
     fn apply(partial: T, old: Option<T>) -> Option<T> {
-        old.into_iter().chain([partial]).min()
+        Some(old.filter(|old| *old <= partial).unwrap_or(partial))
     }
 }
 
-/// Keeps the largest.
+/// Keeps the largest; the earlier of equal ones.
+///
+/// ```
+/// # use tidemill::schema::{Map, Owned, aggregate::Max};
+/// # fn example<O>(dearest: Owned<Map<String, u64>, O>) {
+/// let _ = dearest.key("tea").add(Max(1_250));
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Max<T>(pub T);
 
@@ -43,11 +57,18 @@ impl<T: Data + Ord> Aggregate<T> for Max<T> {
     }
 
     fn apply(partial: T, old: Option<T>) -> Option<T> {
-        old.into_iter().chain([partial]).max()
+        Some(old.filter(|old| *old >= partial).unwrap_or(partial))
     }
 }
 
 /// Keeps the last one added.
+///
+/// ```
+/// # use tidemill::schema::{Map, Owned, aggregate::Last};
+/// # fn example<O>(price: Owned<Map<String, u64>, O>) {
+/// let _ = price.key("tea").add(Last(1_250));
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Last<T>(pub T);
 
@@ -69,6 +90,13 @@ impl<T: Data> Aggregate<T> for Last<T> {
 }
 
 /// Keeps the first one added.
+///
+/// ```
+/// # use tidemill::schema::{Map, Owned, aggregate::First};
+/// # fn example<O>(listed: Owned<Map<String, u64>, O>) {
+/// let _ = listed.key("tea").add(First(1_250));
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct First<T>(pub T);
 
@@ -83,5 +111,29 @@ impl<T: Data> Aggregate<T> for First<T> {
 
     fn apply(partial: T, old: Option<T>) -> Option<T> {
         Some(old.unwrap_or(partial))
+    }
+}
+
+/// Removes the value, whatever it is.
+///
+/// ```
+/// # use tidemill::schema::{Map, Owned, aggregate::Void};
+/// # fn example<O>(open_orders: Owned<Map<u64, String>, O>) {
+/// let _ = open_orders.key(7).add(Void);
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Void;
+
+impl<V: Data> Aggregate<V> for Void {
+    type Partial = ();
+    const READS_OLD: bool = false;
+
+    fn partial(self) {}
+
+    fn combine(_a: &mut (), _b: ()) {}
+
+    fn apply(_partial: (), _old: Option<V>) -> Option<V> {
+        None
     }
 }

@@ -3,7 +3,15 @@
 use super::Aggregate;
 use crate::schema::Data;
 
-/// Adds a number. Nothing stored counts as zero.
+/// Adds a number. Nothing stored counts as zero. Of floats, the last digits depend on the order in which
+/// they were added; integers do not.
+///
+/// ```
+/// # use tidemill::schema::{Map, Owned, aggregate::Sum};
+/// # fn example<O>(cents: Owned<Map<u64, i64>, O>) {
+/// let _ = cents.key(7).add(Sum(-250));
+/// # }
+/// ```
 ///
 /// # Panics
 /// Where it is combined or applied, if an integer sum overflows: a wrong sum would be worse.
@@ -27,6 +35,13 @@ impl<T: Summand> Aggregate<T> for Sum<T> {
 }
 
 /// Counts how often it was added.
+///
+/// ```
+/// # use tidemill::schema::{Map, Owned, aggregate::Count};
+/// # fn example<O>(visits: Owned<Map<String, u64>, O>) {
+/// let _ = visits.key("ann").add(Count);
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Count;
 
