@@ -18,6 +18,7 @@ use crate::shard::keeper::Keeper;
 use crate::shard::message::{KeeperRequest, Message, Reply};
 use crate::shard::recover::{self, Boot, Life, Plan, Ready, Start};
 use crate::shard::{Setup, microbatch::Topology};
+use crate::testing::EventHook;
 use crate::types::ShardId;
 
 pub mod catalogue;
@@ -55,6 +56,9 @@ pub struct Options {
     pub depot: depot::Options,
     /// How shards share the cores with other threads; of no use on another platform than production's.
     pub threads: production::Threads,
+    /// Told what each event read and wrote, for tests that hold code to a budget. Default: nobody, which
+    /// costs a branch per event.
+    pub event_hook: Option<EventHook>,
 }
 
 impl Default for Options {
@@ -71,6 +75,7 @@ impl Default for Options {
             hop_bytes_max: 4 << 20,
             depot: depot::Options::default(),
             threads: production::Threads::default(),
+            event_hook: None,
         }
     }
 }

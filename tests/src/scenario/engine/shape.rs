@@ -57,6 +57,7 @@ impl Shape {
                     dedup_sequences_max: 16,
                 },
                 threads: Threads::default(),
+                event_hook: None,
             },
         }
     }
