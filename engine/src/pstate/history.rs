@@ -38,6 +38,7 @@ use super::{Error, State, Store, Tree, View};
 use crate::env::Class;
 use crate::page::root::TreeRoot;
 use crate::page::space::Live;
+use crate::probe::{self, Plant, planted, reached};
 use crate::types::{MicrobatchId, PStateId, Time, TopologyId};
 
 /// Which older ids of a topology are read, or may be.
@@ -134,6 +135,14 @@ impl Kept {
         (self.from <= id && exact).then_some(above)
     }
 
+    /// The lowest id above one that cannot be read, and below `last`.
+    fn next_readable(&self, id: MicrobatchId) -> MicrobatchId {
+        if id < self.from {
+            return self.from;
+        }
+        self.undos[self.undos.partition_point(|undo| undo.last <= id)].last
+    }
+
     /// The undo that learns what `id`, which is merged next, changes.
     fn merging(&mut self, id: MicrobatchId, wanted: &Wanted) -> &mut Undo {
         // Ids that no reader stands between share one: the least memory, and the fewest places to look.
@@ -165,7 +174,7 @@ impl Generation {
 
 impl History {
     /// Everything up to `id` may be contained in what was opened.
-    pub(super) fn contains(&mut self, topology: TopologyId, id: MicrobatchId) {
+    pub(super) fn note_contained(&mut self, topology: TopologyId, id: MicrobatchId) {
         let kept = self.current.entry(topology).or_default();
         assert!(kept.undos.is_empty(), "said before anything is merged");
         kept.restart(kept.last.max(id));
@@ -217,11 +226,15 @@ impl History {
     ) -> Result<(Option<&Generation>, &[Undo]), Error> {
         let expired = |oldest| Error::Expired { topology, wanted: id, oldest };
         let Some(current) = self.current.get(&topology) else { return Ok((None, &[])) };
+        if planted(Plant::SnapshotReleasedWhileRead) && id < current.from {
+            return Ok((None, &[]));
+        }
         if current.last <= id {
             return Ok((None, &[]));
         }
         if current.from <= id {
-            return current.above(id).map(|undos| (None, undos)).ok_or(expired(current.last));
+            let undos = current.above(id).ok_or_else(|| expired(current.next_readable(id)))?;
+            return Ok((None, undos));
         }
         let mut oldest = current.from;
         for generation in self.generations.iter().rev() {
@@ -232,7 +245,7 @@ impl History {
             if let Some(undos) = kept.above(id) {
                 return Ok((Some(generation), undos));
             }
-            oldest = oldest.min(if kept.from <= id { kept.last } else { kept.from });
+            oldest = kept.next_readable(id);
         }
         Err(expired(oldest))
     }
@@ -342,8 +355,8 @@ impl Dropped {
 impl Store {
     /// Notes that what was opened may contain `topology`'s ids up to `id`: they cannot be told apart. To be
     /// said before anything is merged.
-    pub fn contains(&self, topology: TopologyId, id: MicrobatchId) {
-        self.inner.state.borrow_mut().history.contains(topology, id);
+    pub fn note_contained(&self, topology: TopologyId, id: MicrobatchId) {
+        self.inner.state.borrow_mut().history.note_contained(topology, id);
     }
 
     /// Drops what readers of older ids no longer need.
@@ -436,6 +449,9 @@ impl State {
     ) -> Result<Past<'a>, Error> {
         let (generation, undos) = self.history.find(topology, id)?;
         let mut parts: Vec<Part<'a>> = Vec::new();
+        if generation.is_some() {
+            reached(probe::State::SnapshotAcrossFold);
+        }
         if generation.is_none() {
             parts.extend(self.stacked(view, pstate));
         }
@@ -465,11 +481,11 @@ impl State {
         view: &View<'_>,
         pstate: PStateId,
     ) -> Result<(u64, TreeRoot), Error> {
-        if let Some((topology, id)) = view.exact() {
-            if let (Some(generation), _) = self.history.find(topology, id)? {
-                let root = generation.roots.get(&pstate).copied();
-                return Ok((generation.fold, root.unwrap_or_default()));
-            }
+        if let Some((topology, id)) = view.exact()
+            && let (Some(generation), _) = self.history.find(topology, id)?
+        {
+            let root = generation.roots.get(&pstate).copied();
+            return Ok((generation.fold, root.unwrap_or_default()));
         }
         let root = self.trees.get(&pstate).map(|tree| tree.root);
         Ok((self.fold, root.unwrap_or_default()))

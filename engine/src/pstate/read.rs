@@ -29,6 +29,9 @@ pub struct Loaded {
     pins: Vec<Rc<Page>>,
 }
 
+/// The fold of a root, the root, and the file that it lies in.
+pub(super) type Ground = (u64, TreeRoot, Option<Rc<dyn File>>);
+
 /// Loads in flight of one prefetch: the depth at which the device is busy.
 const PREFETCH_DEPTH: usize = 32;
 
@@ -107,11 +110,7 @@ impl Store {
     }
 
     /// Where a view begins to read the tree of a `PState`: the root's fold, the root, and the file.
-    pub(super) fn ground(
-        &self,
-        view: &View<'_>,
-        pstate: PStateId,
-    ) -> Result<(u64, TreeRoot, Option<Rc<dyn File>>), Error> {
+    pub(super) fn ground(&self, view: &View<'_>, pstate: PStateId) -> Result<Ground, Error> {
         let state = self.state();
         let (fold, root) = state.root_of(view, pstate)?;
         Ok((fold, root, state.file.clone()))

@@ -174,7 +174,7 @@ impl Tested {
             let stacked = self.stacked.borrow();
             let first = unfolded.range(all.clone()).chain(stacked.range(all.clone())).next();
             let below = first.map_or(u64::MAX, |((_, id), _)| id.0 - 1);
-            self.store().contains(topology, self.visible(topology).min(MicrobatchId(below)));
+            self.store().note_contained(topology, self.visible(topology).min(MicrobatchId(below)));
             for ((_, id), run) in unfolded.range(all.clone()) {
                 self.store().stack(topology, *id, Rc::clone(run));
                 self.store().merge(topology, *id);
