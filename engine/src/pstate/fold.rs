@@ -103,8 +103,9 @@ impl Store {
             table: table.clone(),
         };
         let block = Buf::copy_of(&root.encode(u32::try_from(slot).expect("two slots")));
-        let (written, _block) = write_full(&*file, SLOT_AT[slot], block, Sync::Data).await;
+        let (written, block) = write_full(&*file, SLOT_AT[slot], block, Sync::Data).await;
         written.map_err(|error| Error::io("write", file.path(), SLOT_AT[slot], error))?;
+        self.read_back(&*file, slot, &block).await?;
 
         let pages_written = writer.draft.pages_claimed();
         let memtable_bytes = frozen.iter().map(|layer| layer.bytes()).sum();
@@ -113,6 +114,21 @@ impl Store {
         self.forget(frozen, &freed).await;
         let file_bytes = self.shrink(&file).await?;
         Ok(FoldReport { fold, pages_written, pages_live: live, file_bytes, memtable_bytes })
+    }
+
+    /// Checks that the device has the root it was just given.
+    ///
+    /// One that lost the write would show the older root at the next opening, and nothing could tell once the
+    /// journal no longer reaches back to it: every page but the root is known from above. So this is asked
+    /// while the journal still does.
+    async fn read_back(&self, file: &dyn File, slot: usize, block: &Buf) -> Result<(), Error> {
+        let (read, found) = read_full(file, SLOT_AT[slot], Buf::zeroed(block.len())).await;
+        read.map_err(|error| Error::io("read back", file.path(), SLOT_AT[slot], error))?;
+        if found[..] == block[..] {
+            return Ok(());
+        }
+        let what = "the device has not kept the root that a fold has just written";
+        Err(Error::corrupt(file.path(), SLOT_AT[slot], what))
     }
 
     /// Writes everything but the root.
