@@ -25,6 +25,7 @@ use crate::types::ShardId;
 
 mod append;
 mod block_on;
+mod query;
 mod records;
 mod select;
 mod wait;

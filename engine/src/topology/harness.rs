@@ -22,6 +22,7 @@ use crate::schema::{Answer, ReadOp, Rows as FoundRows, Select};
 use crate::types::{Offset, PartitionId, WallTime};
 
 mod attempt;
+mod query;
 
 use attempt::{Attempt, visit_range};
 

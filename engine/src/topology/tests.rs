@@ -11,6 +11,7 @@ mod builder;
 mod failures;
 mod graph;
 mod lists;
+mod queries;
 mod state;
 
 /// A record for tests: goes where `key` lives.
