@@ -26,6 +26,7 @@ use crate::types::ShardId;
 
 mod append;
 mod block_on;
+mod query;
 mod records;
 mod select;
 mod snapshot;

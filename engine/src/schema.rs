@@ -44,6 +44,8 @@ macro_rules! marker {
 }
 
 pub mod aggregate;
+pub mod ast;
+pub mod eval;
 pub mod layout;
 pub(crate) mod list;
 #[cfg(doctest)]

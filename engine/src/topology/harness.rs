@@ -23,6 +23,7 @@ use crate::testing::{Io, counted};
 use crate::types::{Offset, PartitionId, WallTime};
 
 mod attempt;
+mod query;
 
 use attempt::{Attempt, visit_range};
 

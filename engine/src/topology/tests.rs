@@ -12,6 +12,7 @@ mod compound;
 mod failures;
 mod graph;
 mod lists;
+mod queries;
 mod state;
 
 /// A record for tests: goes where `key` lives.
