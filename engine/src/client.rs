@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! Engine     one open directory: launch, counters, reopen a shard, close
-//! Launched   one running module: append (append.rs), select (select.rs), wait (wait.rs), depots (records.rs)
+//! Launched   one running module: append (append.rs), select (select.rs), snapshot (snapshot.rs), wait (wait.rs),
+//!            depots (records.rs)
 //! Append     an append on its way: a future
 //! ```
 
@@ -25,13 +26,17 @@ use crate::types::ShardId;
 
 mod append;
 mod block_on;
+mod query;
 mod records;
 mod select;
+mod snapshot;
 mod wait;
 
 pub use append::{Append, AppendMany, Appended};
 pub use block_on::block_on;
 pub use records::{DepotRecord, Rejected};
+pub use select::{Selecting, SelectingMany};
+pub use snapshot::Snapshot;
 
 /// An open data directory. Clones are handles to the same engine; the last one dropped ends it as a
 /// crash would, [`Engine::close`] ends it cleanly.
@@ -312,6 +317,7 @@ const _: () = {
     handle::<Engine>();
     handle::<Launched<()>>();
     handle::<Appended>();
+    handle::<Snapshot>();
     handle::<Rejected>();
     handle::<Error>();
     future::<Append>();

@@ -1,6 +1,6 @@
 //! What a caller of the engine can meet.
 
-use crate::types::{PartitionId, ShardId};
+use crate::types::{MicrobatchId, PartitionId, ShardId};
 
 /// What the functions of the client API return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -63,6 +63,18 @@ pub enum Error {
     Trimmed {
         /// What was asked for, and what there is.
         what: String,
+    },
+    /// What was asked for is of an older moment than is kept. Nothing of another moment was given instead.
+    #[error(
+        "microbatch {wanted} cannot be read any more, the oldest one above it is {oldest}: take another \
+         snapshot; if that happens too soon, raise `Options::history_bytes_max`, or for reads as of an id \
+         `Options::history`"
+    )]
+    SnapshotExpired {
+        /// The microbatch whose result was asked for.
+        wanted: MicrobatchId,
+        /// The lowest one above it that can be read in that partition.
+        oldest: MicrobatchId,
     },
     /// The engine was closed.
     #[error("the engine is closed")]

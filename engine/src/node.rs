@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_channel::oneshot;
 use futures_util::FutureExt;
@@ -18,9 +19,11 @@ use crate::shard::keeper::Keeper;
 use crate::shard::message::{KeeperRequest, Message, Reply};
 use crate::shard::recover::{self, Boot, Life, Plan, Ready, Start};
 use crate::shard::{Setup, microbatch::Topology};
+use crate::testing::EventHook;
 use crate::types::ShardId;
 
 pub mod catalogue;
+pub(crate) mod pins;
 
 pub use crate::shard::recover::Progress;
 pub(crate) use catalogue::Installed;
@@ -51,10 +54,22 @@ pub struct Options {
     /// at its sender, as part of what the microbatch holds there. Less if a quarter of
     /// `microbatch_bytes_max`, shared among the senders, is less. Default: 4 MiB.
     pub hop_bytes_max: u64,
+    /// How long an id of a topology can still be read after the next one became visible
+    /// ([`Selecting::as_of`](crate::client::Selecting::as_of)). Costs memory, see `history_bytes_max`, and every
+    /// read of an old id looks at all ids since. Default: zero, which keeps only what snapshots hold.
+    pub history: Duration,
+    /// Bytes of memory, beside `memory_bytes`, for what readers of older ids need, over all shards: old values
+    /// of what was written, and what was written where that was folded meanwhile. Nothing is taken while
+    /// nobody reads older ids. If it is not enough, the oldest goes, and its readers get `SnapshotExpired`.
+    /// Default: a sixteenth of `memory_bytes`.
+    pub history_bytes_max: Option<u64>,
     /// Segment sizes and windows of depots.
     pub depot: depot::Options,
     /// How shards share the cores with other threads; of no use on another platform than production's.
     pub threads: production::Threads,
+    /// Told what each event read and wrote, for tests that hold code to a budget. Default: nobody, which
+    /// costs a branch per event.
+    pub event_hook: Option<EventHook>,
 }
 
 impl Default for Options {
@@ -69,8 +84,11 @@ impl Default for Options {
             microbatch_records_max: 1_024,
             microbatch_bytes_max: MICROBATCH_BYTES_LIMIT,
             hop_bytes_max: 4 << 20,
+            history: Duration::ZERO,
+            history_bytes_max: None,
             depot: depot::Options::default(),
             threads: production::Threads::default(),
+            event_hook: None,
         }
     }
 }
@@ -80,6 +98,12 @@ impl Options {
     #[must_use]
     pub fn partitions_or_default(&self) -> u32 {
         self.partitions.unwrap_or_else(|| (u32::from(self.shards) * 16).next_power_of_two())
+    }
+
+    /// What one shard may keep for readers of older ids.
+    pub(crate) fn history_bytes_of_shard(&self) -> u64 {
+        let bytes = self.history_bytes_max.unwrap_or(self.memory_bytes / 16);
+        bytes / u64::from(self.shards)
     }
 
     pub(crate) fn check(&self) -> Result<()> {

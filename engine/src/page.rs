@@ -24,6 +24,8 @@ pub(crate) mod writer;
 pub use cache::{Cache, CacheCounts};
 pub(crate) use cache::{Expected, FileId, Page};
 
+use crate::types::{MicrobatchId, TopologyId};
+
 /// Bytes of a page: what one random read fetches, and what the device writes atomically at best.
 pub const PAGE_BYTES: usize = 4096;
 
@@ -129,6 +131,18 @@ pub enum Error {
         file: String,
         /// The length that was asked for.
         bytes: u64,
+    },
+    /// A view at an older id whose history is gone, or was never kept.
+    #[error(
+        "topology {topology} cannot be read at {wanted} any more; the oldest id above is {oldest}"
+    )]
+    Expired {
+        /// Whose `PState`s were asked for.
+        topology: TopologyId,
+        /// The id asked for.
+        wanted: MicrobatchId,
+        /// The lowest id above it that can be read.
+        oldest: MicrobatchId,
     },
     /// The device refused. After a write or sync, what reached the disk is unknown, so the shard must
     /// stop and recover.

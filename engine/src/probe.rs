@@ -54,6 +54,8 @@ named! {
         TailBlockRewritten = "tail-block-rewritten",
         /// Partitions are dealt to other shards before what moves is folded; a crash in between loses it.
         DealtBeforeFolded = "dealt-before-folded",
+        /// What a snapshot holds is let go while it is read, and nobody tells its reader.
+        SnapshotReleasedWhileRead = "snapshot-released-while-read",
     }
 }
 
@@ -82,6 +84,8 @@ named! {
         StaleFrames = "stale-frames",
         /// One of the two root slots is damaged.
         TornRoot = "torn-root",
+        /// A reader of an older id reads what was folded meanwhile.
+        SnapshotAcrossFold = "snapshot-across-fold",
         /// A segment ends in a damaged block.
         TornSegmentTail = "torn-segment-tail",
     }

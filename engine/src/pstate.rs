@@ -11,6 +11,10 @@
 //! A reader looks from the top down and takes the first layer that knows its key: as a value, as a
 //! deletion, or as covered by a range delete. Within a layer a key always wins over a range, since a
 //! range delete drops the keys below it that came earlier.
+//!
+//! A reader of an older id ([`View::at`]) looks into undos first: see [`history`] for what is kept for whom,
+//! and [`undo`] for what an undo says. Nothing is kept unless somebody wants it, and current readers look
+//! nowhere else than without.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +32,7 @@ mod ahead;
 mod catalogue;
 mod changes;
 mod fold;
+mod history;
 mod layer;
 mod open;
 mod points;
@@ -38,8 +43,10 @@ mod scan;
 mod small;
 #[cfg(test)]
 mod tests;
+mod undo;
 mod verify;
 
+pub use history::Wanted;
 use layer::{Layer, Part};
 pub use read::{Loaded, Miss};
 pub use run::{Run, RunError, Write, WriteSet};
@@ -73,6 +80,7 @@ struct State {
     stacks: BTreeMap<TopologyId, Stack>,
     stacked_bytes: u64,
     memtable: Layer,
+    history: history::History,
     /// What folds took out of the memtable and have not brought into the trees yet, oldest first;
     /// more than one only after a fold found no space.
     frozen: Vec<Rc<Layer>>,
@@ -164,22 +172,57 @@ pub struct TreeInfo {
 /// Which layers a reader sees.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    topology: Option<(TopologyId, MicrobatchId)>,
+    seen: Seen,
     writes: Option<&'a WriteSet>,
+}
+
+/// How far a view sees the ids of topologies; of all others than the one named, what is visible.
+#[derive(Clone, Copy, Debug)]
+enum Seen {
+    Visible,
+    Through(TopologyId, MicrobatchId),
+    At(TopologyId, MicrobatchId),
+}
+
+impl Seen {
+    /// How far it sees what is stacked of a topology.
+    fn limit(self, topology: TopologyId, visible: MicrobatchId) -> MicrobatchId {
+        match self {
+            Self::Through(own, id) if own == topology => visible.max(id),
+            Self::At(own, id) if own == topology => id,
+            Self::Visible | Self::Through(..) | Self::At(..) => visible,
+        }
+    }
 }
 
 impl<'a> View<'a> {
     /// What everybody sees: visible writes and the trees.
     #[must_use]
     pub fn visible() -> Self {
-        Self { topology: None, writes: None }
+        Self { seen: Seen::Visible, writes: None }
     }
 
     /// What the work on `topology`'s microbatch sees: also that topology's stacked runs up to and
     /// including `id`, and its own writes so far.
     #[must_use]
     pub fn through(topology: TopologyId, id: MicrobatchId, writes: Option<&'a WriteSet>) -> Self {
-        Self { topology: Some((topology, id)), writes }
+        Self { seen: Seen::Through(topology, id), writes }
+    }
+
+    /// `topology`'s `PState`s as they are at `id`: with all ids up to it, and none above. Reads fail with
+    /// [`Error::Expired`] if that is not known any more. What other topologies write is not to be read
+    /// through this view.
+    #[must_use]
+    pub fn at(topology: TopologyId, id: MicrobatchId) -> Self {
+        Self { seen: Seen::At(topology, id), writes: None }
+    }
+
+    /// The topology and the id of a view at an id.
+    fn exact(&self) -> Option<(TopologyId, MicrobatchId)> {
+        match self.seen {
+            Seen::At(topology, id) => Some((topology, id)),
+            Seen::Visible | Seen::Through(..) => None,
+        }
     }
 }
 
@@ -244,16 +287,23 @@ impl Store {
     }
 
     /// Moves the lowest stacked run of `topology`, which must be `id`, into the memtable; from then on it
-    /// is visible.
+    /// is visible, and ids below it cannot be read.
     pub fn merge(&self, topology: TopologyId, id: MicrobatchId) {
+        self.merge_keeping(topology, id, &Wanted::default());
+    }
+
+    /// [`Store::merge`], after which those can still be read that are `wanted`.
+    pub fn merge_keeping(&self, topology: TopologyId, id: MicrobatchId, wanted: &Wanted) {
         let mut state = self.inner.state.borrow_mut();
+        let state: &mut State = &mut state;
         let stack = state.stacks.get_mut(&topology).filter(|stack| !stack.runs.is_empty());
         let stack = stack.expect("what is merged was stacked");
         let (lowest, run) = stack.runs.remove(0);
         assert_eq!(lowest, id, "ids become visible in order");
         stack.visible = stack.visible.max(id);
         state.stacked_bytes -= run.memory_bytes();
-        state.memtable.apply(&run);
+        let dropped = state.history.merge((topology, id), wanted, &mut state.memtable, &run);
+        self.drop_later(dropped);
     }
 
     /// Reads of these keys, or writes, come next: a hint to the core's cache.
@@ -264,7 +314,8 @@ impl Store {
         }
     }
 
-    /// Bytes of memory in stacked runs and memtables (the cache counts for itself).
+    /// Bytes of memory in stacked runs and memtables. The cache counts for itself, and so does what readers
+    /// of older ids need ([`Store::history_bytes`]).
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.inner.state.borrow().stacked_bytes + self.memtable_bytes()
@@ -313,8 +364,9 @@ impl Store {
     }
 
     /// Deletes a `PState`: everything visible of it, and its description. Its tree is freed by the next
-    /// fold.
+    /// fold. No older id can be read afterwards.
     pub fn drop_pstate(&self, pstate: PStateId) {
+        while self.drop_oldest_history() {}
         self.inner.state.borrow_mut().memtable.delete_range(pstate, &[], None);
         self.describe(pstate, Vec::new());
     }
@@ -324,22 +376,30 @@ impl Store {
 pub const DESCRIPTION_BYTES_MAX: usize = 512;
 
 impl State {
-    /// What lies over the trees for one `PState`, newest first.
+    /// What lies over the trees for one `PState`, newest first. For all views but those at an id: see
+    /// [`State::past`].
     fn parts<'a>(
         &'a self,
         view: &View<'a>,
         pstate: PStateId,
     ) -> impl Iterator<Item = Part<'a>> + 'a {
         let writes = view.writes.and_then(|writes| writes.part(pstate));
-        let own = view.topology;
-        let stacked = self.stacks.iter().flat_map(move |(&topology, stack)| {
-            let through = own.filter(|(own, _)| *own == topology).map(|(_, id)| id);
-            let through = through.unwrap_or_default().max(stack.visible);
-            stack.runs.iter().rev().filter(move |(stacked, _)| *stacked <= through)
-        });
-        let stacked = stacked.filter_map(move |(_, run)| run.part(pstate));
         let visible = std::iter::once(&self.memtable).chain(self.frozen.iter().rev().map(|l| &**l));
         let visible = visible.filter_map(move |layer| layer.tables.get(&pstate)).map(Part::Table);
-        writes.into_iter().chain(stacked).chain(visible)
+        writes.into_iter().chain(self.stacked(view, pstate)).chain(visible)
+    }
+
+    /// The stacked runs that a view sees, newest first.
+    fn stacked<'a>(
+        &'a self,
+        view: &View<'a>,
+        pstate: PStateId,
+    ) -> impl Iterator<Item = Part<'a>> + 'a {
+        let seen = view.seen;
+        let stacked = self.stacks.iter().flat_map(move |(&topology, stack)| {
+            let through = seen.limit(topology, stack.visible);
+            stack.runs.iter().rev().filter(move |(stacked, _)| *stacked <= through)
+        });
+        stacked.filter_map(move |(_, run)| run.part(pstate))
     }
 }

@@ -9,6 +9,7 @@
 //! | `Map<K, Sub<Map<K2, V>>>` | `enc(k) ++ enc(k2)` → value of `V` |
 //! | `Map<K, Sub<Set<E>>>` | `enc(k) ++ enc(e)` → no bytes |
 //! | `Map<K, Sub<List<T>>>` | `enc(k) ++ 01 ++ place` → value of `T`, and a few rows that count; see `schema/list.rs` |
+//! | `Map<K, R>` of a [`record`] | `enc(k) ++ number of the field` → value, or what hangs under it |
 //! | `Set<E>` | `enc(e)` → no bytes |
 //!
 //! A path starts at a token and is built step by step; each step is checked where it is written:
@@ -43,12 +44,15 @@ macro_rules! marker {
 }
 
 pub mod aggregate;
+pub mod ast;
+pub mod eval;
 pub mod layout;
 pub(crate) mod list;
 #[cfg(doctest)]
 mod misuse;
 pub mod path;
 pub mod plan;
+pub mod record;
 mod select;
 pub mod shape;
 #[cfg(test)]
@@ -59,8 +63,11 @@ pub use aggregate::{Aggregate, Change};
 pub use layout::Layout;
 pub use path::{Counted, Direct, Many, Maybe, One, OwnedBy, Path, Presence};
 pub use plan::{Answer, ReadOp, ReadPlan, Reads, Removal, Rows, Target, Written};
+pub use record::{Field, Record};
 pub use select::Select;
 pub use shape::Shape;
+/// Stores a struct field by field; see [`record`].
+pub use tidemill_derive::Schema;
 pub use token::{Anyone, Owned, PState};
 
 marker!(
@@ -104,7 +111,7 @@ impl<T> Is<T> for T {}
     message = "`{Self}` cannot be part of a PState's type",
     label = "neither a value nor a collection",
     note = "values derive `serde::Serialize` and `serde::Deserialize`; collections are `Sub<Map<K, V>>`, \
-            `Sub<Set<E>>` and `Sub<List<T>>`"
+            `Sub<Set<E>>` and `Sub<List<T>>`; records derive `tidemill::schema::Schema`"
 )]
 pub trait Position: 'static {
     /// Whether this is stored as many rows.

@@ -30,6 +30,7 @@ mod background;
 mod credit;
 pub(crate) mod entry;
 mod event;
+mod history;
 pub(crate) mod keeper;
 mod local;
 pub(crate) mod message;
@@ -38,7 +39,7 @@ pub(crate) mod partition;
 mod parts;
 mod peers;
 mod pressure;
-mod read;
+pub(crate) mod read;
 pub(crate) mod recover;
 pub(crate) mod setup;
 mod tails;
@@ -364,6 +365,7 @@ impl Shard {
             journal_used_bytes: self.journal.used_bytes(),
             folds_least: folds_least.unwrap_or_default(),
             overlay_bytes: overlay,
+            history_bytes: self.history_bytes(),
             page_hits: pages.hits,
             page_misses: pages.misses,
             ..self.counters.borrow().clone()

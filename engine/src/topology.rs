@@ -35,7 +35,7 @@ pub use failure::{Failure, Result};
 pub use flow::{Branch, Ended, Flow, Hopped, Next, Using};
 pub use hop::Row;
 pub use local::{Access, Local, Scan, StateError, Visit};
-pub use read::Read;
+pub use read::{QueryError, Read};
 pub use run::Panicked;
 pub(crate) use run::{Intake, take_records, take_timed};
 pub use token::{Named, Tokens};

@@ -108,6 +108,7 @@ fn planted_bugs_are_caught() {
         ("engine", Plant::DecisionBeforeDurable),
         ("engine", Plant::PrepareForgotten),
         ("engine", Plant::OffsetsWithoutState),
+        ("engine", Plant::SnapshotReleasedWhileRead),
     ];
     let mut caught = BTreeMap::new();
     for (name, plant) in plants {

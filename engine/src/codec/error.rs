@@ -24,13 +24,13 @@ pub enum Error {
         /// How long the key would be.
         bytes: usize,
     },
-    /// An element added to a set makes a key longer than [`KEY_BYTES_MAX`](super::KEY_BYTES_MAX).
+    /// An element added to a collection makes a key longer than [`KEY_BYTES_MAX`](super::KEY_BYTES_MAX).
     #[error(
-        "an element of type `{element_type}` is too long for a set: its key has {bytes} bytes, and at \
+        "an element with a key of type `{element_type}` is too long: its key has {bytes} bytes, and at \
          most {max} are allowed", max = super::KEY_BYTES_MAX
     )]
     ElementTooLong {
-        /// The Rust type of the element.
+        /// The Rust type of the element, or of its key in the collection.
         element_type: &'static str,
         /// How long the key would be.
         bytes: usize,

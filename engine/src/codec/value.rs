@@ -34,6 +34,7 @@ use super::{Error, FieldTable, Result, VALUE_BYTES_MAX};
 mod decode;
 mod encode;
 mod fault;
+pub mod raw;
 mod show;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -214,16 +215,7 @@ pub fn run<T: 'static, F: Future<Output = T> + 'static>(
 ) -> T {
     let executor = Rc::new(Executor::default());
     let result = Rc::new(RefCell::new(None));
-    let mesh = Rc::new(LoopbackMesh::default());
-    let env = Env::new(
-        ShardId(0),
-        Rc::new(disk.clone()),
-        Rc::new(Rc::clone(&executor)),
-        Rc::clone(&executor) as Rc<dyn Spawner>,
-        mesh,
-        1,
-    );
-    let future = body(env);
+    let future = body(executor.env(disk));
     let slot = Rc::clone(&result);
     executor.spawn(
         Class::Core,
@@ -231,12 +223,67 @@ pub fn run<T: 'static, F: Future<Output = T> + 'static>(
         Box::pin(async move { *slot.borrow_mut() = Some(future.await) }),
     );
     while result.borrow().is_none() {
-        assert!(executor.turn(), "deadlock: every task waits and nobody sleeps");
+        assert!(executor.turn(), "{DEADLOCK}");
     }
-    // Tasks hold the executor through their environment; dropping them breaks the circle.
-    executor.tasks.borrow_mut().clear();
+    executor.end();
     result.take().expect("the loop ended because it is there")
 }
+
+/// An environment on which one future after the other is run to its end, for what outlives each of them.
+pub struct Machine {
+    env: Env,
+    executor: Rc<Executor>,
+}
+
+impl Machine {
+    /// A machine with this disk.
+    #[must_use]
+    pub fn new(disk: &MemoryDisk) -> Self {
+        let executor = Rc::new(Executor::default());
+        Self { env: executor.env(disk), executor }
+    }
+
+    /// What its futures use.
+    #[must_use]
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// Runs `future` to its end, and what is spawned meanwhile as far as it gets.
+    ///
+    /// # Panics
+    /// If nothing can run any more while `future` still waits: a deadlock.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let woken = Arc::new(Flag(AtomicBool::new(true)));
+        let waker = Waker::from(Arc::clone(&woken));
+        loop {
+            if woken.0.swap(false, Ordering::AcqRel) {
+                self.executor.class.set(Some(Class::Core));
+                let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+                if let Poll::Ready(out) = polled {
+                    return out;
+                }
+            }
+            let turned = self.executor.turn();
+            assert!(turned || woken.0.load(Ordering::Acquire), "{DEADLOCK}");
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.executor.end();
+    }
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine").finish_non_exhaustive()
+    }
+}
+
+const DEADLOCK: &str = "deadlock: every task waits and nobody sleeps";
 
 #[derive(Default)]
 struct Executor {
@@ -265,6 +312,23 @@ impl Wake for Flag {
 }
 
 impl Executor {
+    fn env(self: &Rc<Self>, disk: &MemoryDisk) -> Env {
+        Env::new(
+            ShardId(0),
+            Rc::new(disk.clone()),
+            Rc::new(Rc::clone(self)),
+            Rc::clone(self) as Rc<dyn Spawner>,
+            Rc::new(LoopbackMesh::default()),
+            1,
+        )
+    }
+
+    /// Drops all tasks: they hold the executor through their environment, so this breaks the circle.
+    fn end(&self) {
+        self.tasks.borrow_mut().clear();
+        self.spawned.borrow_mut().clear();
+    }
+
     /// Polls every woken task once, or moves time to the next sleeper; false if neither is possible.
     fn turn(&self) -> bool {
         let mut tasks = self.tasks.take();

@@ -111,6 +111,11 @@ impl Installed {
         self.topologies.iter().copied().zip(visible).collect()
     }
 
+    /// How far one of its topologies is visible.
+    pub(crate) fn visible_at(&self, place: usize) -> MicrobatchId {
+        MicrobatchId(self.visible[place].load(Ordering::SeqCst))
+    }
+
     /// Notes that readers of a shard see an id.
     pub(crate) fn note_shown(&self, place: usize, shard: ShardId, id: MicrobatchId) {
         let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);

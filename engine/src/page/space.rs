@@ -2,7 +2,8 @@
 //!
 //! A page may be written only if neither the newest root nor the one before reaches it: the newest
 //! because that is the state, the one before because its slot is what remains if the newest slot is
-//! damaged. So a page freed by fold n is written again by fold n+2 at the earliest.
+//! damaged. So a page freed by fold n is written again by fold n+2 at the earliest; later, if a reader of an
+//! older id holds the root that reached it.
 
 use super::EXTENT_PAGES;
 
@@ -16,6 +17,8 @@ pub(crate) struct Space {
     pub(crate) durable: Live,
     /// What the root before it reaches, as far as that is known.
     pub(crate) previous: Live,
+    /// What roots reach that readers of older ids hold, in this process only.
+    pub(crate) held: Live,
     /// Extents the file has.
     pub(crate) extents: u32,
 }
@@ -46,10 +49,9 @@ impl Space {
     /// A draft that avoids writing into the extents of `avoid`.
     pub(crate) fn draft(&self, avoid: &[u32]) -> Draft {
         // The bitmaps may be longer than the file; only what the file has may be given out.
-        let used = used_extents(&self.durable).max(used_extents(&self.previous));
-        let extents = (self.extents.max(1) as usize).max(used);
+        let extents = (self.extents.max(1) as usize).max(self.used_extents());
         let mut busy = vec![0; extents];
-        for live in [&self.durable, &self.previous] {
+        for live in [&self.durable, &self.previous, &self.held] {
             busy.iter_mut().zip(live).for_each(|(busy, live)| *busy |= live);
         }
         let mut avoided = vec![false; busy.len()];
@@ -61,6 +63,18 @@ impl Space {
         let mut live = self.durable.clone();
         live.resize(busy.len(), 0);
         Draft { live, busy, avoid: avoided, open: 0..0, pages_claimed: 0, freed: Vec::new() }
+    }
+
+    /// Extents up to and including the last one that must not be cut off.
+    pub(crate) fn used_extents(&self) -> usize {
+        let all = [&self.durable, &self.previous, &self.held];
+        all.into_iter().map(|live| used_extents(live)).max().unwrap_or_default()
+    }
+
+    /// Whether a reader of an older id holds a page.
+    pub(crate) fn holds(&self, place: u32) -> bool {
+        let (extent, bits) = bits(place, 1);
+        self.held.get(extent).is_some_and(|held| held & bits != 0)
     }
 
     /// Extents worth emptying, so that folds find whole extents and the file can shrink; about
@@ -93,7 +107,9 @@ impl Space {
             budget = budget.saturating_sub(u64::from(live));
             fits
         });
-        chosen.map(|&(extent, _)| extent).collect()
+        // Emptying one that somebody holds gains nothing before it is let go.
+        let held = |extent: u32| self.held.get(extent as usize).is_some_and(|&held| held != 0);
+        chosen.map(|&(extent, _)| extent).filter(|&extent| !held(extent)).collect()
     }
 }
 

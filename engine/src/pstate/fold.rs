@@ -33,7 +33,7 @@ use crate::types::{Index, PStateId};
 const EVACUATION_PAGES_MIN: u64 = 256;
 
 /// Pages or keys dropped without a pause.
-const FORGET_COUNT: usize = 500;
+pub(super) const FORGET_COUNT: usize = 500;
 
 /// Free extents at the file's end that are kept, so that it does not shrink and grow all the time.
 const TAIL_EXTENTS_KEPT: usize = 4;
@@ -61,6 +61,7 @@ impl Store {
         }
         if matches!(result, Err(Error::NoSpace { .. })) {
             probe::reached(probe::State::NoSpaceInFold);
+            self.drop_held_pages();
         }
         self.inner.folding.set(false);
         result
@@ -102,8 +103,9 @@ impl Store {
             table: table.clone(),
         };
         let block = Buf::copy_of(&root.encode(u32::try_from(slot).expect("two slots")));
-        let (written, _block) = write_full(&*file, SLOT_AT[slot], block, Sync::Data).await;
+        let (written, block) = write_full(&*file, SLOT_AT[slot], block, Sync::Data).await;
         written.map_err(|error| Error::io("write", file.path(), SLOT_AT[slot], error))?;
+        self.read_back(&*file, slot, &block).await?;
 
         let pages_written = writer.draft.pages_claimed();
         let memtable_bytes = frozen.iter().map(|layer| layer.bytes()).sum();
@@ -112,6 +114,21 @@ impl Store {
         self.forget(frozen, &freed).await;
         let file_bytes = self.shrink(&file).await?;
         Ok(FoldReport { fold, pages_written, pages_live: live, file_bytes, memtable_bytes })
+    }
+
+    /// Checks that the device has the root it was just given.
+    ///
+    /// One that lost the write would show the older root at the next opening, and nothing could tell once the
+    /// journal no longer reaches back to it: every page but the root is known from above. So this is asked
+    /// while the journal still does.
+    async fn read_back(&self, file: &dyn File, slot: usize, block: &Buf) -> Result<(), Error> {
+        let (read, found) = read_full(file, SLOT_AT[slot], Buf::zeroed(block.len())).await;
+        read.map_err(|error| Error::io("read back", file.path(), SLOT_AT[slot], error))?;
+        if found[..] == block[..] {
+            return Ok(());
+        }
+        let what = "the device has not kept the root that a fold has just written";
+        Err(Error::corrupt(file.path(), SLOT_AT[slot], what))
     }
 
     /// Writes everything but the root.
@@ -136,6 +153,7 @@ impl Store {
         let memtable = std::mem::take(&mut state.memtable);
         if !memtable.is_empty() {
             state.frozen.push(Rc::new(memtable));
+            state.keep_generation();
         }
         state.frozen.clone()
     }
@@ -343,15 +361,17 @@ impl Store {
     async fn forget(&self, frozen: Vec<Rc<Layer>>, freed: &[(u32, u32)]) {
         for (nth, (place, pages)) in freed.iter().enumerate() {
             for place in *place..*place + *pages {
-                self.inner.cache.forget(self.inner.file_id, place);
+                if !self.state().space.holds(place) {
+                    self.inner.cache.forget(self.inner.file_id, place);
+                }
             }
             if nth % FORGET_COUNT == 0 {
                 self.pause().await;
             }
         }
         for layer in frozen {
-            let mut layer =
-                Rc::into_inner(layer).expect("nobody else holds a layer that was folded");
+            // If readers of older ids hold it, it is dropped with their history.
+            let Some(mut layer) = Rc::into_inner(layer) else { continue };
             while layer.drop_some(FORGET_COUNT) {
                 self.pause().await;
             }
@@ -364,12 +384,9 @@ impl Store {
         }
     }
 
-    /// Gives the end of the file back, as far as neither root reaches it.
+    /// Gives the end of the file back, as far as no root reaches it.
     async fn shrink(&self, file: &Rc<dyn File>) -> Result<u64, Error> {
-        let needed = {
-            let state = self.inner.state.borrow();
-            used_extents(&state.space.durable).max(used_extents(&state.space.previous)).max(1)
-        };
+        let needed = self.inner.state.borrow().space.used_extents().max(1);
         let failed = |op| move |error| Error::io(op, file.path(), 0, error);
         let len = file.len().map_err(failed("measure"))?;
         let keep = (needed + TAIL_EXTENTS_KEPT.max(needed / 16)) as u64 * EXTENT_BYTES as u64;

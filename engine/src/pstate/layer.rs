@@ -6,6 +6,7 @@ use std::ops::Bound;
 use super::points::{PointMap, TOGETHER};
 use super::run::{Run, RunPart};
 use super::small::Small;
+use super::undo::Undo;
 use crate::types::PStateId;
 
 /// Writes by `PState`. Keys win over ranges: a range delete drops the keys that came before it.
@@ -33,9 +34,22 @@ impl Layer {
         self.bytes = self.bytes + table.ranges.bytes - before;
     }
 
-    pub(crate) fn apply(&mut self, run: &Run) {
+    /// Marks a range, and leaves the keys in it: they win over it.
+    pub(super) fn cover(&mut self, pstate: PStateId, from: &[u8], to: Option<&[u8]>) {
+        let ranges = &mut self.tables.entry(pstate).or_default().ranges;
+        let before = ranges.bytes;
+        ranges.insert(from, to);
+        self.bytes = self.bytes + ranges.bytes - before;
+    }
+
+    /// Applies a run; `undo`, if somebody wants it, first learns what the layer says of everything that
+    /// changes.
+    pub(crate) fn apply(&mut self, run: &Run, mut undo: Option<&mut Undo>) {
         for (pstate, part) in run.parts() {
             for (from, to) in part.ranges() {
+                if let Some(undo) = &mut undo {
+                    undo.before_range(pstate, (from, to), self.tables.get(&pstate));
+                }
                 self.delete_range(pstate, from, to);
             }
             let table = self.tables.entry(pstate).or_default();
@@ -50,6 +64,9 @@ impl Layer {
                 table.points.expect(&keys);
                 keys.clear();
                 for (key, value) in some.drain(..) {
+                    if let Some(undo) = &mut undo {
+                        undo.before_point(pstate, key, table);
+                    }
                     table.put(key, value, &mut self.bytes);
                 }
             }
@@ -86,6 +103,11 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// What it says about a key; none if nothing.
+    pub(super) fn lookup(&self, key: &[u8]) -> Option<Known<'_>> {
+        self.points.get(key).or_else(|| self.ranges.covers(key).then_some(Known::Gone))
+    }
+
     /// Sets a key, and counts in `bytes` what that takes.
     fn put(&mut self, key: &[u8], value: Option<&[u8]>, bytes: &mut u64) {
         *bytes += value.map_or(0, Small::heap_bytes_of);
@@ -164,6 +186,44 @@ impl Ranges {
             || self.map.range::<[u8], _>((Bound::Included(from), upper)).next().is_some()
     }
 
+    /// What these ranges and `from..to`, which is not empty, have in common, ascending.
+    pub(super) fn within(&self, from: &[u8], to: Option<&[u8]>) -> Vec<(Small, Option<Small>)> {
+        let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut before = self.map.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(from)));
+        let first = before.next_back();
+        let first = first.filter(|(_, end)| end.as_deref().is_none_or(|end| from < end));
+        let inside = self.map.range::<[u8], _>((Bound::Included(from), upper));
+        let clipped = first.into_iter().chain(inside).map(|(start, end)| {
+            let start = if **start < *from { Small::from(from) } else { start.clone() };
+            let end = match (end.as_deref(), to) {
+                (Some(end), Some(to)) => Some(end.min(to)),
+                (end, to) => end.or(to),
+            };
+            (start, end.map(Small::from))
+        });
+        clipped.collect()
+    }
+
+    /// The parts of `from..to`, which is not empty, that no range covers, ascending.
+    pub(super) fn gaps(&self, from: &[u8], to: Option<&[u8]>) -> Vec<(Small, Option<Small>)> {
+        let mut gaps = Vec::new();
+        let mut at = Some(Small::from(from));
+        for (start, end) in self.within(from, to) {
+            let begin = at.expect("a range without an end is the last one");
+            if begin < start {
+                gaps.push((begin, Some(start)));
+            }
+            at = end;
+        }
+        // After a range without an end there is nothing, nor after one that ends where `from..to` does.
+        if let Some(begin) = at
+            && to.is_none_or(|to| *begin < *to)
+        {
+            gaps.push((begin, to.map(Small::from)));
+        }
+        gaps
+    }
+
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], Option<&[u8]>)> {
         self.map.iter().map(|(from, to)| (&**from, to.as_deref()))
     }
@@ -174,6 +234,8 @@ impl Ranges {
 pub(crate) enum Part<'a> {
     Table(&'a Table),
     Run(RunPart<'a>),
+    /// Keys and ranges of an undo that the memtable knew nothing of; see [`Undo`].
+    Below(&'a Table),
 }
 
 /// What a layer that knows a key says about it.
@@ -181,6 +243,8 @@ pub(crate) enum Part<'a> {
 pub(crate) enum Known<'a> {
     Value(&'a [u8]),
     Gone,
+    /// What lies under the memtable counts, whatever the memtable says now. Only [`Part::Below`] says so.
+    Below,
 }
 
 impl<'a> Known<'a> {
@@ -188,6 +252,7 @@ impl<'a> Known<'a> {
         match self {
             Self::Value(value) => Some(value),
             Self::Gone => None,
+            Self::Below => unreachable!("whoever reads undos looks further"),
         }
     }
 }
@@ -207,6 +272,7 @@ impl<'a> Part<'a> {
         let point = match self {
             Self::Table(table) => table.points.get(key),
             Self::Run(run) => run.point(key),
+            Self::Below(table) => return table.lookup(key).map(|_| Known::Below),
         };
         point.or_else(|| self.covers(key).then_some(Known::Gone))
     }
@@ -214,7 +280,7 @@ impl<'a> Part<'a> {
     /// Whether a range delete of this layer covers `key`.
     pub(crate) fn covers(&self, key: &[u8]) -> bool {
         match self {
-            Self::Table(table) => table.ranges.covers(key),
+            Self::Table(table) | Self::Below(table) => table.ranges.covers(key),
             Self::Run(run) => run.covers(key),
         }
     }
@@ -222,7 +288,7 @@ impl<'a> Part<'a> {
     /// Its points in `range`, which must not be inverted.
     pub(crate) fn points(&self, range: (Bound<&[u8]>, Bound<&[u8]>), backward: bool) -> Points<'a> {
         match self {
-            Self::Table(table) => {
+            Self::Table(table) | Self::Below(table) => {
                 let points = table.points.range(range);
                 if backward { Box::new(points.rev()) } else { Box::new(points) }
             }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
+use super::history::History;
 use super::layer::Layer;
 use super::{Error, Inner, Opened, State, Store, Tree, catalogue};
 use crate::env::{Buf, Env, File, Open, read_full};
@@ -51,6 +52,7 @@ impl Store {
             stacks: BTreeMap::new(),
             stacked_bytes: 0,
             memtable: Layer::default(),
+            history: History::default(),
             frozen: Vec::new(),
             trees: BTreeMap::new(),
             described: BTreeSet::new(),

@@ -4,17 +4,20 @@ use std::rc::Rc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
+use super::undo::first_known;
 use super::{Error, Found, State, Store, View};
 use crate::env::File;
 use crate::page::blob::{self, ChunkList, KIND_VALUE, Owner};
 use crate::page::node::Value;
 use crate::page::root::TreeRoot;
 use crate::page::{Expected, Page};
-use crate::types::PStateId;
+use crate::types::{MicrobatchId, PStateId, TopologyId};
 
 /// What a read was missing.
 #[derive(Debug)]
 pub struct Miss {
+    /// Of a view at an id.
+    exact: Option<(TopologyId, MicrobatchId)>,
     pstate: PStateId,
     key: Box<[u8]>,
 }
@@ -26,6 +29,9 @@ pub struct Loaded {
     pins: Vec<Rc<Page>>,
 }
 
+/// The fold of a root, the root, and the file that it lies in.
+pub(super) type Ground = (u64, TreeRoot, Option<Rc<dyn File>>);
+
 /// Loads in flight of one prefetch: the depth at which the device is busy.
 const PREFETCH_DEPTH: usize = 32;
 
@@ -34,7 +40,7 @@ impl Store {
     /// there is one, and must not write to this store.
     ///
     /// # Errors
-    /// [`Error::Corrupt`]; an I/O error comes from [`Store::load`].
+    /// [`Error::Corrupt`]; [`Error::Expired`] of a view at an id; an I/O error comes from [`Store::load`].
     pub fn get<R>(
         &self,
         view: &View<'_>,
@@ -43,15 +49,25 @@ impl Store {
         f: impl FnOnce(Option<&[u8]>) -> R,
     ) -> Result<Found<R>, Error> {
         let state = self.inner.state.borrow();
-        if let Some(known) = state.parts(view, pstate).find_map(|part| part.lookup(key)) {
-            return Ok(Found::Ready(f(known.value())));
-        }
-        let Some(tree) = state.trees.get(&pstate).filter(|tree| tree.root.depth > 0) else {
-            return Ok(Found::Ready(f(None)));
+        let exact = view.exact();
+        let root = if let Some(exact) = exact {
+            let past = state.past(view, exact, pstate)?;
+            if let Some(known) = first_known(&past.parts, past.under, |_, part| part.lookup(key)) {
+                return Ok(Found::Ready(f(known.value())));
+            }
+            past.root
+        } else {
+            if let Some(known) = state.parts(view, pstate).find_map(|part| part.lookup(key)) {
+                return Ok(Found::Ready(f(known.value())));
+            }
+            state.trees.get(&pstate).map(|tree| tree.root).unwrap_or_default()
         };
-        let miss = || Found::Miss(Miss { pstate, key: key.into() });
-        let mut at = tree.root.child.page;
-        for level in (0..tree.root.depth).rev() {
+        if root.depth == 0 {
+            return Ok(Found::Ready(f(None)));
+        }
+        let miss = || Found::Miss(Miss { exact, pstate, key: key.into() });
+        let mut at = root.child.page;
+        for level in (0..root.depth).rev() {
             let expected = Expected::Node { pstate, level };
             let Some(page) = self.inner.cache.lookup(self.inner.file_id, &at, expected) else {
                 return Ok(miss());
@@ -80,27 +96,36 @@ impl Store {
     /// share one read. Dropping the future leaves nothing behind.
     ///
     /// # Errors
-    /// [`Error::Corrupt`], [`Error::Io`].
+    /// [`Error::Corrupt`], [`Error::Io`]; [`Error::Expired`] of a view at an id.
     pub async fn load(&self, miss: Miss) -> Result<Loaded, Error> {
+        let view = miss.exact.map_or(View::visible(), |(topology, id)| View::at(topology, id));
         loop {
-            let (fold, root, file) = {
-                let state = self.inner.state.borrow();
-                let root = state.trees.get(&miss.pstate).map(|tree| tree.root);
-                (state.fold, root.unwrap_or_default(), state.file.clone())
-            };
+            let (fold, root, file) = self.ground(&view, miss.pstate)?;
             let Some(file) = file else { return Ok(Loaded::default()) };
             match self.load_path(&file, root, &miss).await {
-                // A fold went by and its successor may have overwritten what the old root reached.
-                Err(Error::Corrupt { .. }) if self.inner.state.borrow().fold != fold => {}
+                Err(Error::Corrupt { .. }) if self.has_moved(&view, miss.pstate, fold) => {}
                 done => return done,
             }
         }
     }
 
+    /// Where a view begins to read the tree of a `PState`: the root's fold, the root, and the file.
+    pub(super) fn ground(&self, view: &View<'_>, pstate: PStateId) -> Result<Ground, Error> {
+        let state = self.state();
+        let (fold, root) = state.root_of(view, pstate)?;
+        Ok((fold, root, state.file.clone()))
+    }
+
+    /// Whether a view no longer reads what the root of `fold` reaches: a later fold may have overwritten it,
+    /// so what looks like damage need not be any.
+    pub(super) fn has_moved(&self, view: &View<'_>, pstate: PStateId, fold: u64) -> bool {
+        self.state().root_of(view, pstate).map_or(true, |(now, _)| now != fold)
+    }
+
     /// [`Store::get`] and [`Store::load`] until it is there.
     ///
     /// # Errors
-    /// [`Error::Corrupt`], [`Error::Io`].
+    /// [`Error::Corrupt`], [`Error::Io`]; [`Error::Expired`] of a view at an id.
     pub async fn read<R>(
         &self,
         view: &View<'_>,
@@ -129,10 +154,23 @@ impl Store {
         pstate: PStateId,
         keys: impl IntoIterator<Item = &'k [u8]>,
     ) -> Result<usize, Error> {
+        self.prefetch_for(&View::visible(), pstate, keys).await
+    }
+
+    /// [`Store::prefetch`] of what a view reads.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub async fn prefetch_for<'k>(
+        &self,
+        view: &View<'_>,
+        pstate: PStateId,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+    ) -> Result<usize, Error> {
         let mut loads = FuturesUnordered::new();
         let mut missed = 0;
         for key in keys {
-            if let Found::Miss(miss) = self.get(&View::visible(), pstate, key, |_| ())? {
+            if let Found::Miss(miss) = self.get(view, pstate, key, |_| ())? {
                 missed += 1;
                 loads.push(self.load(miss));
             }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::layer::{Known, Part, Points};
 use super::read::Loaded;
+use super::undo::first_known;
 use super::{Direction, Error, KeyRange, Store, View};
 use crate::page::blob::ChunkList;
 use crate::page::node::{Node, Value};
@@ -63,10 +64,11 @@ enum Step {
 impl Store {
     /// Visits at most `limit` keys of `range` in order, until `visit` breaks. Returns how many it
     /// visited. Each key and value is current when it is visited; what becomes visible meanwhile may or
-    /// may not be seen. Yields between pages. `visit` must not write to this store.
+    /// may not be seen, except by a view at an id, for which nothing changes. Yields between pages. `visit`
+    /// must not write to this store.
     ///
     /// # Errors
-    /// [`Error::Corrupt`], [`Error::Io`].
+    /// [`Error::Corrupt`], [`Error::Io`]; [`Error::Expired`] of a view at an id, at any time.
     pub async fn scan(
         &self,
         view: &View<'_>,
@@ -82,14 +84,21 @@ impl Store {
         let mut steps = 0;
         let mut held = Loaded::default();
         while visited < limit && !rest.is_empty() {
-            let (fold, place) = self.find_leaf(pstate, &rest, direction, steps > 0).await?;
+            let (fold, place) = self.find_leaf(view, pstate, &rest, direction, steps > 0).await?;
             let step = {
                 let state = self.state();
-                if state.fold != fold {
+                let (now, parts, under) = match view.exact() {
+                    None => (state.fold, state.parts(view, pstate).collect(), 0),
+                    Some(exact) => {
+                        let past = state.past(view, exact, pstate)?;
+                        (past.fold, past.parts, past.under)
+                    }
+                };
+                if now != fold {
                     // The leaf belongs to an older root, and what it lacks is no longer in a layer.
                     continue;
                 }
-                let parts: Vec<Part<'_>> = state.parts(view, pstate).collect();
+                let layers = Layers { parts: &parts, under };
                 let mut count = |key: &[u8], value: &[u8]| {
                     visited += 1;
                     match visit(key, value) {
@@ -97,7 +106,7 @@ impl Store {
                         _ => ControlFlow::Break(()),
                     }
                 };
-                self.step(pstate, &parts, place.as_ref(), &mut rest, direction, &mut count)?
+                self.step(pstate, &layers, place.as_ref(), &mut rest, direction, &mut count)?
             };
             steps += 1;
             match step {
@@ -111,7 +120,7 @@ impl Store {
                     let file = self.state().file.clone();
                     let file = file.ok_or_else(|| self.corrupt(0, "a blob without a file"))?;
                     match self.load_blob(&file, pstate, &key, &list).await {
-                        Err(Error::Corrupt { .. }) if self.state().fold != fold => {}
+                        Err(Error::Corrupt { .. }) if self.has_moved(view, pstate, fold) => {}
                         loaded => held = loaded?,
                     }
                 }
@@ -124,17 +133,14 @@ impl Store {
     /// The leaf where the scan goes on; none if the tree is empty.
     async fn find_leaf(
         &self,
+        view: &View<'_>,
         pstate: PStateId,
         rest: &Rest,
         direction: Direction,
         ahead: bool,
     ) -> Result<(u64, Option<Place>), Error> {
         loop {
-            let (fold, root, file) = {
-                let state = self.state();
-                let root = state.trees.get(&pstate).map(|tree| tree.root);
-                (state.fold, root.unwrap_or_default(), state.file.clone())
-            };
+            let (fold, root, file) = self.ground(view, pstate)?;
             let Some(file) = file.filter(|_| root.depth > 0) else { return Ok((fold, None)) };
             let mut at = root.child.page;
             let (mut low, mut high) = (None, None);
@@ -146,7 +152,7 @@ impl Store {
                 let files = (self.inner.file_id, &file);
                 let page = match self.inner.cache.load(&self.inner.env, files, at, expected).await {
                     Ok(page) => page,
-                    Err(Error::Corrupt { .. }) if self.state().fold != fold => break None,
+                    Err(Error::Corrupt { .. }) if self.has_moved(view, pstate, fold) => break None,
                     Err(error) => return Err(error),
                 };
                 if level == 0 {
@@ -191,7 +197,7 @@ impl Store {
     fn step(
         &self,
         pstate: PStateId,
-        parts: &[Part<'_>],
+        layers: &Layers<'_>,
         place: Option<&Place>,
         rest: &mut Rest,
         direction: Direction,
@@ -202,7 +208,7 @@ impl Store {
         let range = (bound(&bounds.from), bound(&bounds.to));
         let mut sources: Vec<Source<'_>> = Vec::new();
         if !bounds.is_empty() {
-            for part in parts {
+            for part in layers.parts {
                 let mut points = part.points(range, backward);
                 let next = points.next();
                 sources.push(Source { points, next });
@@ -230,14 +236,19 @@ impl Store {
             };
             let key = key.to_vec();
             // The newest layer that knows the key decides, be it by a key or a range.
-            let known = parts.iter().zip(&sources).find_map(|(part, source)| match source.next {
-                Some((found, value)) if found == key => Some(Known::from(value)),
-                _ => part.covers(&key).then_some(Known::Gone),
+            let known = first_known(layers.parts, layers.under, |nth, part| {
+                match (part, sources[nth].next) {
+                    (Part::Below(_), _) => part.lookup(&key),
+                    (_, Some((found, value))) if found == key => Some(Known::from(value)),
+                    _ => part.covers(&key).then_some(Known::Gone),
+                }
             });
+            let in_leaf = leaf.as_ref().is_some_and(|leaf| leaf.key() == Some(&*key));
             let flow = match known {
                 Some(Known::Value(value)) => visit(&key, value),
                 Some(Known::Gone) => ControlFlow::Continue(()),
-                None => match leaf.as_ref().map(Leaf::value) {
+                Some(Known::Below) => unreachable!("nothing under a memtable says so"),
+                None => match leaf.as_ref().filter(|_| in_leaf).map(Leaf::value) {
                     Some(Value::Inline(value)) => visit(&key, value),
                     Some(Value::Chunked(list)) => {
                         let byte = place.map_or(0, |place| place.leaf.at().byte());
@@ -249,7 +260,11 @@ impl Store {
                             return Ok(Step::Blob(key, list));
                         }
                     }
-                    None => unreachable!("the key came from a source or the leaf"),
+                    // An undo says that the key was not there when the leaf's tree was what it is.
+                    None => {
+                        assert!(layers.under > 0, "the key came from a source or the leaf");
+                        ControlFlow::Continue(())
+                    }
                 },
             };
             for source in &mut sources {
@@ -257,9 +272,7 @@ impl Store {
                     source.next = source.points.next();
                 }
             }
-            if let Some(leaf) = &mut leaf
-                && leaf.key() == Some(&*key)
-            {
+            if let Some(leaf) = leaf.as_mut().filter(|_| in_leaf) {
                 leaf.advance();
             }
             rest.stand_at(Bound::Excluded(key), direction);
@@ -269,6 +282,13 @@ impl Store {
         }
         Ok(Step::Moved)
     }
+}
+
+/// What lies over a leaf, newest first; of a view at an id, `under` of them lie over what an undo calls
+/// *below*.
+struct Layers<'a> {
+    parts: &'a [Part<'a>],
+    under: usize,
 }
 
 /// One layer's points, and the next of them.

@@ -10,6 +10,7 @@ type Model = BTreeMap<(PStateId, Vec<u8>), Vec<u8>>;
 mod crash;
 mod damage;
 mod format;
+mod history;
 mod space;
 
 const DIR: &str = "p/3";

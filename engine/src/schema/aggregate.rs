@@ -5,6 +5,30 @@
 //! on how partials are grouped; it may depend on their order, which is kept among those that come
 //! from one partition.
 //!
+//! | aggregator | into a value | into a `Sub`, without reading unless said | order matters |
+//! |---|---|---|---|
+//! | [`Sum`], [`Count`] | a number | | no |
+//! | [`Average`] | [`Mean<T>`](Mean) | | no |
+//! | [`Min`], [`Max`] | the number, text, .. | | no |
+//! | [`First`], [`Last`] | anything | | yes |
+//! | [`And`], [`Or`] | `bool` | | no |
+//! | [`Void`] | anything: removes it | | no |
+//! | [`SetOf`], [`SetRemove`] | `BTreeSet<E>` | `Sub<Set<E>>` | of one against the other |
+//! | [`MultiSet`] | `BTreeMap<E, N>` | `Sub<Map<E, N>>`; reads the element's count | no |
+//! | [`MapOf`], [`MergeMap`] | `BTreeMap<K, V>` | `Sub<Map<K, V>>` | of values for one key |
+//! | [`ListOf`], [`Limit`] | `Vec<T>` | | yes |
+//! | [`TopN`] | [`Top<I, S, N>`](Top) | | no |
+//! | [`Combine`] | a [`Merge`] | | its own affair |
+//! | [`Combined`] | the value of a [`Combiner`] | | its own affair |
+//! | [`Accumulate`] | the value of an [`Accumulator`] | | yes |
+//!
+//! Nothing stored is no value: there is no need to put a zero first. What a fold over nothing would give
+//! (`0` of a sum, `true` of [`And`]) is what a missing row stands for, and no row is made for it.
+//!
+//! To group is to add under a key: `sold.key(country).key(day).add(Sum(x))` keeps a sum per country and
+//! day. To add only sometimes, or many times, return an `Option` or a `Vec` of changes from `aggregate`;
+//! to add to several places, a tuple of them.
+//!
 //! ```
 //! use tidemill::schema::aggregate::{Count, Sum};
 //! use tidemill::schema::{Map, Owned};
@@ -14,13 +38,36 @@
 //! }
 //! ```
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 
+use super::Data;
 use super::plan::Target;
-use super::{Data, Set, Sub};
 use crate::codec::{Error, FieldTable, KEY_BYTES_MAX, Key, KeyBuf, Result, decode, encode};
+
+mod choice;
+mod custom;
+mod lists;
+mod logic;
+mod maps;
+mod mean;
+#[cfg(doctest)]
+mod misuse;
+mod numbers;
+mod sets;
+#[cfg(test)]
+mod tests;
+mod top;
+
+pub use choice::{First, Last, Max, Min, Void};
+pub use custom::{Accumulate, Accumulator, Combine, Combined, Combiner, Merge};
+pub use lists::{Limit, ListOf};
+pub use logic::{And, Or};
+pub use maps::{MapOf, MergeMap, MultiSet};
+pub use mean::{Average, Averaged, Mean};
+pub use numbers::{Count, Counter, Sum, Summand};
+pub use sets::{SetOf, SetRemove};
+pub use top::{Top, TopN};
 
 /// Something that can be added to a stored value of type `V`.
 #[diagnostic::on_unimplemented(
@@ -42,10 +89,19 @@ pub trait Aggregate<V> {
 
     /// Whether [`Aggregate::apply`] looks at the old value. Where not, nothing is read.
     const READS_OLD: bool = true;
+
+    /// Whether a partial has grown so much that it must travel as it is: what comes later makes another
+    /// one. `None` is never; see [`Combiner::must_flush`].
+    const MUST_FLUSH: Option<fn(&Self::Partial) -> bool> = None;
 }
 
 /// Something that can be added where a path has the position `S`: an [`Aggregate`] where that is a
-/// value, [`SetOf`] where it is a `Sub<Set<E>>`.
+/// value, [`SetOf`] and others where it is a `Sub`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be added to what is stored here, a `{S}`",
+    label = "does not fit a `{S}`",
+    note = "the table in `tidemill::schema::aggregate` says which aggregator fits what"
+)]
 pub trait Adds<S> {
     /// What travels.
     type Sent: Data;
@@ -53,14 +109,17 @@ pub trait Adds<S> {
     /// What the engine does with it.
     const OPS: &'static ChangeOps<Self::Sent>;
 
-    /// What to send.
-    fn sent(self) -> Self::Sent;
+    /// What to send, given where the path leads. An addition to a `Sub` goes to the row of its element:
+    /// it lengthens the key, and turns a target whose key gets too long into an error.
+    fn sent(self, target: &mut Result<Target>) -> Self::Sent;
 }
 
 /// The functions of a [`Change`], without the types of value and aggregator.
 pub struct ChangeOps<P> {
     /// Adds a later partial to an earlier one.
     pub combine: fn(&mut P, P),
+    /// See [`Aggregate::MUST_FLUSH`].
+    pub must_flush: Option<fn(&P) -> bool>,
     /// Whether `apply` must be given the old value of the target's row.
     pub reads_old: bool,
     /// Applies a partial.
@@ -97,8 +156,9 @@ pub struct Change<P: 'static, O> {
 }
 
 impl<P, O> Change<P, O> {
-    pub(super) fn new<S, A: Adds<S, Sent = P>>(target: Result<Target>, addend: A) -> Self {
-        Self { target, partial: addend.sent(), ops: A::OPS, owner: PhantomData }
+    pub(super) fn new<S, A: Adds<S, Sent = P>>(mut target: Result<Target>, addend: A) -> Self {
+        let partial = addend.sent(&mut target);
+        Self { target, partial, ops: A::OPS, owner: PhantomData }
     }
 }
 
@@ -114,11 +174,13 @@ impl<P> fmt::Debug for ChangeOps<P> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<V: Data, A: Aggregate<V>> Adds<V> for A {
     type Sent = A::Partial;
 
     const OPS: &'static ChangeOps<A::Partial> = &ChangeOps {
         combine: A::combine,
+        must_flush: A::MUST_FLUSH,
         reads_old: A::READS_OLD,
         apply: |to, partial| {
             let old = to.old.map(|bytes| decode(to.table, bytes)).transpose()?;
@@ -134,300 +196,26 @@ impl<V: Data, A: Aggregate<V>> Adds<V> for A {
         },
     };
 
-    fn sent(self) -> A::Partial {
+    fn sent(self, _target: &mut Result<Target>) -> A::Partial {
         self.partial()
     }
 }
 
-impl<E: Key + Data + Ord> Adds<Sub<Set<E>>> for SetOf<E> {
-    type Sent = BTreeSet<E>;
-
-    const OPS: &'static ChangeOps<BTreeSet<E>> = &ChangeOps {
-        combine: |a, mut b| a.append(&mut b),
-        reads_old: false,
-        apply: |to, elements| {
-            for element in &elements {
-                let mut key = KeyBuf::from(to.key);
-                element.encode_key(&mut key);
-                if key.len() > KEY_BYTES_MAX {
-                    return Err(Error::ElementTooLong {
-                        element_type: std::any::type_name::<E>(),
-                        bytes: key.len(),
-                    });
-                }
-                (to.write)(&key, Some(&[]));
-            }
-            Ok(())
-        },
-    };
-
-    fn sent(self) -> BTreeSet<E> {
-        BTreeSet::from([self.0])
-    }
-}
-
-/// Adds a number. Nothing stored counts as zero.
-///
-/// # Panics
-/// Where it is combined or applied, if an integer sum overflows: a wrong sum would be worse.
-#[derive(Clone, Copy, Debug)]
-pub struct Sum<T>(pub T);
-
-impl<T: Summand> Aggregate<T> for Sum<T> {
-    type Partial = T;
-
-    fn partial(self) -> T {
-        self.0
-    }
-
-    fn combine(a: &mut T, b: T) {
-        *a = a.plus(b);
-    }
-
-    fn apply(partial: T, old: Option<T>) -> Option<T> {
-        Some(old.map_or(partial, |old| old.plus(partial)))
-    }
-}
-
-/// Counts how often it was added.
-#[derive(Clone, Copy, Debug)]
-pub struct Count;
-
-impl<V: Counter> Aggregate<V> for Count {
-    type Partial = u64;
-
-    fn partial(self) -> u64 {
-        1
-    }
-
-    fn combine(a: &mut u64, b: u64) {
-        *a = a.plus(b);
-    }
-
-    fn apply(partial: u64, old: Option<V>) -> Option<V> {
-        Some(V::count(old, partial))
-    }
-}
-
-/// Keeps the smallest.
-#[derive(Clone, Copy, Debug)]
-pub struct Min<T>(pub T);
-
-impl<T: Data + Ord> Aggregate<T> for Min<T> {
-    type Partial = T;
-
-    fn partial(self) -> T {
-        self.0
-    }
-
-    fn combine(a: &mut T, b: T) {
-        if b < *a {
-            *a = b;
+/// Moves the target from a collection to the row of one of its elements.
+fn to_element<E: Key>(target: &mut Result<Target>, element: &E) {
+    if let Ok(there) = target {
+        element.encode_key(&mut there.key);
+        if let Err(error) = check_element::<E>(&there.key) {
+            *target = Err(error);
         }
     }
-
-    fn apply(partial: T, old: Option<T>) -> Option<T> {
-        old.into_iter().chain([partial]).min()
-    }
 }
 
-/// Keeps the largest.
-#[derive(Clone, Copy, Debug)]
-pub struct Max<T>(pub T);
-
-impl<T: Data + Ord> Aggregate<T> for Max<T> {
-    type Partial = T;
-
-    fn partial(self) -> T {
-        self.0
+/// Whether the row of an element can have this key.
+fn check_element<E>(key: &KeyBuf) -> Result<()> {
+    let bytes = key.len();
+    if bytes > KEY_BYTES_MAX {
+        return Err(Error::ElementTooLong { element_type: std::any::type_name::<E>(), bytes });
     }
-
-    fn combine(a: &mut T, b: T) {
-        if b > *a {
-            *a = b;
-        }
-    }
-
-    fn apply(partial: T, old: Option<T>) -> Option<T> {
-        old.into_iter().chain([partial]).max()
-    }
-}
-
-/// Keeps the last one added.
-#[derive(Clone, Copy, Debug)]
-pub struct Last<T>(pub T);
-
-impl<T: Data> Aggregate<T> for Last<T> {
-    type Partial = T;
-    const READS_OLD: bool = false;
-
-    fn partial(self) -> T {
-        self.0
-    }
-
-    fn combine(a: &mut T, b: T) {
-        *a = b;
-    }
-
-    fn apply(partial: T, _old: Option<T>) -> Option<T> {
-        Some(partial)
-    }
-}
-
-/// Keeps the first one added.
-#[derive(Clone, Copy, Debug)]
-pub struct First<T>(pub T);
-
-impl<T: Data> Aggregate<T> for First<T> {
-    type Partial = T;
-
-    fn partial(self) -> T {
-        self.0
-    }
-
-    fn combine(_a: &mut T, _b: T) {}
-
-    fn apply(partial: T, old: Option<T>) -> Option<T> {
-        Some(old.unwrap_or(partial))
-    }
-}
-
-/// Adds an element to a set: to a `Sub<Set<E>>`, or to a `BTreeSet<E>` that is one value.
-#[derive(Clone, Copy, Debug)]
-pub struct SetOf<E>(pub E);
-
-impl<E: Data + Ord> Aggregate<BTreeSet<E>> for SetOf<E> {
-    type Partial = BTreeSet<E>;
-
-    fn partial(self) -> BTreeSet<E> {
-        BTreeSet::from([self.0])
-    }
-
-    fn combine(a: &mut BTreeSet<E>, mut b: BTreeSet<E>) {
-        a.append(&mut b);
-    }
-
-    fn apply(mut partial: BTreeSet<E>, old: Option<BTreeSet<E>>) -> Option<BTreeSet<E>> {
-        partial.append(&mut old.unwrap_or_default());
-        Some(partial)
-    }
-}
-
-/// Appends an element to a `Vec<T>` that is one value.
-#[derive(Clone, Copy, Debug)]
-pub struct ListOf<T>(pub T);
-
-impl<T: Data> Aggregate<Vec<T>> for ListOf<T> {
-    type Partial = Vec<T>;
-
-    fn partial(self) -> Vec<T> {
-        vec![self.0]
-    }
-
-    fn combine(a: &mut Vec<T>, mut b: Vec<T>) {
-        a.append(&mut b);
-    }
-
-    fn apply(mut partial: Vec<T>, old: Option<Vec<T>>) -> Option<Vec<T>> {
-        let mut list = old.unwrap_or_default();
-        list.append(&mut partial);
-        Some(list)
-    }
-}
-
-/// Combines with the value's own rule, its [`Merge`].
-#[derive(Clone, Copy, Debug)]
-pub struct Combine<V>(pub V);
-
-/// A value that knows how two of it become one. `a.merge(b)` then `merge(c)` must give what
-/// `a.merge(b.merge(c))` gives.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` has no rule to combine two of it",
-    label = "does not implement `Merge`"
-)]
-pub trait Merge: Data {
-    /// Takes the later value `other` in.
-    fn merge(&mut self, other: Self);
-}
-
-impl<V: Merge> Aggregate<V> for Combine<V> {
-    type Partial = V;
-
-    fn partial(self) -> V {
-        self.0
-    }
-
-    fn combine(a: &mut V, b: V) {
-        a.merge(b);
-    }
-
-    fn apply(partial: V, old: Option<V>) -> Option<V> {
-        Some(match old {
-            None => partial,
-            Some(mut merged) => {
-                merged.merge(partial);
-                merged
-            }
-        })
-    }
-}
-
-/// Numbers that [`Sum`] can add.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be summed",
-    label = "not a number",
-    note = "for a type of your own, implement `Merge` and add `Combine(value)`"
-)]
-pub trait Summand: Data + Copy {
-    /// The sum.
-    ///
-    /// # Panics
-    /// If an integer overflows.
-    #[must_use]
-    fn plus(self, other: Self) -> Self;
-}
-
-/// Numbers that [`Count`] can count in.
-#[diagnostic::on_unimplemented(message = "`{Self}` cannot count", label = "not an integer")]
-pub trait Counter: Data {
-    /// The count, raised by `by`; nothing counts as zero.
-    ///
-    /// # Panics
-    /// If it overflows.
-    #[must_use]
-    fn count(old: Option<Self>, by: u64) -> Self;
-}
-
-macro_rules! integer {
-    ($($type:ty),*) => { $(
-        impl Summand for $type {
-            #[inline]
-            fn plus(self, other: Self) -> Self {
-                self.checked_add(other).expect(concat!("a sum overflows `", stringify!($type), "`"))
-            }
-        }
-
-        impl Counter for $type {
-            fn count(old: Option<Self>, by: u64) -> Self {
-                Self::try_from(by)
-                    .ok()
-                    .and_then(|by| old.unwrap_or(0).checked_add(by))
-                    .expect(concat!("a count overflows `", stringify!($type), "`"))
-            }
-        }
-    )* };
-}
-
-integer!(u8, u16, u32, u64, u128, i8, i16, i32, i64, i128);
-
-impl Summand for f32 {
-    fn plus(self, other: Self) -> Self {
-        self + other
-    }
-}
-
-impl Summand for f64 {
-    fn plus(self, other: Self) -> Self {
-        self + other
-    }
+    Ok(())
 }

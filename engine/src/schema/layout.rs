@@ -33,6 +33,27 @@ pub enum Layout {
         /// Its elements.
         item: Box<Self>,
     },
+    /// A record stored field by field: one byte for each field, then what its layout says.
+    Record {
+        /// Its Rust name.
+        name: String,
+        /// Its fields, and those it had before.
+        fields: Vec<FieldLayout>,
+    },
+}
+
+/// A field of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldLayout {
+    /// The byte of its key: unique in the record, for ever.
+    pub number: u8,
+    /// Its Rust name.
+    pub name: String,
+    /// What is stored in it.
+    pub layout: Layout,
+    /// The record has lost it; rows of it may be stored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 impl Layout {
@@ -42,6 +63,18 @@ impl Layout {
     /// [`Error::NotStorable`].
     pub fn of<S: Schema>(trace: &mut Trace) -> Result<Self> {
         S::layout(trace)
+    }
+
+    /// Of a record, by the numbers, names and layouts of its fields.
+    #[must_use]
+    pub fn record<const N: usize>(name: &str, fields: [(u8, &str, Self); N]) -> Self {
+        let fields = fields.map(|(number, name, layout)| FieldLayout {
+            number,
+            name: name.to_owned(),
+            layout,
+            gone: false,
+        });
+        Self::Record { name: name.to_owned(), fields: fields.into() }
     }
 
     /// The layout to remember once rows of both are stored: `declared`, and what it has lost of this.
@@ -55,10 +88,7 @@ impl Layout {
             }
             (Self::Map { key: stored, value: from }, Self::Map { key, value: to }) => {
                 keys_fit("keys", stored, key)?;
-                let value = from.widen(to).map_err(|mut misfit| {
-                    misfit.at.insert(0, "values".to_owned());
-                    misfit
-                })?;
+                let value = from.widen(to).map_err(|misfit| within("values".to_owned(), misfit))?;
                 Ok(Self::Map { key: key.clone(), value: Box::new(value) })
             }
             (Self::Set { element: stored }, Self::Set { element }) => {
@@ -72,7 +102,18 @@ impl Layout {
                 })?;
                 Ok(Self::List { item: Box::new(item) })
             }
-            (Self::Value(_) | Self::Map { .. } | Self::Set { .. } | Self::List { .. }, _) => Err(Misfit {
+            (Self::Record { fields: stored, .. }, Self::Record { name, fields }) => {
+                let fields = widen_fields(stored, name, fields)?;
+                Ok(Self::Record { name: name.clone(), fields })
+            }
+            (
+                Self::Value(_)
+                | Self::Map { .. }
+                | Self::Set { .. }
+                | Self::List { .. }
+                | Self::Record { .. },
+                _,
+            ) => Err(Misfit {
                 at: Vec::new(),
                 stored: self.written(true),
                 declared: declared.written(true),
@@ -97,7 +138,7 @@ impl Layout {
                     return if rest.is_empty() {
                         Ok((parts, Some(kind)))
                     } else {
-                        Err(self.no_row())
+                        Err(self.no_row("bytes are left over"))
                     };
                 }
                 Self::Set { element } => {
@@ -105,11 +146,12 @@ impl Layout {
                     return Ok((parts, None));
                 }
                 Self::List { item } => {
-                    let (part, after) = list::key_part(rest).ok_or_else(|| self.no_row())?;
+                    let (part, after) = list::key_part(rest)
+                        .ok_or_else(|| self.no_row("it is no row of a list"))?;
                     match part {
                         list::KeyPart::Element(label) => {
                             parts.push(Value::from(format!("{label:032x}")));
-                            (at, rest) = (item, after);
+                            (at, rest) = (&**item, after);
                             continue;
                         }
                         list::KeyPart::Head => parts.push(Value::from("head")),
@@ -117,27 +159,94 @@ impl Layout {
                             parts.push(Value::from(format!("block {level} {label:032x}")));
                         }
                     }
-                    return if after.is_empty() { Ok((parts, None)) } else { Err(self.no_row()) };
+                    return if after.is_empty() {
+                        Ok((parts, None))
+                    } else {
+                        Err(self.no_row("bytes are left over"))
+                    };
                 }
-                Self::Map { key, value } => (key, value),
+                Self::Map { key, value } => (key, &**value),
+                Self::Record { fields, .. } => {
+                    let found = rest.split_first().and_then(|(number, rest)| {
+                        Some((fields.iter().find(|field| field.number == *number)?, rest))
+                    });
+                    let (field, under) =
+                        found.ok_or_else(|| self.no_row("no field has this number"))?;
+                    parts.push(field.name.as_str().into());
+                    (at, rest) = (&field.layout, under);
+                    continue;
+                }
             };
             let from = rest;
             part.skip(&mut rest)?;
-            let bytes = from.get(..from.len() - rest.len()).ok_or_else(|| self.no_row())?;
+            let bytes =
+                from.get(..from.len() - rest.len()).ok_or_else(|| self.no_row("too short"))?;
             parts.push(part.to_json(bytes)?);
             at = next;
         }
     }
 
     #[cold]
-    fn no_row(&self) -> Error {
-        Error::KeyMismatch { kind: self.to_string(), problem: "bytes are left over" }
+    fn no_row(&self, problem: &'static str) -> Error {
+        Error::KeyMismatch { kind: self.to_string(), problem }
     }
 
     /// As in Rust, at the root or inside.
     fn written(&self, is_inside: bool) -> String {
         if is_inside { Inside(self).to_string() } else { self.to_string() }
     }
+}
+
+/// The fields to remember. Any may be absent, so new ones need nothing; a number is never given again.
+fn widen_fields(
+    stored: &[FieldLayout],
+    record: &str,
+    declared: &[FieldLayout],
+) -> Result<Vec<FieldLayout>, Misfit> {
+    let mut wider = declared.to_vec();
+    for from in stored {
+        let by_name = wider.iter_mut().find(|to| to.name == from.name);
+        let Some(to) = by_name else {
+            if let Some(taker) = wider.iter().find(|to| to.number == from.number) {
+                let why = format!(
+                    "the number {} belongs to `{}`, whose rows may be stored: give `{}` another one with \
+                     `#[field(n)]`, and the fields behind it theirs",
+                    from.number, from.name, taker.name
+                );
+                let at = format!("{record}.{}", taker.name);
+                return Err(misfit_of_field(at, from, taker, why));
+            }
+            wider.push(FieldLayout { gone: true, ..from.clone() });
+            continue;
+        };
+        let at = format!("{record}.{}", from.name);
+        if to.number != from.number {
+            let why = format!(
+                "the number is part of the keys of its rows: write `#[field({})]` before it",
+                from.number
+            );
+            return Err(misfit_of_field(at, from, to, why));
+        }
+        to.layout = from.layout.widen(&to.layout).map_err(|misfit| within(at, misfit))?;
+    }
+    Ok(wider)
+}
+
+#[cold]
+fn misfit_of_field(
+    at: String,
+    stored: &FieldLayout,
+    declared: &FieldLayout,
+    why: String,
+) -> Misfit {
+    let written = |it: &FieldLayout| format!("field {}: {}", it.number, it.layout.written(true));
+    Misfit { at: vec![at], stored: written(stored), declared: written(declared), why }
+}
+
+#[cold]
+fn within(part: String, mut misfit: Misfit) -> Misfit {
+    misfit.at.insert(0, part);
+    misfit
 }
 
 fn keys_fit(at: &str, stored: &KeyKind, declared: &KeyKind) -> Result<(), Misfit> {
@@ -161,6 +270,7 @@ impl fmt::Display for Layout {
             Self::Map { key, value } => write!(f, "Map<{key}, {}>", Inside(value)),
             Self::Set { element } => write!(f, "Set<{element}>"),
             Self::List { item } => write!(f, "List<{}>", Inside(item)),
+            Self::Record { name, .. } => f.write_str(name),
         }
     }
 }
@@ -171,7 +281,7 @@ struct Inside<'a>(&'a Layout);
 impl fmt::Display for Inside<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Layout::Value(_) => self.0.fmt(f),
+            Layout::Value(_) | Layout::Record { .. } => self.0.fmt(f),
             Layout::Map { .. } | Layout::Set { .. } | Layout::List { .. } => {
                 write!(f, "Sub<{}>", self.0)
             }

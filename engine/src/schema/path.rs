@@ -9,7 +9,7 @@ use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToIncl
 
 use super::aggregate::{Adds, Change};
 use super::plan::{RangeOp, ReadOp, ReadPlan, Removal, Target};
-use super::{Data, Is, List, Map, Position, Set, Sub, list};
+use super::{Data, Field, Is, List, Map, Position, Record, Set, Sub, list};
 use crate::codec::{EncodeKey, Error, KEY_BYTES_MAX, Key, KeyBuf, Placement, Result};
 use crate::types::PStateId;
 
@@ -115,6 +115,19 @@ impl<S, M, O> Path<S, M, O> {
         M: Direct,
     {
         self.raw.part::<Q>(|out| element.encode_element(out));
+        Path::from_raw(self.raw)
+    }
+
+    /// One field of a [record](super::record): `path.field(|it| it.name)`.
+    #[inline]
+    #[must_use]
+    pub fn field<F>(mut self, field: impl FnOnce(S::Fields) -> Field<S, F>) -> Path<F, Maybe, O>
+    where
+        S: Record,
+        M: Direct,
+    {
+        let number = field(S::fields()).number();
+        self.raw.part::<F>(|out| out.push(number));
         Path::from_raw(self.raw)
     }
 

@@ -32,6 +32,8 @@ impl Shard {
             }
             self.look_at_tails();
             self.relieve();
+            self.trim_history();
+            self.bound_history();
             while let Some(id) = self.fold_due() {
                 let covered = self.partitions[&id].covers();
                 match self.fold(id).await {
@@ -143,7 +145,7 @@ impl Shard {
         // What takes its place while this waits is not covered: it may not be durable.
         let through = partition.last();
         self.settle().await?;
-        match partition.fold(through).await {
+        match partition.fold(through, self.wanted()).await {
             Ok(folded) => {
                 self.journal.covered(partition.id, folded.covers, &folded.pending);
                 self.counters.borrow_mut().folds += 1;

@@ -33,8 +33,12 @@ impl Shard {
         }
         self.counters.borrow_mut().rows += rows.count() as u64;
         let local = EventLocal::new(self, topology, running, work);
-        let event = &topology.definition().nodes[node.0 as usize].event;
-        match event.run(&local, rows).await {
+        let definition = topology.definition();
+        let ran = match &self.setup.options.event_hook {
+            None => definition.nodes[node.0 as usize].event.run(&local, rows).await,
+            Some(hook) => hook.run(definition, node, &local, rows).await,
+        };
+        match ran {
             Ok(done) => {
                 for failure in &done.rejected {
                     self.event_failed(topology, running, failure);

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::journal::JournalId;
 use crate::module::Definition;
 use crate::node::Installed;
+use crate::node::pins::Pin;
 use crate::schema::{self, ReadOp};
 use crate::shard::entry::Transaction;
 use crate::topology::{NodeIndex, Rows};
@@ -121,15 +122,30 @@ pub enum Acknowledge {
 
 #[derive(Debug)]
 pub(crate) struct ReadRequest {
+    pub(crate) module: Arc<Installed>,
     pub(crate) partition: PartitionId,
     pub(crate) operations: Vec<ReadOperation>,
+    pub(crate) when: When,
     pub(crate) reply: Reply<Vec<ReadAnswer>>,
+}
+
+/// The moment that is read.
+#[derive(Clone, Debug)]
+pub(crate) enum When {
+    /// What is visible anywhere in the process when the read begins, or something above it.
+    Now,
+    /// What is pinned; the pin is held until the answer is there.
+    Pinned(Arc<Pin>),
+    /// An id of the topology that writes all of what is read.
+    AsOf(MicrobatchId),
 }
 
 /// One read; keys are encoded.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadOperation {
     pub(crate) pstate: PStateId,
+    /// The place of the topology that writes it among those of its module.
+    pub(crate) owner: usize,
     pub(crate) op: ReadOp,
 }
 
@@ -228,6 +244,10 @@ pub struct Counters {
     pub folds_least: u64,
     /// Bytes of memory in overlays.
     pub overlay_bytes: u64,
+    /// Bytes of memory that readers of older ids need.
+    pub history_bytes: u64,
+    /// Times that some of that had to be given up although somebody wanted it.
+    pub history_drops: u64,
     /// Pages found in memory, and read from disk.
     pub page_hits: u64,
     /// See `page_hits`.
@@ -256,6 +276,8 @@ impl Counters {
             folds: self.folds + other.folds,
             folds_least: self.folds_least.min(other.folds_least),
             overlay_bytes: self.overlay_bytes + other.overlay_bytes,
+            history_bytes: self.history_bytes + other.history_bytes,
+            history_drops: self.history_drops + other.history_drops,
             page_hits: self.page_hits + other.page_hits,
             page_misses: self.page_misses + other.page_misses,
         }

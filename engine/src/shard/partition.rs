@@ -21,7 +21,7 @@ use crate::env::Env;
 use crate::journal::Kind;
 use crate::page::Cache;
 use crate::probe::{Plant, State, planted, reached};
-use crate::pstate::{self, KeyRange, Run, Store, View, WriteSet};
+use crate::pstate::{self, KeyRange, Run, Store, View, Wanted, WriteSet};
 use crate::types::{
     DepotId, Index, MicrobatchId, Offset, PStateId, PartitionId, TopologyId, WallTime,
 };
@@ -267,7 +267,8 @@ impl Partition {
                     return Ok(None);
                 }
                 if visible.get(&topology).is_none_or(|&visible| attempt.id <= visible) {
-                    self.merge_through(topology, attempt.id);
+                    // The trees may hold more than this id already: nobody can read below it.
+                    self.merge_through(topology, attempt.id, &Wanted::default());
                 }
             }
             Kind::Aborted => {
@@ -456,15 +457,15 @@ impl Partition {
         }
     }
 
-    /// Merges what readers see.
-    pub(crate) fn merge_shown(&self) {
+    /// Merges what readers see; afterwards those ids can still be read that `wanted` names.
+    pub(crate) fn merge_shown(&self, wanted: &impl Fn(TopologyId) -> Wanted) {
         for (topology, id) in self.shown.take() {
-            self.merge_through(topology, id);
+            self.merge_through(topology, id, &wanted(topology));
         }
     }
 
     /// Merges every committed id up to `id`; readers see it from now on at the latest.
-    fn merge_through(&self, topology: TopologyId, id: MicrobatchId) {
+    fn merge_through(&self, topology: TopologyId, id: MicrobatchId, wanted: &Wanted) {
         let ready: Vec<_> = self
             .unmerged
             .borrow()
@@ -475,7 +476,7 @@ impl Partition {
             let entries = self.unmerged.borrow_mut().remove(&place);
             self.merged.borrow_mut().extend(entries.map(|entries| (place, entries)));
             self.stacked.borrow_mut().remove(&place);
-            self.store.merge(topology, place.1);
+            self.store.merge_keeping(topology, place.1, wanted);
         }
     }
 
@@ -486,7 +487,7 @@ impl Partition {
         let last: BTreeMap<TopologyId, MicrobatchId> =
             self.unmerged.borrow().keys().copied().collect();
         for (topology, id) in last {
-            self.merge_through(topology, id);
+            self.merge_through(topology, id, &Wanted::default());
         }
     }
 
@@ -618,17 +619,23 @@ impl Partition {
 
     /// Merges everything that is visible and durable into the trees. Every entry up to `through` is
     /// durable, and its effects are here; later ones may not be, and are not covered. The caller tells
-    /// the journal what is covered afterwards. One at a time.
+    /// the journal what is covered afterwards. One at a time. Of older ids, the `wanted` can still be read.
     ///
     /// # Errors
     /// `NoSpace` from below loses nothing; anything else must stop the shard.
-    pub(crate) async fn fold(&self, through: Index) -> Result<Folded, Error> {
+    pub(crate) async fn fold(
+        &self,
+        through: Index,
+        wanted: impl Fn(TopologyId) -> Wanted,
+    ) -> Result<Folded, Error> {
         for (id, depot) in self.known_depots() {
             let failed = |source| Error::Depot { partition: self.id, depot: id, source };
             depot.log.flush().await.map_err(failed)?;
         }
         // From here to the freeze inside `Store::fold` nothing awaits, so all of it is one moment.
-        self.merge_shown();
+        self.merge_shown(&wanted);
+        // What nobody wants any more is not kept over the fold.
+        self.store.trim_history(&wanted);
         let mut covers = through;
         if let Some(first) = self.unmerged.borrow().values().map(|it| it.committed).min() {
             covers = covers.min(Index(first.0 - 1));
@@ -727,6 +734,7 @@ impl Partition {
                     let id = value.try_into().map_err(|_| wrong("not 8 bytes".to_owned()))?;
                     let id = MicrobatchId(u64::from_le_bytes(id));
                     self.committed.borrow_mut().insert(topology, id);
+                    self.store.note_contained(topology, id);
                 }
                 SystemKey::Row(topology) => {
                     let row = Row::decode(&value).map_err(|error| wrong(error.to_string()))?;

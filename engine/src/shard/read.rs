@@ -2,21 +2,27 @@
 
 use std::ops::{Bound, ControlFlow};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Shard;
 use super::message::{
-    DepotSlice, ReadAnswer, ReadDepotRequest, ReadOperation, ReadRequest, answer,
+    DepotSlice, ReadAnswer, ReadDepotRequest, ReadOperation, ReadRequest, When, answer,
 };
 use super::partition::Partition;
 use crate::codec::KeyBuf;
 use crate::depot::{self, Limits, Upto};
 use crate::env::Class;
 use crate::error::{Error, Result, chain};
+use crate::node::pins::Pin;
 use crate::pstate::{self, Direction, Found, KeyRange, View};
 use crate::schema::{ReadOp, Rows};
+use crate::types::PStateId;
 
 /// Bytes of records that one read of a depot returns at most, beside a first one that is larger.
 const DEPOT_READ_BYTES_MAX: usize = 1 << 20;
+
+/// So often a read begins again whose moment could not be kept until it was done.
+pub(crate) const TRIES_MAX: u32 = 8;
 
 impl Shard {
     pub(super) fn read(self: &Rc<Self>, request: ReadRequest) {
@@ -25,17 +31,40 @@ impl Shard {
             Err(error) => return answer(request.reply, Err(error)),
         };
         self.counters.borrow_mut().reads += request.operations.len() as u64;
-        match read_at_once(&partition, &request.operations) {
+        match read_at_once(&partition, &request) {
             Ok(Some(answers)) => answer(request.reply, Ok(answers)),
             Err(error) => answer(request.reply, Err(self.read_failed(&error))),
             Ok(None) => {
                 let shard = Rc::clone(self);
                 self.env.spawn(Class::Client, "read", async move {
-                    let result = read_all(&partition, &request.operations).await;
+                    let result = shard.read_later(&partition, &request).await;
                     answer(request.reply, result.map_err(|error| shard.read_failed(&error)));
                 });
             }
         }
+    }
+
+    /// A read that has to wait. If it consists of several steps, all of them are of one moment.
+    async fn read_later(
+        &self,
+        partition: &Partition,
+        request: &ReadRequest,
+    ) -> Result<Vec<ReadAnswer>, pstate::Error> {
+        let one_row = matches!(
+            &*request.operations,
+            [ReadOperation { op: ReadOp::Get { .. } | ReadOp::Has { .. }, .. }]
+        );
+        if one_row || !matches!(request.when, When::Now) {
+            return read_all(partition, request, &request.when).await;
+        }
+        for tries in 1.. {
+            let when = When::Pinned(Arc::new(Pin::visible(&self.setup, &request.module)));
+            match read_all(partition, request, &when).await {
+                Err(pstate::Error::Expired { .. }) if tries < TRIES_MAX => {}
+                done => return done,
+            }
+        }
+        unreachable!("the last try returns")
     }
 
     pub(super) fn read_depot(self: &Rc<Self>, request: ReadDepotRequest) {
@@ -67,6 +96,9 @@ impl Shard {
     pub(super) fn read_failed(&self, error: &pstate::Error) -> Error {
         match error {
             pstate::Error::Corrupt { .. } => Error::Corrupt { what: chain(error) },
+            pstate::Error::Expired { wanted, oldest, .. } => {
+                Error::SnapshotExpired { wanted: *wanted, oldest: *oldest }
+            }
             _ => self.stopped_by(error),
         }
     }
@@ -77,16 +109,33 @@ impl Shard {
     }
 }
 
-/// `None` if a page is missing, or if a scan would have to wait.
+impl ReadRequest {
+    fn view(&self, owner: usize, when: &When) -> View<'static> {
+        let topology = self.module.topologies[owner];
+        match when {
+            // What is visible anywhere was applied everywhere, so it is here, be it shown here or not.
+            When::Now => View::through(topology, self.module.visible_at(owner), None),
+            When::Pinned(pin) => {
+                let (pinned, id) = pin.ids()[owner];
+                assert_eq!(pinned, topology, "a pin is of one module");
+                View::at(topology, id)
+            }
+            When::AsOf(id) => View::at(topology, *id),
+        }
+    }
+}
+
+/// `None` if a page is missing, or if a scan would have to wait. Nothing changes meanwhile, so that all of it
+/// is of one moment.
 fn read_at_once(
     partition: &Partition,
-    operations: &[ReadOperation],
+    request: &ReadRequest,
 ) -> Result<Option<Vec<ReadAnswer>>, pstate::Error> {
-    let mut answers = Vec::with_capacity(operations.len());
-    for operation in operations {
+    let mut answers = Vec::with_capacity(request.operations.len());
+    for operation in &request.operations {
         let (ReadOp::Get { key } | ReadOp::Has { key }) = &operation.op else { return Ok(None) };
         let to_vec = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
-        let view = View::visible();
+        let view = request.view(operation.owner, &request.when);
         let found = partition.store.get(&view, operation.pstate, key.as_slice(), to_vec)?;
         match found {
             Found::Ready(value) => answers.push(ReadAnswer::Value(value)),
@@ -98,13 +147,14 @@ fn read_at_once(
 
 async fn read_all(
     partition: &Partition,
-    operations: &[ReadOperation],
+    request: &ReadRequest,
+    when: &When,
 ) -> Result<Vec<ReadAnswer>, pstate::Error> {
-    let view = View::visible();
-    let mut answers = Vec::with_capacity(operations.len());
-    prefetch(partition, operations).await?;
-    for operation in operations {
+    let mut answers = Vec::with_capacity(request.operations.len());
+    prefetch(partition, request, when).await?;
+    for operation in &request.operations {
         let pstate = operation.pstate;
+        let view = request.view(operation.owner, when);
         answers.push(match &operation.op {
             ReadOp::Get { key } | ReadOp::Has { key } => {
                 let to_vec = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
@@ -139,19 +189,25 @@ async fn read_all(
 /// Brings the leaves of all single keys in, at depth.
 async fn prefetch(
     partition: &Partition,
-    operations: &[ReadOperation],
+    request: &ReadRequest,
+    when: &When,
 ) -> Result<(), pstate::Error> {
-    let mut gets: Vec<(crate::types::PStateId, &[u8])> = operations
+    let mut gets: Vec<(PStateId, usize, &[u8])> = request
+        .operations
         .iter()
         .filter_map(|operation| match &operation.op {
-            ReadOp::Get { key } | ReadOp::Has { key } => Some((operation.pstate, key.as_slice())),
+            ReadOp::Get { key } | ReadOp::Has { key } => {
+                Some((operation.pstate, operation.owner, key.as_slice()))
+            }
             ReadOp::Range(_) => None,
         })
         .collect();
     gets.sort_unstable();
     for group in gets.chunk_by(|a, b| a.0 == b.0) {
-        if let [(pstate, _), _, ..] = group {
-            partition.store.prefetch(*pstate, group.iter().map(|(_, key)| *key)).await?;
+        if let [(pstate, owner, _), _, ..] = group {
+            let keys = group.iter().map(|(_, _, key)| *key);
+            let view = request.view(*owner, when);
+            partition.store.prefetch_for(&view, *pstate, keys).await?;
         }
     }
     Ok(())

@@ -36,6 +36,7 @@ use crate::node::Options;
 use crate::node::catalogue::Catalogue;
 use crate::page::Cache;
 use crate::probe::{Plant, State, planted, reached};
+use crate::pstate::Wanted;
 use crate::types::{Index, MicrobatchId, PartitionId, Run, ShardId, TopologyId};
 
 /// What boot found, and what was durable before it.
@@ -282,7 +283,10 @@ pub(super) async fn open(
                 if partition.is_cut() {
                     partition.merge_all();
                 }
-                partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
+                partition
+                    .fold(partition.last(), nobody)
+                    .await
+                    .map_err(|error| partition_error(&error))?;
             }
             Journal::resume(env, options, recovered, retain).await.map_err(failed)?
         }
@@ -317,7 +321,10 @@ async fn deal(
             // A partition that has no root yet gets one, so that a missing file is always damage.
             let due = partition.is_dirty() && !planted(Plant::DealtBeforeFolded);
             if due || partition.must_fold() {
-                partition.fold(partition.last()).await.map_err(|error| partition_error(&error))?;
+                partition
+                    .fold(partition.last(), nobody)
+                    .await
+                    .map_err(|error| partition_error(&error))?;
             }
             Ok(())
         });
@@ -478,7 +485,7 @@ impl Replay<'_> {
         // decision the next crash takes away.
         journal.make_durable().await.map_err(|error| journal_error(&error))?;
         largest.partition.replayed_is_durable();
-        let folded = largest.partition.fold(largest.partition.last()).await;
+        let folded = largest.partition.fold(largest.partition.last(), nobody).await;
         folded.map_err(|error| partition_error(&error))?;
         Ok(())
     }
@@ -593,6 +600,11 @@ impl Replaying {
         }
         Ok(())
     }
+}
+
+/// While a shard recovers, its partitions keep no history: nobody reads here.
+fn nobody(_: TopologyId) -> Wanted {
+    Wanted::default()
 }
 
 async fn open_partition(

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::keeper::Keeper;
 use crate::error::{Error, Result};
+use crate::node::pins::Pins;
 use crate::node::{Installed, Options};
 use crate::types::{MicrobatchId, PartitionId, Run, ShardId, TopologyId};
 
@@ -18,6 +19,8 @@ pub(crate) struct Setup {
     pub(crate) data_id: u128,
     pub(crate) options: Options,
     pub(crate) keeper: Keeper,
+    /// Who reads at which ids.
+    pub(crate) pins: Pins,
     states: Vec<RwLock<State>>,
     /// The run of the last life of each shard that has opened and has all modules.
     runs: Vec<AtomicU64>,
@@ -59,6 +62,7 @@ impl Setup {
             runs: (0..options.shards).map(|_| run.0.into()).collect(),
             options,
             keeper,
+            pins: Pins::default(),
             modules: RwLock::default(),
             closed: AtomicBool::new(false),
         }

@@ -16,7 +16,7 @@ use super::*;
 use crate::env::memory::{MemoryDisk, run};
 use crate::journal::{Admission, Entry};
 use crate::node::Options;
-use crate::pstate::{self, WriteSet};
+use crate::pstate::{self, Wanted, WriteSet};
 use crate::types::{Attempt, Index, MicrobatchId, PStateId, ShardId};
 
 const P: PartitionId = PartitionId(0);
@@ -156,7 +156,7 @@ fn a_fold_during_replay_keeps_asking_for_prepares_it_has_not_met() {
 
         let mut replaying = reopen().await;
         take(&mut replaying, doubtful()).await;
-        replaying.partition.fold(Index(1)).await.unwrap();
+        replaying.partition.fold(Index(1), |_| Wanted::default()).await.unwrap();
 
         // A crash, and another one in the middle of this.
         let mut replaying = reopen().await;
@@ -164,7 +164,7 @@ fn a_fold_during_replay_keeps_asking_for_prepares_it_has_not_met() {
         take(&mut replaying, later).await;
         let abort = entry(3, Kind::Aborted, transaction(2).encode());
         take(&mut replaying, abort).await;
-        replaying.partition.fold(Index(3)).await.unwrap();
+        replaying.partition.fold(Index(3), |_| Wanted::default()).await.unwrap();
         assert_eq!(replaying.partition.pending(), [Index(1)]);
 
         let mut replaying = reopen().await;

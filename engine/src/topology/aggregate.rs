@@ -24,11 +24,16 @@ use crate::schema::aggregate::{Apply, ChangeOps};
 use crate::schema::{Change, Data};
 use crate::types::{PStateId, PartitionId};
 
-/// What the closure of `aggregate` returns: a change, `path.add(Sum(x))`, or a tuple of changes.
+/// What the closure of `aggregate` returns: a change, `path.add(Sum(x))`; a tuple of up to eight of
+/// changes, options and lists; an `Option` or a `Vec` of one of these.
+///
+/// Changes of one row that the same place of the tuple makes are applied in the order of the rows that
+/// they are made of. Those of different places travel apart and are applied in any order.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a change to a PState",
     label = "not a change",
-    note = "`aggregate` takes a closure that returns `token.key(k).add(Sum(x))`, or a tuple of these"
+    note = "`aggregate` takes a closure that returns `token.key(k).add(Sum(x))`, or a tuple, an `Option` \
+            or a `Vec` of these"
 )]
 pub trait Changes: 'static {
     /// Who may make them.
@@ -56,10 +61,10 @@ pub type NewEvent = fn(NodeIndex, String) -> Box<dyn Event>;
 
 impl<P: Data, O: 'static> Changes for Change<P, O> {
     type Owner = O;
-    type Buffers = Combiner<P>;
+    type Buffers = Waiting<P>;
     const NODES: usize = 1;
 
-    fn collect(self, buffers: &mut Combiner<P>, context: &Context<'_>) -> Result<(), StateError> {
+    fn collect(self, buffers: &mut Waiting<P>, context: &Context<'_>) -> Result<(), StateError> {
         let target = self.target.map_err(|error| context.refused("add to", error))?;
         let to = target.place.partition(context.local().partitions());
         let (pstate, key, partial, ops) = (target.pstate, target.key, self.partial, self.ops);
@@ -67,13 +72,51 @@ impl<P: Data, O: 'static> Changes for Change<P, O> {
         Ok(())
     }
 
-    fn send(buffers: Combiner<P>, nodes: &[NodeIndex], partitions: u32, out: &mut Vec<Outgoing>) {
+    fn send(buffers: Waiting<P>, nodes: &[NodeIndex], partitions: u32, out: &mut Vec<Outgoing>) {
         let &[node] = nodes else { unreachable!("one change has one node") };
         buffers.send(node, partitions, out);
     }
 
     fn events(each: &mut dyn FnMut(NewEvent)) {
         each(|node, name| Box::new(Applied::<P> { node, name, partial: PhantomData }));
+    }
+}
+
+/// A change that is made only sometimes.
+impl<U: Changes> Changes for Option<U> {
+    type Owner = U::Owner;
+    type Buffers = U::Buffers;
+    const NODES: usize = U::NODES;
+
+    fn collect(self, buffers: &mut U::Buffers, context: &Context<'_>) -> Result<(), StateError> {
+        self.map_or(Ok(()), |changes| changes.collect(buffers, context))
+    }
+
+    fn send(buffers: U::Buffers, nodes: &[NodeIndex], partitions: u32, out: &mut Vec<Outgoing>) {
+        U::send(buffers, nodes, partitions, out);
+    }
+
+    fn events(each: &mut dyn FnMut(NewEvent)) {
+        U::events(each);
+    }
+}
+
+/// Any number of changes, in their order.
+impl<U: Changes> Changes for Vec<U> {
+    type Owner = U::Owner;
+    type Buffers = U::Buffers;
+    const NODES: usize = U::NODES;
+
+    fn collect(self, buffers: &mut U::Buffers, context: &Context<'_>) -> Result<(), StateError> {
+        self.into_iter().try_for_each(|changes| changes.collect(buffers, context))
+    }
+
+    fn send(buffers: U::Buffers, nodes: &[NodeIndex], partitions: u32, out: &mut Vec<Outgoing>) {
+        U::send(buffers, nodes, partitions, out);
+    }
+
+    fn events(each: &mut dyn FnMut(NewEvent)) {
+        U::events(each);
     }
 }
 
@@ -117,6 +160,10 @@ macro_rules! tuples {
 tuples!(A 0, B 1);
 tuples!(A 0, B 1, C 2);
 tuples!(A 0, B 1, C 2, D 3);
+tuples!(A 0, B 1, C 2, D 3, E 4);
+tuples!(A 0, B 1, C 2, D 3, E 4, F 5);
+tuples!(A 0, B 1, C 2, D 3, E 4, F 5, G 6);
+tuples!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
 
 /// A change on its way.
 struct Pending<P: 'static> {
@@ -128,25 +175,25 @@ struct Pending<P: 'static> {
 
 /// Changes of one run, combined by row: in the order of their first change, found by an open-addressed
 /// table of places in it.
-pub struct Combiner<P: 'static> {
+pub struct Waiting<P: 'static> {
     changes: Vec<(u64, PartitionId, Pending<P>)>,
     /// 0 is free, else a place in `changes` plus 1: of the latest change of a row. At most half full.
     slots: Vec<u32>,
 }
 
-impl<P: 'static> Default for Combiner<P> {
+impl<P: 'static> Default for Waiting<P> {
     fn default() -> Self {
         Self { changes: Vec::new(), slots: Vec::new() }
     }
 }
 
-impl<P: 'static> std::fmt::Debug for Combiner<P> {
+impl<P: 'static> std::fmt::Debug for Waiting<P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Combiner").field("changes", &self.changes.len()).finish_non_exhaustive()
+        f.debug_struct("Waiting").field("changes", &self.changes.len()).finish_non_exhaustive()
     }
 }
 
-impl<P: 'static> Combiner<P> {
+impl<P: 'static> Waiting<P> {
     fn add(&mut self, to: PartitionId, new: Pending<P>) {
         if self.slots.len() < 2 * (self.changes.len() + 1) {
             self.grow();
@@ -158,8 +205,10 @@ impl<P: 'static> Combiner<P> {
         let latest = self.slots[slot] as usize;
         if let Some((_, _, before)) = latest.checked_sub(1).and_then(|at| self.changes.get_mut(at))
         {
-            // Another aggregator's change of the row must stay between those before and after it.
-            if std::ptr::eq(before.ops, new.ops) {
+            // Another aggregator's change of the row must stay between those before and after it, and a
+            // partial that is full takes no more.
+            let is_full = || new.ops.must_flush.is_some_and(|is_full| is_full(&before.partial));
+            if std::ptr::eq(before.ops, new.ops) && !is_full() {
                 (new.ops.combine)(&mut before.partial, new.partial);
                 return;
             }

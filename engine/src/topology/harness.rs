@@ -19,9 +19,11 @@ use super::{Definition, EventFailure, NodeIndex, Origin, Outgoing, Record, Row, 
 use crate::codec::{self, FieldTable};
 use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy};
 use crate::schema::{Answer, ReadOp, Rows as FoundRows, Select};
+use crate::testing::{Io, counted};
 use crate::types::{Offset, PartitionId, WallTime};
 
 mod attempt;
+mod query;
 
 use attempt::{Attempt, visit_range};
 
@@ -63,6 +65,8 @@ pub struct Ran {
     pub misses: usize,
     /// Keys that were asked for ahead.
     pub prefetched: usize,
+    /// What the events of each node asked of their partitions.
+    pub io: BTreeMap<NodeIndex, Io>,
 }
 
 impl Harness {
@@ -209,8 +213,9 @@ impl Harness {
                 *ran.rows.entry(node).or_default() += rows.count();
                 ran.batches += 1;
             }
-            let event = &definition.nodes[node.0 as usize].event;
-            let done = block_on(event.run(&locals[to.0 as usize], rows))?;
+            let (done, io) = block_on(counted(definition, node, &locals[to.0 as usize], rows));
+            *ran.io.entry(node).or_default() += io;
+            let done = done?;
             if let Some(rejected) = done.rejected.into_iter().next() {
                 return Err(rejected);
             }

@@ -19,6 +19,10 @@ use crate::schema::{
 };
 use crate::types::PStateId;
 
+mod query;
+
+pub use query::QueryError;
+
 impl<'a, O> At<'a, O> {
     /// Reads what a path, or a tuple of paths under one first key, leads to. Sees what this topology
     /// has written before, in this microbatch and earlier ones; of another topology's `PState`s, what is

@@ -8,9 +8,11 @@ use crate::module::{self, Depot, Module};
 mod aggregates;
 mod bank;
 mod builder;
+mod compound;
 mod failures;
 mod graph;
 mod lists;
+mod queries;
 mod state;
 
 /// A record for tests: goes where `key` lives.

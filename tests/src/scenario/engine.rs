@@ -85,6 +85,12 @@ impl Shared {
         self.failure.borrow_mut().get_or_insert(failure);
     }
 
+    /// Nothing can come between a snapshot and its reader: no shard ends, no disk is full, and there is memory
+    /// for more than is written.
+    fn keeps_snapshots(&self) -> bool {
+        self.healthy.get() && self.shape.options.history_bytes_max == Some(shape::HISTORY_ROOMY)
+    }
+
     /// The first failure that anybody saw.
     fn verdict(&self) -> Result<(), Failure> {
         self.failure.borrow().clone().map_or(Ok(()), Err)

@@ -116,9 +116,14 @@ impl Spawner for Yielding {
 
 fn recording(env: &Env, log: &Log) -> Env {
     let disk = Recorder { disk: Rc::clone(env.disk()), log: Rc::clone(log) };
+    yielding(env, Rc::new(disk))
+}
+
+/// The environment over another disk, always in the mood to let others run.
+pub(super) fn yielding(env: &Env, disk: Rc<dyn Disk>) -> Env {
     let yielding = Rc::new(Yielding(env.clone()));
     let (clock, spawner) = (Rc::clone(&yielding) as Rc<dyn Clock>, yielding as Rc<dyn Spawner>);
-    Env::new(env.shard(), Rc::new(disk), clock, spawner, Rc::clone(env.mesh()), 1)
+    Env::new(env.shard(), disk, clock, spawner, Rc::clone(env.mesh()), 1)
 }
 
 /// What the file may hold after a crash when `ops` were begun and only the last may be unfinished.

@@ -224,8 +224,10 @@ impl Shard {
         let shard = Rc::clone(self);
         self.env.spawn(Class::Topology, "merge", async move {
             while shard.merge_due.take() {
+                shard.bound_history();
                 for partition in shard.partitions.values() {
-                    partition.merge_shown();
+                    // Asked for now, since somebody may have come while others ran.
+                    partition.merge_shown(&shard.wanted());
                     if shard.env.should_yield() {
                         shard.env.yield_now().await;
                     }

@@ -12,9 +12,11 @@ use tidemill::topology::Row;
 use tidemill::types::{Offset, PartitionId};
 
 use super::Shared;
+use super::contents::SNAPSHOTS;
 use super::history::{ChainOf, Kind, Place, Promise, Record};
 use super::module::{Bank, Deposit, Happening, Receipt, Refused, Transfer};
-use super::oracles::{applied, unchanged};
+use super::oracles::{applied, snapshot, unchanged};
+use super::read;
 use crate::scenario::Failure;
 use crate::world::World;
 
@@ -56,6 +58,7 @@ impl Client {
                 2..=3 => self.append_once().await?,
                 4..=6 => self.read().await?,
                 7 => self.fold().await,
+                9..=10 => self.snapshot().await?,
                 8 => {
                     let record = self.record(0);
                     self.first(&record, How::Unacknowledged).await?;
@@ -295,6 +298,34 @@ impl Client {
             }
             Err(error) => self.tolerate("a read", &error),
         }
+    }
+
+    /// Takes a snapshot and reads it several times, while others go on.
+    async fn snapshot(&self) -> Result<(), Failure> {
+        let random = self.world.random();
+        let floors = self.shared.history.borrow().longest.clone();
+        let snapshot = match self.call("snapshot", self.bank.snapshot()).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return self.tolerate("a snapshot", &error),
+        };
+        let mut first = None;
+        for _ in 0..random.within(1..5) {
+            match self.call("select at", read::held(&self.bank, &snapshot)).await {
+                Ok(state) => {
+                    self.shared.count(SNAPSHOTS, 1);
+                    let mut history = self.shared.history.borrow_mut();
+                    snapshot::judge(&mut history, &floors, &state, first.as_ref())?;
+                    first.get_or_insert(state);
+                }
+                Err(Error::SnapshotExpired { .. }) if !self.shared.keeps_snapshots() => {
+                    self.shared.count("snapshots expired", 1);
+                    return Ok(());
+                }
+                Err(error) => return self.tolerate("a read in a snapshot", &error),
+            }
+            self.world.sleep(Duration::from_micros(random.below(20_000))).await;
+        }
+        Ok(())
     }
 
     async fn fold(&self) {

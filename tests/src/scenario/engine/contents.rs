@@ -15,6 +15,7 @@ const SHARDS_MIN: u16 = 2;
 const APPENDS_MIN: u64 = 300;
 const MICROBATCHES_MIN: u64 = 30;
 const CRASHES_MIN: u64 = 3;
+const SNAPSHOTS_MIN: u64 = 3;
 const IO_FAULTS_MIN: u64 = 20;
 /// Of each partition, and every partition is appended to.
 pub(super) const FOLDS_MIN: u64 = 2;
@@ -28,6 +29,7 @@ const ROUNDS_MAX: u64 = 60;
 
 /// Counters that more than one place needs.
 pub(super) const OTHER_SHARDS: &str = "openings by another number of shards";
+pub(super) const SNAPSHOTS: &str = "snapshots read";
 pub(super) const REUSED: &str = "reused journal files";
 
 /// Whether the lives with trouble contained what only they can.
@@ -48,6 +50,7 @@ pub(super) fn worked_enough(shared: &Shared, rounds: u64) -> Result<bool, Failur
     let enough = FOLDS_MIN <= rounds
         && APPENDS_MIN <= shared.counted("acknowledged")
         && MICROBATCHES_MIN <= shared.history.borrow().microbatches()
+        && SNAPSHOTS_MIN <= shared.counted(SNAPSHOTS)
         && 0 < shared.counted(REUSED);
     check(NAME, enough || rounds < ROUNDS_MAX, || {
         format!("{rounds} rounds were not enough: {:?}", shared.outcome.borrow().counters)
@@ -62,6 +65,7 @@ pub(super) fn judge(world: &World, shared: &Shared, folds_least: u64) -> Result<
         ("shards", u64::from(shared.shards_max.get()), u64::from(SHARDS_MIN)),
         ("acknowledged appends", shared.counted("acknowledged"), APPENDS_MIN),
         ("microbatches", shared.history.borrow().microbatches(), MICROBATCHES_MIN),
+        (SNAPSHOTS, shared.counted(SNAPSHOTS), SNAPSHOTS_MIN),
         ("crashes", shared.node.crashes(), CRASHES_MIN),
         ("I/O faults", world.counts().io_faults(), IO_FAULTS_MIN),
         ("folds of the partition folded least", folds_least, FOLDS_MIN),

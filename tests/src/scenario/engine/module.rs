@@ -1,7 +1,7 @@
 //! The module that the engine runs in these worlds: a bank, whose state is a function of what lies in
 //! its depots, whatever the order in which depots and partitions are read. See [`super::replay`].
 //!
-//! * `ledger` books deposits and transfers. A transfer is applied where the sender lives, then where the
+//! * `ledger` books deposits and transfers; what was paid in is also kept apart. A transfer is applied where the sender lives, then where the
 //!   receiver lives, and leaves a receipt; some clear the sender's history first; some are refused, here
 //!   or there; some fail a few times before they work.
 //! * `tally` counts receipts, those of the ledger and those that clients append.
@@ -99,6 +99,7 @@ pub(super) struct Bank {
     pub(super) happenings: Depot<Happening>,
     pub(super) receipts: Depot<Receipt>,
     pub(super) funds: PState<Map<u64, i64>>,
+    pub(super) paid: PState<Map<u64, i64>>,
     pub(super) sent: PState<Map<u64, Chain>>,
     pub(super) history: PState<Map<u64, Sub<Map<u64, Line>>>>,
     pub(super) done: PState<Map<u64, Sub<Set<u64>>>>,
@@ -148,9 +149,13 @@ pub(super) fn bank(m: &Module) -> Bank {
     let ledger = m.microbatch(|| "ledger");
     let funds = ledger.pstate::<Map<u64, i64>>("funds");
     let sent = ledger.pstate::<Map<u64, Chain>>("sent");
+    let paid = ledger.pstate::<Map<u64, i64>>("paid");
     let history = ledger.pstate::<Map<u64, Sub<Map<u64, Line>>>>("history");
     let done = ledger.pstate::<Map<u64, Sub<Set<u64>>>>("done");
-    ledger.source(deposits).aggregate(funds, |funds, it| funds.key(it.account).add(Sum(it.cents)));
+    ledger
+        .source(deposits)
+        .also(|it| it.aggregate(paid, |paid, it| paid.key(it.account).add(Sum(it.cents))))
+        .aggregate(funds, |funds, it| funds.key(it.account).add(Sum(it.cents)));
     ledger
         .source(transfers)
         .using((funds, sent, history, done))
@@ -215,6 +220,7 @@ pub(super) fn bank(m: &Module) -> Bank {
         happenings,
         receipts,
         funds: funds.reader(),
+        paid: paid.reader(),
         sent: sent.reader(),
         history: history.reader(),
         done: done.reader(),

@@ -6,4 +6,5 @@ pub(super) mod explained;
 pub(super) mod folded;
 pub(super) mod offline;
 pub(super) mod once;
+pub(super) mod snapshot;
 pub(super) mod unchanged;

@@ -1,6 +1,6 @@
 //! Reading everything back through the client API.
 
-use tidemill::client::Launched;
+use tidemill::client::{Launched, Snapshot};
 use tidemill::error::{Error, Result};
 use tidemill::module::Depot;
 use tidemill::topology::Row;
@@ -59,6 +59,7 @@ async fn read<T: Row>(
 pub(super) async fn state(bank: &Launched<Bank>, accounts: u64) -> Result<State> {
     let mut state = State {
         funds: bank.select(bank.funds.all()).await?.into_iter().collect(),
+        paid: bank.select(bank.paid.all()).await?.into_iter().collect(),
         sent: bank.select(bank.sent.all()).await?.into_iter().collect(),
         received: bank.select(bank.received.all()).await?.into_iter().collect(),
         tallied: bank.select(bank.tallied.all()).await?.into_iter().collect(),
@@ -78,6 +79,18 @@ pub(super) async fn state(bank: &Launched<Bank>, accounts: u64) -> Result<State>
         }
     }
     Ok(state)
+}
+
+/// What a snapshot holds, as far as it must add up.
+pub(super) async fn held(bank: &Launched<Bank>, snapshot: &Snapshot) -> Result<State> {
+    Ok(State {
+        funds: bank.select(bank.funds.all()).at(snapshot).await?.into_iter().collect(),
+        paid: bank.select(bank.paid.all()).at(snapshot).await?.into_iter().collect(),
+        sent: bank.select(bank.sent.all()).at(snapshot).await?.into_iter().collect(),
+        counted: bank.select(bank.counted.all()).at(snapshot).await?.into_iter().collect(),
+        happened: bank.select(bank.happened.all()).at(snapshot).await?.into_iter().collect(),
+        ..State::default()
+    })
 }
 
 /// The places of records that the ledger refused, in the order of the dead letters.

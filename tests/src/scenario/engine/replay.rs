@@ -14,6 +14,7 @@ pub(super) type Depots = BTreeMap<Place, Record>;
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct State {
     pub(super) funds: BTreeMap<u64, i64>,
+    pub(super) paid: BTreeMap<u64, i64>,
     pub(super) sent: BTreeMap<u64, Chain>,
     pub(super) history: BTreeMap<u64, BTreeMap<u64, Line>>,
     pub(super) done: BTreeMap<u64, BTreeSet<u64>>,
@@ -32,7 +33,10 @@ pub(super) fn replay(depots: &Depots) -> State {
     let mut state = State::default();
     for (place, record) in depots {
         match record {
-            Record::Deposit(it) => *state.funds.entry(it.account).or_default() += it.cents,
+            Record::Deposit(it) => {
+                *state.funds.entry(it.account).or_default() += it.cents;
+                *state.paid.entry(it.account).or_default() += it.cents;
+            }
             Record::Transfer(it) if it.refused != Refused::Nowhere => {
                 state.dead.insert((place.partition, place.offset));
             }

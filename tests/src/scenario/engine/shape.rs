@@ -1,5 +1,7 @@
 //! The sizes of one seed, and how many shards open the directory in each of its lives.
 
+use std::time::Duration;
+
 use tidemill::codec::{Placement, encode_key};
 use tidemill::depot;
 use tidemill::env::production::Threads;
@@ -45,6 +47,8 @@ impl Shape {
                 journal_file_bytes: file_bytes,
                 microbatch_records_max: *random.pick(&[2, 8, 64]),
                 microbatch_bytes_max: 1 << 20,
+                history: Duration::ZERO,
+                history_bytes_max: Some(*random.pick(&[HISTORY_ROOMY, HISTORY_ROOMY, 128 << 10])),
                 hop_bytes_max: *random.pick(&[1 << 20, 1, 300, 4 << 10]),
                 depot: depot::Options {
                     allocation_bytes_min: 16 << 10,
@@ -57,6 +61,7 @@ impl Shape {
                     dedup_sequences_max: 16,
                 },
                 threads: Threads::default(),
+                event_hook: None,
             },
         }
     }
@@ -66,6 +71,9 @@ impl Shape {
         if self.deals && random.one_in(2) { another(last, random) } else { last }
     }
 }
+
+/// More than any life writes.
+pub(super) const HISTORY_ROOMY: u64 = 64 << 20;
 
 /// A number of shards that is not `last`.
 pub(super) fn another(last: u16, random: &Random) -> u16 {

@@ -33,7 +33,10 @@ pub(in super::super) fn judge(
             damaged(disk, what, &text)?;
             Ok(true)
         }
-        Error::Open { .. } | Error::ShardStopped { .. } | Error::DiskFull { .. } => {
+        Error::Open { .. }
+        | Error::ShardStopped { .. }
+        | Error::DiskFull { .. }
+        | Error::SnapshotExpired { .. } => {
             check(NAME, trouble.any, || format!("{what} failed without a reason: {text}"))?;
             Ok(false)
         }

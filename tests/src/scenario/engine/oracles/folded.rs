@@ -20,6 +20,7 @@ pub(in super::super) fn judge(
     let expected = replay(depots);
     same("sent", &expected.sent, &found.sent)?;
     same("funds", &expected.funds, &found.funds)?;
+    same("paid", &expected.paid, &found.paid)?;
     same("history", &expected.history, &found.history)?;
     same("done", &expected.done, &found.done)?;
     same("received", &expected.received, &found.received)?;

@@ -1,0 +1,359 @@
+//! Collections as rows, rows as one value, and back.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+
+use super::layout::{KeyType, Layout};
+use super::{Cx, Error, Problem, Row, Scan, Source, Visit};
+use crate::codec::value::raw::{Kind, Raw, push_list, push_map};
+use crate::codec::{KeyBuf, VALUE_BYTES_MAX};
+use crate::schema::ast::Value;
+
+/// A place in the rows: a row, or a collection or a part of it.
+#[derive(Clone, Debug)]
+pub(super) struct Spot<'l> {
+    /// What all its keys begin with; of a row, its key.
+    pub(super) prefix: KeyBuf,
+    /// How many bytes of it are the first key; 0 for the whole `PState`.
+    pub(super) first_bytes: usize,
+    pub(super) layout: &'l Layout,
+    /// `None` if it is the whole collection.
+    pub(super) part: Option<Part>,
+}
+
+/// Those elements of a collection whose keys lie in a range.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) from: KeyBuf,
+    pub(super) to: Option<KeyBuf>,
+    pub(super) limit: Option<usize>,
+    pub(super) reverse: bool,
+}
+
+impl<'l> Spot<'l> {
+    pub(super) fn root(layout: &'l Layout) -> Self {
+        Self { prefix: KeyBuf::new(), first_bytes: 0, layout, part: None }
+    }
+
+    pub(super) fn row(&self) -> Row<'_> {
+        Row { key: &self.prefix, first_bytes: self.first_bytes }
+    }
+
+    /// The key type of a collection.
+    pub(super) fn key_type(&self) -> KeyType {
+        match self.layout {
+            Layout::Map { key, .. } => *key,
+            Layout::Set { element } => *element,
+            Layout::Value(_) => unreachable!("a row is no collection"),
+        }
+    }
+
+    /// The key of an element, with all that is before it.
+    pub(super) fn key(&self, cx: &Cx<'_>, key: Raw<'_>) -> Result<KeyBuf, Problem> {
+        let mut out = self.prefix.clone();
+        self.key_type().push(cx.fields, key.bytes(), &mut out)?;
+        Ok(out)
+    }
+
+    /// What is under an element's key; of a set, the element's row.
+    pub(super) fn under(&self, key: KeyBuf) -> Self {
+        let first_bytes = if self.first_bytes == 0 { key.len() } else { self.first_bytes };
+        let layout = match self.layout {
+            Layout::Map { value, .. } => value,
+            Layout::Set { .. } | Layout::Value(_) => self.layout,
+        };
+        Self { prefix: key, first_bytes, layout, part: None }
+    }
+
+    /// Its range of keys, and in which direction and how many of its elements.
+    pub(super) fn bounds(&self) -> Part {
+        self.part.clone().unwrap_or_else(|| Part {
+            from: self.prefix.clone(),
+            to: self.prefix.clone().prefix_end(),
+            limit: None,
+            reverse: false,
+        })
+    }
+
+    pub(super) fn is_limited(&self) -> bool {
+        self.part.as_ref().is_some_and(|part| part.limit.is_some())
+    }
+
+    /// Whether the keys of the part, if it has no limit, include this one.
+    pub(super) fn includes(&self, key: &KeyBuf) -> bool {
+        self.part
+            .as_ref()
+            .is_none_or(|part| part.from <= *key && part.to.as_ref().is_none_or(|to| key < to))
+    }
+
+    /// The elements with one key: one or none.
+    pub(super) fn only(&self, key: KeyBuf) -> Self {
+        let to = key.clone().prefix_end();
+        let part = Part { from: key, to, limit: None, reverse: false };
+        Self { part: Some(part), ..self.clone() }
+    }
+
+    /// Those of its elements that a range includes; it has no limit.
+    pub(super) fn range(
+        &self,
+        cx: &Cx<'_>,
+        from: &Bound<Value>,
+        to: &Bound<Value>,
+        limit: Option<u64>,
+        reverse: bool,
+    ) -> Result<Self, Problem> {
+        let whole = self.bounds();
+        let lowest = match from {
+            Bound::Included(key) => Some(self.key(cx, key.raw())?),
+            // Behind all that is under the key.
+            Bound::Excluded(key) => self.key(cx, key.raw())?.prefix_end(),
+            Bound::Unbounded => Some(whole.from.clone()),
+        };
+        let end = match to {
+            Bound::Included(key) => self.key(cx, key.raw())?.prefix_end(),
+            Bound::Excluded(key) => Some(self.key(cx, key.raw())?),
+            Bound::Unbounded => whole.to.clone(),
+        };
+        let to = match (end, whole.to) {
+            (Some(end), Some(whole)) => Some(end.min(whole)),
+            (end, whole) => end.or(whole),
+        };
+        // Behind the last key there is nothing: the empty range there is at the end of the whole.
+        let from = match lowest {
+            Some(lowest) => lowest.max(whole.from),
+            None => to.clone().unwrap_or(whole.from),
+        };
+        let to = if lowest_is_end(&from, to.as_ref()) { Some(from.clone()) } else { to };
+        let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(Self { part: Some(Part { from, to, limit, reverse }), ..self.clone() })
+    }
+
+    /// The value that the key of an element is.
+    pub(super) fn key_value(&self, cx: &Cx<'_>, key: &[u8]) -> Result<Vec<u8>, Problem> {
+        let mut out = Vec::new();
+        self.key_type().value(cx.fields, self.after_prefix(key)?, &mut out)?;
+        Ok(out)
+    }
+
+    /// The key of the element that a row belongs to.
+    pub(super) fn element(&self, row: &[u8]) -> Result<KeyBuf, Problem> {
+        let bytes = self.key_type().bytes(self.after_prefix(row)?)?;
+        let element = row.get(..self.prefix.len() + bytes);
+        Ok(KeyBuf::from(element.expect("no longer than the row's key")))
+    }
+
+    fn after_prefix<'k>(&self, key: &'k [u8]) -> Result<&'k [u8], Problem> {
+        key.get(self.prefix.len()..).ok_or_else(|| {
+            let problem = "a row's key is shorter than the path to it";
+            Problem::BadRow(crate::codec::Error::BadKey { key_type: "a row", problem })
+        })
+    }
+
+    /// Whether each element is one row.
+    pub(super) fn is_flat(&self) -> bool {
+        match self.layout {
+            Layout::Map { value, .. } => matches!(**value, Layout::Value(_)),
+            Layout::Set { .. } | Layout::Value(_) => true,
+        }
+    }
+}
+
+fn lowest_is_end(from: &KeyBuf, to: Option<&KeyBuf>) -> bool {
+    to.is_some_and(|to| to <= from)
+}
+
+/// Rows of a collection, in the order of their keys.
+pub(super) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The keys of the elements of a collection, in its order, one seek for each; `next` starts behind the
+/// one before.
+pub(super) struct Elements {
+    part: Part,
+    is_done: bool,
+}
+
+impl Elements {
+    pub(super) fn of(spot: &Spot<'_>) -> Self {
+        Self { part: spot.bounds(), is_done: false }
+    }
+
+    pub(super) async fn next<S: Source>(
+        &mut self,
+        source: &S,
+        spot: &Spot<'_>,
+    ) -> Result<Option<KeyBuf>, Error<S::Error>> {
+        let part = &mut self.part;
+        if self.is_done || part.limit == Some(0) {
+            return Ok(None);
+        }
+        let mut found = None;
+        let mut visit = |key: &[u8], _: &[u8]| {
+            found = Some(spot.element(key));
+            ControlFlow::Break(())
+        };
+        scan(source, spot, part, 1, true, &mut visit).await?;
+        let Some(element) = found.transpose()? else { return Ok(None) };
+        part.limit = part.limit.map(|limit| limit - 1);
+        if part.reverse {
+            part.to = Some(element.clone());
+        } else {
+            match element.clone().prefix_end() {
+                Some(from) => part.from = from,
+                None => self.is_done = true,
+            }
+        }
+        Ok(Some(element))
+    }
+}
+
+/// Visits rows of a collection, at most `limit`.
+pub(super) async fn scan<S: Source>(
+    source: &S,
+    spot: &Spot<'_>,
+    part: &Part,
+    limit: usize,
+    keys_only: bool,
+    visit: &mut Visit<'_>,
+) -> Result<(), Error<S::Error>> {
+    if lowest_is_end(&part.from, part.to.as_ref()) || limit == 0 {
+        return Ok(());
+    }
+    let scan = Scan {
+        from: Row { key: &part.from, first_bytes: spot.first_bytes },
+        to: part.to.as_deref(),
+        reverse: part.reverse,
+        limit,
+        keys_only,
+    };
+    source.scan(scan, visit).await.map_err(Error::Source)
+}
+
+/// All rows of a collection or its part, and the value that they are: nil if there are none.
+pub(super) async fn read<S: Source>(
+    source: &S,
+    cx: &Cx<'_>,
+    spot: &Spot<'_>,
+) -> Result<(Rows, Vec<u8>), Error<S::Error>> {
+    let part = spot.bounds();
+    let mut rows = Rows::new();
+    if spot.is_flat() {
+        let limit = part.limit.unwrap_or(usize::MAX);
+        add(source, spot, &part, limit, &mut rows).await?;
+    } else if part.limit.is_none() {
+        add(source, spot, &Part { reverse: false, ..part.clone() }, usize::MAX, &mut rows).await?;
+    } else {
+        let mut elements = Elements::of(spot);
+        while let Some(element) = elements.next(source, spot).await? {
+            let inner = spot.under(element);
+            add(source, &inner, &inner.bounds(), usize::MAX, &mut rows).await?;
+        }
+    }
+    let mut value = Vec::new();
+    let all: Vec<_> = rows.iter().map(|(key, value)| (key.as_slice(), value.as_slice())).collect();
+    assemble(cx, spot, &all, part.reverse, &mut value)?;
+    Ok((rows, value))
+}
+
+async fn add<S: Source>(
+    source: &S,
+    spot: &Spot<'_>,
+    part: &Part,
+    limit: usize,
+    rows: &mut Rows,
+) -> Result<(), Error<S::Error>> {
+    let mut bytes: usize = rows.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let mut visit = |key: &[u8], value: &[u8]| {
+        bytes += key.len() + value.len();
+        if bytes > VALUE_BYTES_MAX {
+            return ControlFlow::Break(());
+        }
+        rows.insert(key.to_vec(), value.to_vec());
+        ControlFlow::Continue(())
+    };
+    scan(source, spot, part, limit, false, &mut visit).await?;
+    if bytes > VALUE_BYTES_MAX { Err(TOO_LARGE.into()) } else { Ok(()) }
+}
+
+/// Appends the value that rows are.
+fn assemble(
+    cx: &Cx<'_>,
+    spot: &Spot<'_>,
+    mut rows: &[(&[u8], &[u8])],
+    reverse: bool,
+    out: &mut Vec<u8>,
+) -> Result<(), Problem> {
+    let mut elements = Vec::new();
+    while let Some((key, _)) = rows.first() {
+        let element = spot.element(key)?;
+        let count = rows.partition_point(|(key, _)| key.starts_with(&element));
+        let (own, rest) = rows.split_at(count.max(1));
+        rows = rest;
+        elements.push((element, own));
+    }
+    if reverse {
+        elements.reverse();
+    }
+    match spot.layout {
+        _ if elements.is_empty() => out.push(0xc0),
+        Layout::Value(_) => unreachable!("a row is no collection"),
+        Layout::Set { .. } => {
+            push_list(out, elements.len());
+            for (element, _) in elements {
+                out.extend(spot.key_value(cx, &element)?);
+            }
+        }
+        Layout::Map { value, .. } => {
+            push_map(out, elements.len());
+            for (element, own) in elements {
+                out.extend(spot.key_value(cx, &element)?);
+                match (&**value, own) {
+                    (Layout::Value(_), [(_, value), ..]) => out.extend_from_slice(value),
+                    _ => assemble(cx, &spot.under(element), own, false, out)?,
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds the rows that a value is as what lies at `spot`. All of them are what typed code can read.
+pub(super) fn explode(
+    cx: &Cx<'_>,
+    spot: &Spot<'_>,
+    value: Raw<'_>,
+    rows: &mut Rows,
+) -> Result<(), Problem> {
+    let wrong = |expected, found| Problem::Mismatch { step: "set", expected, found };
+    match spot.layout {
+        Layout::Value(value_type) => {
+            value_type.check(cx.fields, value.bytes())?;
+            rows.insert(spot.prefix.to_vec(), value.bytes().to_vec());
+        }
+        Layout::Set { .. } => {
+            let items = value.items()?.map_err(|found| wrong(STORED_SET, found))?;
+            for item in items {
+                rows.insert(spot.key(cx, item?)?.to_vec(), Vec::new());
+            }
+        }
+        Layout::Map { .. } => {
+            let entries = value.entries()?.map_err(|found| wrong(STORED_MAP, found))?;
+            for entry in entries {
+                let (key, value) = entry?;
+                explode(cx, &spot.under(spot.key(cx, key)?), value, rows)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a value is nothing at all, as far as a collection is concerned.
+pub(super) fn is_nil(value: Raw<'_>) -> Result<bool, Problem> {
+    Ok(value.kind()? == Kind::Nil)
+}
+
+const STORED_SET: &str = "a list, for a set that is stored by rows";
+
+const STORED_MAP: &str = "a map, for one that is stored by rows";
+
+const TOO_LARGE: Problem =
+    Problem::TooMuch("a collection of more than 16 MiB as one value: go on with a range");

@@ -1,0 +1,148 @@
+//! Random cases: the evaluator over rows does what paths mean.
+
+use std::ops::ControlFlow;
+
+use super::generate::{Case, Dice, case, erased};
+use super::naive::{Ch, Got, V, call, moves, results, select as mean, stored, term_of};
+use super::naive::{L, transform as become_};
+use super::{Cx, FieldTable, Function, Functions, Problem, Store, now, problem, select, transform};
+use crate::codec;
+use crate::schema::ast::{Query, Term, Value};
+
+/// 20,000 cases, or as many as `TIDEMILL_CASES` says, from the seed `TIDEMILL_SEED` on.
+#[test]
+fn random_paths_do_what_they_mean() {
+    let number = |name, default| std::env::var(name).map_or(default, |it| it.parse().unwrap());
+    let (cases, first) = (number("TIDEMILL_CASES", 20_000), number("TIDEMILL_SEED", 0));
+    let mut counted = Counted::default();
+    for seed in first..first + cases {
+        run(seed, &mut counted);
+    }
+    if cases < 1_000 {
+        return;
+    }
+    // So that nobody makes a generator of errors and of nothing.
+    assert!(counted.reached * 3 > cases, "{counted:?}");
+    assert!(counted.changed * 6 > cases, "{counted:?}");
+    assert!(counted.failed * 50 > cases, "{counted:?}");
+    assert!(counted.earlier * 20 < cases, "{counted:?}");
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    /// Selects that reached something, transforms that changed something, either that failed.
+    reached: u64,
+    changed: u64,
+    failed: u64,
+    /// Transforms that were refused for a key or a type before they could fail otherwise.
+    earlier: u64,
+}
+
+fn fields() -> FieldTable {
+    let mut fields = FieldTable::new();
+    fields.assign("Thing", ["a", "b"]);
+    fields
+}
+
+/// The functions of the model, to be called with encoded values.
+fn functions() -> Functions {
+    ["inc", "copy", "gone", "sum", "even", "is_list", "some", "fails"].into_iter().fold(
+        Functions::none(),
+        |all, name| {
+            let function = Function::raw(move |_, collected, value| {
+                let collected: Vec<V> = collected.iter().map(|it| V::of(*it)).collect();
+                let called = call(&Function::named(name), &collected, &V::of(value));
+                called.map(|out| out.map(|out| out.value())).map_err(|_| codec::Error::PathsApart)
+            });
+            all.with(name, function)
+        },
+    )
+}
+
+fn kind(problem: &Problem) -> &'static str {
+    match problem {
+        Problem::Mismatch { .. } => "mismatch",
+        Problem::BadKey { .. } => "bad key",
+        Problem::WrongType { .. } => "wrong type",
+        Problem::NotOne { .. } => "not one",
+        Problem::NoField { .. } => "no field",
+        Problem::NoFunction(_) => "no function",
+        Problem::NoFix(_) => "no fix",
+        Problem::Function(_) => "function",
+        Problem::TooMuch(_)
+        | Problem::Bad(_)
+        | Problem::BadRow(_)
+        | Problem::Unlike { .. }
+        | Problem::KeyTooLong { .. } => panic!("not here: {problem}"),
+    }
+}
+
+fn run(seed: u64, counted: &mut Counted) {
+    let case = case(&mut Dice::new(seed));
+    let Case { layout, query, term, .. } = &case;
+    // Rows that do not fit the layout are none to begin with.
+    let rows = stored(layout, case.rows.clone()).ok().flatten().unwrap_or(V::Nil);
+    let (fields, functions) = (fields(), functions());
+    let erased = erased(layout);
+    let store = Store::default();
+    let cx = || Cx::new(&fields, &functions);
+    let at = format!("seed {seed}: {layout:?} with {rows:?}, {query:?}, {term:?}");
+    now(transform(&store, &cx(), &erased, &Query::here(), &Term::Set(rows.value()))).unwrap();
+    let read = |query: &Query| -> Got<Vec<V>> {
+        let mut found = Vec::new();
+        let mut reach = |value: Value| {
+            found.push(V::of(value.raw()));
+            ControlFlow::Continue(())
+        };
+        let done = now(select(&store, &cx(), &erased, query, &mut reach));
+        done.map_err(|error| kind(&problem(error))).map(|()| found)
+    };
+    assert_eq!(read(&Query::here()), Ok(vec![rows.clone()]), "{at}");
+
+    let found = read(query);
+    let meant = meaning(query, &rows);
+    if found == Err("bad key") {
+        counted.earlier += 1;
+    } else {
+        assert_eq!(found, meant, "select: {at}");
+        counted.reached += u64::from(found.is_ok_and(|it| !it.is_empty()));
+    }
+
+    let before = store.rows.borrow().clone();
+    let done = now(transform(&store, &cx(), &erased, query, term));
+    let done = done.map_err(|error| kind(&problem(error)));
+    let meant = meant_change(layout, query, &rows, term);
+    let expected = match (&done, &meant) {
+        (Ok(()), Ok(expected)) => expected,
+        // A transform can be refused for what it would store before the model gets to fail.
+        (Err("bad key" | "wrong type"), Err(_)) | (Err("bad key"), Ok(_)) => {
+            counted.earlier += u64::from(meant.err() != done.err());
+            return;
+        }
+        _ => {
+            assert_eq!(done, meant.as_ref().map(|_| ()).map_err(|it| *it), "transform: {at}");
+            counted.failed += 1;
+            return;
+        }
+    };
+    assert_eq!(read(&Query::here()), Ok(vec![expected.clone()]), "transform: {at}");
+    counted.changed += u64::from(*store.rows.borrow() != before);
+}
+
+fn meaning(query: &Query, rows: &V) -> Got<Vec<V>> {
+    let mut reached = Vec::new();
+    mean(&moves(query), Vec::new(), rows, &mut |collected, value| {
+        reached.push((collected, value));
+        Ok(())
+    })?;
+    Ok(results(reached))
+}
+
+fn meant_change(layout: &L, query: &Query, rows: &V, term: &Term) -> Got<V> {
+    let last = &mut term_of(term);
+    Ok(match become_(&moves(query), Vec::new(), Some(rows), Some(layout), last)? {
+        Ch::Same => rows.clone(),
+        Ch::Void => V::Nil,
+        Ch::To(new) => new,
+    })
+}

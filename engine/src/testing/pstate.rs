@@ -1,0 +1,242 @@
+//! One `PState` without a module.
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+use super::counted::{Counted, Io};
+use super::store::{PARTITION, StoreLocal, TOPOLOGY};
+use crate::codec::table::Trace;
+use crate::codec::{self, FieldTable};
+use crate::env::memory::{Machine, MemoryDisk};
+use crate::module::DepotIndex;
+use crate::page::Cache;
+use crate::pstate::Store;
+use crate::schema::{Direct, Owned, OwnedBy, Path, Position, Schema, Select, Shape, Stored};
+use crate::topology::{At, Changes, Context, Event, Failure, NodeIndex, Origin, Result};
+use crate::types::{Index, MicrobatchId, Offset, PStateId};
+
+/// The topology that owns the `PState` of a [`TestPState`].
+#[derive(Debug)]
+pub enum Test {}
+
+/// One `PState` of type `S` without a module or an engine: for unit tests of paths, and of functions that
+/// read and write.
+///
+/// It is a partition's real store, with its layers, trees and pages, on a disk in memory. It is the only
+/// partition, so every key lives here. Each call is a microbatch: what it wrote is there if it ended well,
+/// all at once, and nothing of it otherwise. Not `Send`, and not for use inside a runtime: calls block
+/// until they are done, which on this disk takes no waiting.
+///
+/// ```
+/// use tidemill::schema::aggregate::{Count, SetOf};
+/// use tidemill::schema::{Map, Set, Sub};
+/// use tidemill::testing::{Test, TestPState};
+/// use tidemill::topology::{At, Result};
+///
+/// type Fans = Map<String, Sub<Set<String>>>;
+///
+/// /// What is to be tested: lets one user follow those whom another one follows.
+/// async fn copy<O>(
+///     at: At<'_, O>,
+///     fans: tidemill::schema::Owned<Fans, O>,
+///     from: &str,
+///     to: &str,
+/// ) -> Result<usize> {
+///     let followed = at.get(fans.key(from).all()).await?;
+///     for name in &followed {
+///         at.put(fans.key(to).has(name), true)?;
+///     }
+///     Ok(followed.len())
+/// }
+///
+/// let mut state = TestPState::<Fans>::new()?;
+/// let fans = state.token();
+/// state.aggregate(vec![
+///     fans.key("ann").add(SetOf("bob".to_owned())),
+///     fans.key("ann").add(SetOf("cleo".to_owned())),
+/// ]).unwrap();
+/// state.reopen(); // everything is in the tree, nothing in memory
+/// state.take_io();
+/// assert_eq!(state.run(async |at| copy(at, fans, "ann", "dan").await).unwrap(), 2);
+///
+/// let io = state.take_io();
+/// assert_eq!((io.seeks(), io.rows_scanned, io.writes()), (1, 2, 2));
+/// assert_eq!(state.select(fans.key("dan").all()).unwrap(), ["bob", "cleo"]);
+/// # Ok::<(), tidemill::codec::Error>(())
+/// ```
+pub struct TestPState<S> {
+    machine: Machine,
+    store: Store,
+    fields: FieldTable,
+    /// Microbatches that were begun.
+    begun: Cell<u64>,
+    /// Those of them that wrote something: the entries of a journal that is not there.
+    written: Cell<u64>,
+    io: Cell<Io>,
+    schema: PhantomData<fn() -> S>,
+}
+
+impl<S> fmt::Debug for TestPState<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestPState")
+            .field("schema", &std::any::type_name::<S>())
+            .field("written", &self.written.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: Schema> TestPState<S> {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// [`codec::Error::NotStorable`] if a value in `S` is not.
+    pub fn new() -> codec::Result<Self> {
+        let mut trace = Trace::default();
+        Shape::of::<S>(&mut trace)?;
+        let machine = Machine::new(&MemoryDisk::new());
+        let store = open(&machine, Index(1));
+        Ok(Self {
+            machine,
+            store,
+            fields: trace.finish(),
+            begun: Cell::new(0),
+            written: Cell::new(0),
+            io: Cell::default(),
+            schema: PhantomData,
+        })
+    }
+}
+
+impl<S: 'static> TestPState<S> {
+    /// The start of all paths.
+    #[must_use]
+    pub fn token(&self) -> Owned<S, Test> {
+        Owned::from_id(PStateId(0))
+    }
+
+    /// Reads what a path, or a tuple of paths, leads to.
+    ///
+    /// # Errors
+    /// As [`At::get`].
+    pub fn select<P: Select>(&self, path: P) -> Result<P::Out>
+    where
+        P::Out: 'static,
+    {
+        self.run(async |at| Ok(at.get(path).await?))
+    }
+
+    /// Writes one value.
+    ///
+    /// # Errors
+    /// As [`At::put`].
+    pub fn put<V: Stored, M: Direct, O: OwnedBy<Test>>(
+        &self,
+        path: Path<V, M, O>,
+        value: V::Value,
+    ) -> Result<()> {
+        self.run(async |at| Ok(at.put(path, value)?))
+    }
+
+    /// Deletes what a path leads to; of a `Sub` collection, all that is in it.
+    ///
+    /// # Errors
+    /// As [`At::delete`].
+    pub fn delete<V: Position, M: Direct, O: OwnedBy<Test>>(
+        &self,
+        path: Path<V, M, O>,
+    ) -> Result<()> {
+        self.run(async |at| Ok(at.delete(path)?))
+    }
+
+    /// Runs code that reads and writes, as one row of a topology. What it wrote stays if it returns `Ok`.
+    ///
+    /// # Errors
+    /// What `code` returns; and the first failure of the store, if `code` kept it for itself.
+    pub fn run<X>(&self, code: impl AsyncFnOnce(At<'_, Test>) -> Result<X>) -> Result<X> {
+        self.microbatch(async |context| code(At::new(context)).await)
+    }
+
+    /// Adds to what is stored: what a flow's `aggregate` does with the changes of one row.
+    ///
+    /// # Errors
+    /// As [`At::put`], and if what is stored does not decode.
+    pub fn aggregate<U: Changes<Owner = Test>>(&self, changes: U) -> Result<()> {
+        let mut events: Vec<Box<dyn Event>> = Vec::new();
+        let mut nodes = Vec::new();
+        U::events(&mut |new| {
+            let node = NodeIndex(u32::try_from(nodes.len()).expect("a tuple is short"));
+            nodes.push(node);
+            events.push(new(node, "aggregate".to_owned()));
+        });
+        self.microbatch(async |context| {
+            let (mut buffers, mut outgoing) = (U::Buffers::default(), Vec::new());
+            changes.collect(&mut buffers, context)?;
+            U::send(buffers, &nodes, 1, &mut outgoing);
+            for batch in outgoing {
+                let event = &events[batch.node.0 as usize];
+                let ran = event.run(context.local(), batch.rows).await;
+                ran.map_err(|failure| failure.failure)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Folds everything that was written into the tree, as an engine does from time to time.
+    pub fn fold(&self) {
+        let folded = self.store.fold(Index(self.written.get()), &[]);
+        self.machine.block_on(folded).expect("a disk in memory does not fail");
+    }
+
+    /// Folds, and opens the store again with an empty cache: what is read next has to be fetched.
+    pub fn reopen(&mut self) {
+        self.fold();
+        self.store = open(&self.machine, Index(self.written.get()).next());
+    }
+
+    /// What was asked of the store since this was called before.
+    pub fn take_io(&self) -> Io {
+        self.io.take()
+    }
+
+    fn microbatch<X>(&self, code: impl AsyncFnOnce(&Context<'_>) -> Result<X>) -> Result<X> {
+        let id = MicrobatchId(self.begun.get() + 1);
+        self.begun.set(id.0);
+        let local = StoreLocal::new(&self.store, &self.fields, id);
+        let counted = Counted::new(&local);
+        let context = Context::new(&counted, NodeIndex(0));
+        context.begin(Origin::record(DepotIndex(0), PARTITION, Offset(id.0)));
+        let result = self.machine.block_on(code(&context));
+        let has_failed = context.has_failed();
+        let mut io = self.io.get();
+        io += counted.io();
+        self.io.set(io);
+        let result = result?;
+        if has_failed {
+            return Err(Failure::retry("the store failed, and the code went on without it"));
+        }
+        let run = local.seal();
+        if !run.is_empty() {
+            self.written.set(self.written.get() + 1);
+            self.store.stack(TOPOLOGY, id, Rc::new(run));
+            self.store.show(TOPOLOGY, id);
+            self.store.merge(TOPOLOGY, id);
+        }
+        Ok(result)
+    }
+}
+
+/// Opens the store on the machine's disk with a cache of its own.
+fn open(machine: &Machine, journal_from: Index) -> Store {
+    let env = machine.env();
+    let cache = Cache::new(CACHE_BYTES);
+    let opened = machine.block_on(Store::open(env, &cache, DIR, PARTITION, journal_from));
+    opened.expect("a disk in memory does not fail").0
+}
+
+/// Where the pages lie on the disk in memory.
+const DIR: &str = "p/0";
+
+/// More than unit tests write.
+const CACHE_BYTES: u64 = 64 << 20;

@@ -1,0 +1,31 @@
+//! Queries that are data, of a module running in memory.
+
+use super::{Harness, block_on};
+use crate::codec;
+use crate::schema::Select;
+use crate::schema::ast::{Functions, Query};
+use crate::schema::eval::{self, Outcome, Queried, Selects};
+
+impl Harness {
+    /// All that a query reaches, in order, each as a `T`. Where the query names no first key, it reaches
+    /// what lies on all partitions.
+    ///
+    /// # Errors
+    /// The query does not fit what is stored, or `T` not what it reaches.
+    pub fn query<T: Outcome>(
+        &self,
+        pstate: impl Queried,
+        query: &Query,
+        functions: &Functions,
+    ) -> Result<Vec<T>, eval::Error<codec::Error>> {
+        block_on(eval::query(self, &self.fields, pstate, query, functions))
+    }
+}
+
+impl Selects for Harness {
+    type Error = codec::Error;
+
+    async fn ask<P: Select + 'static>(&self, path: P) -> codec::Result<P::Out> {
+        self.select(path)
+    }
+}

@@ -1,0 +1,44 @@
+//! *snapshot*: all that is read in one snapshot is of one moment, over all partitions, however often it is read
+//! and whatever goes on meanwhile: the money in it is what was paid in, to the cent. It is at or above what was
+//! seen before it was taken.
+
+use std::collections::BTreeMap;
+
+use super::super::history::{ChainOf, History};
+use super::super::replay::State;
+use crate::scenario::{Failure, check};
+
+const NAME: &str = "snapshot";
+
+/// How long each chain was when the snapshot was asked for, as far as somebody had seen it.
+pub(in super::super) type Floors = BTreeMap<ChainOf, u64>;
+
+/// Judges one reading of a snapshot, and compares it with the first one.
+pub(in super::super) fn judge(
+    history: &mut History,
+    floors: &Floors,
+    state: &State,
+    first: Option<&State>,
+) -> Result<(), Failure> {
+    let (paid, total): (i64, i64) = (state.paid.values().sum(), state.funds.values().sum());
+    check(NAME, paid == total, || format!("{paid} was paid in, {total} is there"))?;
+    for (key, happened) in &state.happened {
+        let counted = state.counted.get(key).map_or(0, |chain| chain.count);
+        check(NAME, counted == *happened, || {
+            format!("{happened} happened to {key}, and {counted} were counted")
+        })?;
+    }
+    check(NAME, first.is_none_or(|first| first == state), || {
+        "what was read in a snapshot is not what was read in it before".to_owned()
+    })?;
+    for (&of, &floor) in floors {
+        let chains = match of {
+            ChainOf::Sent(key) => state.sent.get(&key),
+            ChainOf::Counted(key) => state.counted.get(&key),
+            ChainOf::Received(_) => continue,
+        };
+        let chain = chains.copied().unwrap_or_default();
+        history.see(of, floor, chain).map_err(|what| Failure::new(NAME, what))?;
+    }
+    Ok(())
+}
