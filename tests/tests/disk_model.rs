@@ -140,6 +140,41 @@ fn a_write_under_way_at_a_power_cut_may_leave_anything() {
 }
 
 #[test]
+fn space_that_was_reserved_and_synced_stays_whatever_becomes_of_later_reservations() {
+    const EIGHT: u64 = 8 * BLOCK_BYTES as u64;
+
+    let mut later = BTreeSet::new();
+    for seed in 0..100 {
+        let run = run(seed, |_, node| async move {
+            node.run(SHARD, |env| async move {
+                let file = env.disk().open("f", Open::Any).await.unwrap();
+                file.allocate(EIGHT).await.unwrap();
+                file.sync().await.unwrap();
+                env.disk().sync_dir(".").await.unwrap();
+                file.allocate(2 * EIGHT).await.unwrap();
+            })
+            .await
+            .unwrap();
+            node.crash(Crash::Power);
+            node.disk().set_quota(Some(node.disk().used_bytes()));
+            let written = node.run(SHARD, |env| async move {
+                let file = env.disk().open("f", Open::Existing).await.unwrap();
+                let mut written = Vec::new();
+                for at in [0, EIGHT] {
+                    written.push(write_full(&*file, at, filled(1, 8), Sync::No).await.0.is_ok());
+                }
+                written
+            });
+            written.await.unwrap()
+        });
+        let written = run.result.unwrap();
+        assert!(written[0], "seed {seed}: a write met a full disk where space was reserved");
+        later.insert(written[1]);
+    }
+    assert_eq!(later.len(), 2, "what was not synced sometimes stays and sometimes not: {later:?}");
+}
+
+#[test]
 fn names_are_durable_after_a_sync_of_their_directory_only() {
     let mut seen = BTreeSet::new();
     for seed in 0..200 {

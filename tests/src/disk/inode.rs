@@ -118,14 +118,18 @@ impl Content {
     /// Takes space for `range` and returns for how many units it was missing.
     pub(crate) fn allocate(&mut self, range: Range<u32>, stamp: u64) -> u64 {
         let before = self.allocated.count;
-        for index in range.clone() {
+        // What has its space already keeps it, whatever becomes of this.
+        let mut missing: Option<Range<u32>> = None;
+        for index in range {
+            if self.allocated.has(index) {
+                self.unsynced_allocations.extend(missing.take().map(|range| (stamp, range)));
+                continue;
+            }
             self.allocated.insert(index);
+            missing.get_or_insert(index..index).end = index + 1;
         }
-        let more = self.allocated.count - before;
-        if more > 0 {
-            self.unsynced_allocations.push((stamp, range));
-        }
-        more
+        self.unsynced_allocations.extend(missing.map(|range| (stamp, range)));
+        self.allocated.count - before
     }
 
     /// Puts a new version of a unit there; with `durable` a power cut leaves it. Space and length are
