@@ -22,6 +22,7 @@ mod local;
 mod read;
 mod run;
 mod stage;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -38,6 +39,7 @@ pub use local::{Access, Local, Scan, StateError, Visit};
 pub use read::{QueryError, Read};
 pub use run::Panicked;
 pub(crate) use run::{Intake, take_records, take_timed};
+pub(crate) use stored::Stored;
 pub use token::{Named, Tokens};
 
 /// A node's place in [`Definition::nodes`].

@@ -31,6 +31,29 @@ use crate::codec::value::raw::{Bad, Kind, Raw, push_list};
 use crate::codec::{self, FieldTable};
 use crate::env::LocalFuture;
 
+/// The steps that do not depend on the value, as a pattern: [`Trail::next`] takes them.
+macro_rules! control_step {
+    () => {
+        Step::Stay
+            | Step::Stop
+            | Step::If(..)
+            | Step::Cond(_)
+            | Step::Multi(_)
+            | Step::ThenStay(_)
+            | Step::Fix(..)
+            | Step::Again(_)
+            | Step::Selected(_)
+            | Step::NotSelected(_)
+            | Step::Collected(_)
+            | Step::Collect(_)
+            | Step::CollectOne(_)
+            | Step::PutValue(_)
+            | Step::PutCurrent
+            | Step::DropCollected
+            | Step::Fresh(_)
+    };
+}
+
 mod layout;
 mod remote;
 mod rows;

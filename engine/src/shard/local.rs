@@ -1,7 +1,5 @@
 //! What an event sees of its partition: the store through the view of its attempt.
 
-use std::cell::RefCell;
-use std::ops::{Bound, ControlFlow};
 use std::rc::Rc;
 
 use super::Shard;
@@ -10,9 +8,9 @@ use super::microbatch::{Running, Topology, Work};
 use crate::codec::{FieldTable, Placement};
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
-use crate::pstate::{Direction, Found, KeyRange, Loaded, View, WriteSet};
-use crate::topology::{Access, Local, Scan, StateError};
-use crate::types::{MicrobatchId, PStateId, PartitionId, WallTime};
+use crate::pstate::WriteSet;
+use crate::topology::{Access, Local, Scan, StateError, Stored, Visit};
+use crate::types::{PStateId, PartitionId, WallTime};
 
 /// One event's access to its partition.
 pub(super) struct EventLocal<'e> {
@@ -20,8 +18,7 @@ pub(super) struct EventLocal<'e> {
     topology: &'e Rc<Topology>,
     running: &'e Rc<Running>,
     work: &'e Rc<Work>,
-    /// Pages that the last miss brought; they stay until the read was repeated.
-    loaded: RefCell<Vec<Loaded>>,
+    stored: Stored<'e>,
 }
 
 impl<'e> EventLocal<'e> {
@@ -31,7 +28,10 @@ impl<'e> EventLocal<'e> {
         running: &'e Rc<Running>,
         work: &'e Rc<Work>,
     ) -> Self {
-        Self { shard, topology, running, work, loaded: RefCell::default() }
+        let partition = &work.partition;
+        let attempt = (topology.id, running.attempt.id);
+        let stored = Stored::new(&partition.store, partition.id, attempt, &work.writes);
+        Self { shard, topology, running, work, stored }
     }
 
     fn pstate(&self, index: PStateIndex) -> PStateId {
@@ -43,34 +43,11 @@ impl<'e> EventLocal<'e> {
         if self.shard.has_room(self.topology, self.running, self.work, written, emitted) {
             return Ok(());
         }
-        Err(self.unavailable(op, "the microbatch has failed, or needs too much memory"))
-    }
-
-    /// The attempt's own writes, over what lower ids of its topology left, over what is visible.
-    fn view<'w>(&self, writes: &'w WriteSet) -> View<'w> {
-        let below = MicrobatchId(self.running.attempt.id.0 - 1);
-        View::through(self.topology.id, below, Some(writes))
-    }
-
-    fn unavailable(
-        &self,
-        op: &'static str,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> StateError {
-        StateError::Unavailable { op, partition: self.work.partition.id, source: source.into() }
+        Err(self.stored.unavailable(op, "the microbatch has failed, or needs too much memory"))
     }
 
     fn write(&self, op: &'static str, write: impl FnOnce(&mut WriteSet)) -> Result<(), StateError> {
-        let written = match self.work.writes.try_borrow_mut() {
-            Ok(mut writes) => {
-                write(&mut writes);
-                writes.bytes()
-            }
-            // A scan of the same event is being visited; what it sees next would be undefined.
-            Err(_) => {
-                return Err(self.unavailable(op, "the event is scanning; write after the scan"));
-            }
-        };
+        let written = self.stored.write(op, write)?;
         self.bound(op, written, 0)
     }
 }
@@ -106,50 +83,19 @@ impl Local for EventLocal<'_> {
         key: &[u8],
         visit: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<Access<'a>, StateError> {
-        let id = self.pstate(pstate);
-        let writes = self.work.writes.borrow();
-        let found = self.work.partition.store.get(&self.view(&writes), id, key, visit);
-        match found.map_err(|error| self.unavailable("read", error))? {
-            Found::Ready(()) => {
-                self.loaded.borrow_mut().clear();
-                Ok(Access::Ready)
-            }
-            Found::Miss(miss) => {
-                self.shard.counters.borrow_mut().undeclared_misses += 1;
-                self.work.partition.missed();
-                Ok(Access::Miss(Box::pin(async move {
-                    let loaded = self.work.partition.store.load(miss).await;
-                    let loaded = loaded.map_err(|error| self.unavailable("read", error))?;
-                    self.loaded.borrow_mut().push(loaded);
-                    Ok(())
-                })))
-            }
-        }
+        self.stored.get(self.pstate(pstate), key, visit, || {
+            self.shard.counters.borrow_mut().undeclared_misses += 1;
+            self.work.partition.missed();
+        })
     }
 
-    #[allow(
-        clippy::await_holding_refcell_ref,
-        reason = "only this event writes here, and `write` refuses while a scan runs"
-    )]
     fn scan<'a>(
         &'a self,
         pstate: PStateIndex,
         range: Scan<'a>,
-        visit: &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &'a mut Visit<'a>,
     ) -> LocalFuture<'a, Result<(), StateError>> {
-        Box::pin(async move {
-            let writes = self.work.writes.borrow();
-            let keys = KeyRange {
-                from: Bound::Included(range.from),
-                to: range.to.map_or(Bound::Unbounded, Bound::Excluded),
-            };
-            let direction = if range.reverse { Direction::Backward } else { Direction::Forward };
-            let id = self.pstate(pstate);
-            let store = &self.work.partition.store;
-            let view = self.view(&writes);
-            let scanned = store.scan(&view, id, keys, direction, range.limit, visit).await;
-            scanned.map(|_| ()).map_err(|error| self.unavailable("scan", error))
-        })
+        self.stored.scan(self.pstate(pstate), range, visit)
     }
 
     fn put(&self, pstate: PStateIndex, key: &[u8], value: &[u8]) -> Result<(), StateError> {
@@ -185,7 +131,7 @@ impl Local for EventLocal<'_> {
                 return Ok(());
             }
             let fetched = partition.store.prefetch(id, keys.iter().copied()).await;
-            let missed = fetched.map_err(|error| self.unavailable("prefetch", error))?;
+            let missed = fetched.map_err(|error| self.stored.unavailable("prefetch", error))?;
             partition.prefetched(missed);
             Ok(())
         })

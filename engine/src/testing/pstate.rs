@@ -1,6 +1,6 @@
 //! One `PState` without a module.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -203,7 +203,8 @@ impl<S: 'static> TestPState<S> {
     fn microbatch<X>(&self, code: impl AsyncFnOnce(&Context<'_>) -> Result<X>) -> Result<X> {
         let id = MicrobatchId(self.begun.get() + 1);
         self.begun.set(id.0);
-        let local = StoreLocal::new(&self.store, &self.fields, id);
+        let writes = RefCell::default();
+        let local = StoreLocal::new(&self.store, &self.fields, id, &writes);
         let counted = Counted::new(&local);
         let context = Context::new(&counted, NodeIndex(0));
         context.begin(Origin::record(DepotIndex(0), PARTITION, Offset(id.0)));
@@ -216,7 +217,7 @@ impl<S: 'static> TestPState<S> {
         if has_failed {
             return Err(Failure::retry("the store failed, and the code went on without it"));
         }
-        let run = local.seal();
+        let run = writes.into_inner().seal();
         if !run.is_empty() {
             self.written.set(self.written.get() + 1);
             self.store.stack(TOPOLOGY, id, Rc::new(run));

@@ -1,13 +1,12 @@
 //! A partition that is one store and nothing else, as events see it.
 
 use std::cell::RefCell;
-use std::ops::Bound;
 
 use crate::codec::FieldTable;
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
-use crate::pstate::{Direction, Found, KeyRange, Loaded, Run, Store, View, WriteSet};
-use crate::topology::{Access, Local, Scan, StateError, Visit};
+use crate::pstate::{Store, WriteSet};
+use crate::topology::{Access, Local, Scan, StateError, Stored, Visit};
 use crate::types::{MicrobatchId, PStateId, PartitionId, TopologyId, WallTime};
 
 /// The partition there is.
@@ -18,43 +17,25 @@ pub(super) const TOPOLOGY: TopologyId = TopologyId(1);
 
 /// One microbatch over a store.
 pub(super) struct StoreLocal<'s> {
-    store: &'s Store,
     fields: &'s FieldTable,
     id: MicrobatchId,
-    writes: RefCell<WriteSet>,
-    /// Pages that the last miss brought; they stay until the read was repeated.
-    loaded: RefCell<Vec<Loaded>>,
+    stored: Stored<'s>,
 }
 
 impl<'s> StoreLocal<'s> {
-    /// All lower ids must be visible.
-    pub(super) fn new(store: &'s Store, fields: &'s FieldTable, id: MicrobatchId) -> Self {
-        Self { store, fields, id, writes: RefCell::default(), loaded: RefCell::default() }
-    }
-
-    /// What was written.
-    pub(super) fn seal(self) -> Run {
-        self.writes.into_inner().seal()
-    }
-
-    fn view<'w>(&self, writes: &'w WriteSet) -> View<'w> {
-        View::through(TOPOLOGY, MicrobatchId(self.id.0 - 1), Some(writes))
+    /// Writes go to `writes`. All lower ids must be visible.
+    pub(super) fn new(
+        store: &'s Store,
+        fields: &'s FieldTable,
+        id: MicrobatchId,
+        writes: &'s RefCell<WriteSet>,
+    ) -> Self {
+        Self { fields, id, stored: Stored::new(store, PARTITION, (TOPOLOGY, id), writes) }
     }
 
     fn write(&self, op: &'static str, write: impl FnOnce(&mut WriteSet)) -> Result<(), StateError> {
-        let writes = self.writes.try_borrow_mut();
-        let mut writes =
-            writes.map_err(|_| unavailable(op, "a scan is running; write after it"))?;
-        write(&mut writes);
-        Ok(())
+        self.stored.write(op, write).map(|_| ())
     }
-}
-
-fn unavailable(
-    op: &'static str,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> StateError {
-    StateError::Unavailable { op, partition: PARTITION, source: source.into() }
 }
 
 impl Local for StoreLocal<'_> {
@@ -84,44 +65,16 @@ impl Local for StoreLocal<'_> {
         key: &[u8],
         visit: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<Access<'a>, StateError> {
-        let writes = self.writes.borrow();
-        let found = self.store.get(&self.view(&writes), PStateId(pstate.0), key, visit);
-        match found.map_err(|error| unavailable("read", error))? {
-            Found::Ready(()) => {
-                self.loaded.borrow_mut().clear();
-                Ok(Access::Ready)
-            }
-            Found::Miss(miss) => Ok(Access::Miss(Box::pin(async move {
-                let loaded = self.store.load(miss).await;
-                let loaded = loaded.map_err(|error| unavailable("read", error))?;
-                self.loaded.borrow_mut().push(loaded);
-                Ok(())
-            }))),
-        }
+        self.stored.get(PStateId(pstate.0), key, visit, || ())
     }
 
-    #[allow(
-        clippy::await_holding_refcell_ref,
-        reason = "`write` refuses while a scan runs, and nobody else borrows mutably"
-    )]
     fn scan<'a>(
         &'a self,
         pstate: PStateIndex,
         range: Scan<'a>,
         visit: &'a mut Visit<'a>,
     ) -> LocalFuture<'a, Result<(), StateError>> {
-        Box::pin(async move {
-            let writes = self.writes.borrow();
-            let keys = KeyRange {
-                from: Bound::Included(range.from),
-                to: range.to.map_or(Bound::Unbounded, Bound::Excluded),
-            };
-            let direction = if range.reverse { Direction::Backward } else { Direction::Forward };
-            let view = self.view(&writes);
-            let id = PStateId(pstate.0);
-            let scanned = self.store.scan(&view, id, keys, direction, range.limit, visit).await;
-            scanned.map(|_| ()).map_err(|error| unavailable("scan", error))
-        })
+        self.stored.scan(PStateId(pstate.0), range, visit)
     }
 
     fn put(&self, pstate: PStateIndex, key: &[u8], value: &[u8]) -> Result<(), StateError> {
@@ -147,12 +100,15 @@ impl Local for StoreLocal<'_> {
         keys: &'a [&'a [u8]],
     ) -> LocalFuture<'a, Result<(), StateError>> {
         Box::pin(async move {
-            let fetched = self.store.prefetch(PStateId(pstate.0), keys.iter().copied()).await;
-            fetched.map(|_| ()).map_err(|error| unavailable("prefetch", error))
+            let fetched =
+                self.stored.store.prefetch(PStateId(pstate.0), keys.iter().copied()).await;
+            fetched.map(|_| ()).map_err(|error| self.stored.unavailable("prefetch", error))
         })
     }
 
     fn append(&self, _depot: DepotIndex, _record: &[u8]) -> Result<(), StateError> {
-        Err(unavailable("append", "there are no depots beside a `TestPState`; use a `Harness`"))
+        Err(self
+            .stored
+            .unavailable("append", "there are no depots beside a `TestPState`; use a `Harness`"))
     }
 }

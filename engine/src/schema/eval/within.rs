@@ -205,23 +205,7 @@ pub(super) fn select(
                 Change::To(new) => select(cx, trail, Raw::new(&new), out),
             };
         }
-        Step::Stay
-        | Step::Stop
-        | Step::If(..)
-        | Step::Cond(_)
-        | Step::Multi(_)
-        | Step::ThenStay(_)
-        | Step::Fix(..)
-        | Step::Again(_)
-        | Step::Selected(_)
-        | Step::NotSelected(_)
-        | Step::Collected(_)
-        | Step::Collect(_)
-        | Step::CollectOne(_)
-        | Step::PutValue(_)
-        | Step::PutCurrent
-        | Step::DropCollected
-        | Step::Fresh(_) => unreachable!("it does not depend on the value"),
+        control_step!() => unreachable!("the trail has taken it"),
     };
     match part {
         Some(part) => select(cx, trail, part, out),

@@ -238,23 +238,7 @@ pub(in super::super) fn transform(
                 Change::To(new) => change(Some(Raw::new(&new))),
             }
         }
-        Step::Stay
-        | Step::Stop
-        | Step::If(..)
-        | Step::Cond(_)
-        | Step::Multi(_)
-        | Step::ThenStay(_)
-        | Step::Fix(..)
-        | Step::Again(_)
-        | Step::Selected(_)
-        | Step::NotSelected(_)
-        | Step::Collected(_)
-        | Step::Collect(_)
-        | Step::CollectOne(_)
-        | Step::PutValue(_)
-        | Step::PutCurrent
-        | Step::DropCollected
-        | Step::Fresh(_) => unreachable!("it does not depend on the value"),
+        control_step!() => unreachable!("the trail has taken it"),
     }
 }
 
