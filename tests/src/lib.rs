@@ -12,6 +12,7 @@ pub mod disk;
 pub mod node;
 pub mod random;
 pub mod scenario;
+pub mod small;
 pub mod tally;
 pub mod trace;
 pub mod world;

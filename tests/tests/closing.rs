@@ -1,17 +1,16 @@
 //! Closing an engine of which a shard is gone, and opening beside handles of a closed one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill::client::Engine;
 use tidemill::env::LocalFuture;
 use tidemill::error::Error;
 use tidemill::module::{Depot, Module};
-use tidemill::node::Options;
 use tidemill::schema::aggregate::Count;
 use tidemill::schema::{Map, PState};
 use tidemill::types::ShardId;
 use tidemill_tests::node::Node;
+use tidemill_tests::small;
 use tidemill_tests::world::{self, World};
 
 struct Counting {
@@ -33,15 +32,7 @@ fn counting(m: &Module) -> Counting {
 }
 
 async fn open(node: &Node) -> Engine {
-    let options = Options {
-        shards: 2,
-        partitions: Some(8),
-        memory_bytes: 4 << 20,
-        journal_bytes_max: 1 << 20,
-        journal_file_bytes: 128 << 10,
-        ..Options::default()
-    };
-    Engine::open_on(Arc::new(node.platform()), options, |_| {}).await.expect("it opens")
+    small::open(node, 2).await.expect("it opens")
 }
 
 fn in_worlds(body: fn(World) -> LocalFuture<'static, ()>) {

@@ -1,30 +1,14 @@
 //! Folds that are asked for at once.
 
-use std::sync::Arc;
-
 use futures_util::future::join3;
-use tidemill::client::Engine;
 use tidemill::module::{Depot, Module};
-use tidemill::node::Options;
 use tidemill::types::PartitionId;
 use tidemill_tests::disk::Faults;
-use tidemill_tests::node::Node;
+use tidemill_tests::small;
 use tidemill_tests::world::{self, World};
 
 fn words(m: &Module) -> Depot<u64> {
     m.depot::<u64>("words").hash_by(|word| word)
-}
-
-async fn open(node: &Node, shards: u16) -> Engine {
-    let options = Options {
-        shards,
-        partitions: Some(8),
-        memory_bytes: 4 << 20,
-        journal_bytes_max: 1 << 20,
-        journal_file_bytes: 128 << 10,
-        ..Options::default()
-    };
-    Engine::open_on(Arc::new(node.platform()), options, |_| {}).await.expect("it opens")
 }
 
 /// A root that covers nothing new, torn by a crash, cannot be told from damage.
@@ -33,7 +17,7 @@ fn folds_asked_for_at_once_write_one_root_each() {
     for seed in 0..10 {
         let ran = World::run(&world::Options::seed(seed), |world| async move {
             let node = world.node();
-            let engine = open(&node, 2).await;
+            let engine = small::open(&node, 2).await.expect("it opens");
             let running = engine.launch("words", words).await.unwrap();
             let words: Vec<u64> = (0..200).collect();
             running.append_many(*running, &words).await.unwrap();
@@ -57,7 +41,7 @@ fn a_root_that_the_device_has_lost_ends_its_fold_and_costs_nothing() {
         let ran = World::run(&world::Options::seed(seed), |world| async move {
             let node = world.node();
             // One shard, which ends: another one would go on with folds whose pages are lost as well.
-            let engine = open(&node, 1).await;
+            let engine = small::open(&node, 1).await.expect("it opens");
             let running = engine.launch("words", words).await.unwrap();
             let words_in: Vec<u64> = (0..200).collect();
             running.append_many(*running, &words_in).await.unwrap();
@@ -69,7 +53,7 @@ fn a_root_that_the_device_has_lost_ends_its_fold_and_costs_nothing() {
             node.disk().set_faults(Faults::default());
             drop(running);
             engine.stop().await;
-            let engine = open(&node, 1).await;
+            let engine = small::open(&node, 1).await.expect("it opens");
             let running = engine.launch("words", words).await.unwrap();
             let mut count = 0;
             for partition in (0..8).map(PartitionId) {

@@ -1,15 +1,13 @@
 //! Openings of a cleanly closed directory that are killed at every step, each followed by a whole one and a
 //! power cut.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill::client::Engine;
-use tidemill::error::Result;
 use tidemill::module::{Depot, Module};
-use tidemill::node::Options;
 use tidemill::types::PartitionId;
 use tidemill_tests::node::{After, Crash, Node};
+use tidemill_tests::small;
 use tidemill_tests::world::{self, World};
 
 struct Words {
@@ -20,23 +18,11 @@ fn words(m: &Module) -> Words {
     Words { words: m.depot::<u64>("words").hash_by(|word| word) }
 }
 
-async fn open(node: &Node) -> Result<Engine> {
-    let options = Options {
-        shards: 1,
-        partitions: Some(2),
-        memory_bytes: 4 << 20,
-        journal_bytes_max: 1 << 20,
-        journal_file_bytes: 128 << 10,
-        ..Options::default()
-    };
-    Engine::open_on(Arc::new(node.platform()), options, |_| {}).await
-}
-
 /// Kills the opening after so many operations of its disk. Whether it came that far.
 async fn killed_opening(world: &World, node: &Node, operations: u64) -> bool {
     let before = node.crashes();
     node.crash_after(After::Operations(operations), Crash::Kill);
-    let opened = world.timeout(Duration::from_secs(10), open(node)).await;
+    let opened = world.timeout(Duration::from_secs(10), small::open(node, 1)).await;
     if let Some(Ok(engine)) = opened {
         // It was over before. The kill comes while it closes, or not at all.
         drop(engine.close().await);
@@ -47,10 +33,10 @@ async fn killed_opening(world: &World, node: &Node, operations: u64) -> bool {
 
 /// One whole life: everything that was acknowledged before is there, and so is one record more.
 async fn live(node: &Node, acknowledged: &mut u64) -> Engine {
-    let engine = open(node).await.expect("it opens");
+    let engine = small::open(node, 1).await.expect("it opens");
     let module = engine.launch("words", words).await.expect("nothing fails here");
     let mut count = 0;
-    for partition in 0..2 {
+    for partition in 0..8 {
         let range = module.depot_range(module.words, PartitionId(partition));
         count += range.await.expect("it runs").end.0;
     }

@@ -8,6 +8,7 @@
 )]
 
 mod api;
+mod budget;
 mod damage;
 mod faults;
 mod full;
@@ -20,6 +21,7 @@ mod memory;
 mod notes;
 mod rejects;
 mod reopening;
+mod snapshots;
 mod stopped;
 
 /// What [`kit::Process`] can run in a process of its own, by name.

@@ -1,8 +1,5 @@
 //! What an engine's events cost, as its hook tells it.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-use std::path::Path;
 use std::sync::mpsc;
 
 use tidemill::client::{Engine, block_on};
@@ -11,23 +8,16 @@ use tidemill::schema::aggregate::Sum;
 use tidemill::schema::{Map, Sub};
 use tidemill::testing::{EventHook, Io};
 
+use crate::kit::{directory, options};
+
 #[test]
 fn a_transfer_costs_what_it_should() {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("budget");
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
+    let dir = directory("budget");
     let (told, events) = mpsc::channel();
     let hook = EventHook::new(move |event| {
         told.send((event.topology.to_owned(), event.index.0, event.rows, event.io)).unwrap();
     });
-    let options = Options {
-        shards: 2,
-        partitions: Some(4),
-        memory_bytes: 64 << 20,
-        event_hook: Some(hook),
-        ..Options::default()
-    };
+    let options = Options { event_hook: Some(hook), ..options(2) };
     let engine = block_on(Engine::open(&dir, options)).unwrap();
     let bank = block_on(engine.launch("bank", |m| {
         let transfers = m.depot::<(u64, u64, i64)>("transfers").hash_by(|(from, _, _)| from);

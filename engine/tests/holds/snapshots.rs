@@ -1,13 +1,5 @@
 //! Snapshots through the public API, on real files: the money in one is exact, whatever goes on.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "a test has threads and clocks of its own"
-)]
-
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +12,8 @@ use tidemill::schema::aggregate::{Count, Sum};
 use tidemill::schema::{Map, PState};
 use tidemill::shard::Effects;
 use tidemill::types::{MicrobatchId, ShardId};
+
+use crate::kit::{self, directory};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Transfer {
@@ -54,17 +48,8 @@ const ACCOUNTS: u64 = 400;
 /// From where the money comes; its funds are what all others have, taken away.
 const OUTSIDE: u64 = u64::MAX;
 
-fn directory(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
-}
-
 fn options() -> Options {
-    Options { shards: 2, partitions: Some(8), memory_bytes: 64 << 20, ..Options::default() }
+    Options { memory_bytes: 64 << 20, ..kit::options(2) }
 }
 
 async fn pay(bank: &Launched<Bank>, transfers: impl Iterator<Item = Transfer>) -> MicrobatchId {
