@@ -164,6 +164,14 @@ pub struct Traced {
     pub layouts: Vec<Layout>,
 }
 
+impl Traced {
+    /// The layouts of those `PState`s in which sizes of collections are kept, by [`PStateIndex`].
+    pub(crate) fn sizes(&self) -> Vec<Option<Layout>> {
+        let sized = self.layouts.iter().map(|it| it.keeps_sizes().then(|| it.clone()));
+        sized.collect()
+    }
+}
+
 /// A declared depot.
 #[derive(Debug)]
 pub struct DepotDecl {
@@ -287,6 +295,18 @@ pub enum Error {
         topology: String,
         /// Where it was declared.
         location: &'static Location<'static>,
+    },
+    /// A size in a `PState` cannot be kept.
+    #[error(
+        "the type of PState `{pstate}`, declared at {location}, keeps a size that cannot be kept"
+    )]
+    NotCountable {
+        /// The `PState`.
+        pstate: String,
+        /// Where it was declared.
+        location: &'static Location<'static>,
+        /// Which collection, and why not.
+        source: codec::Error,
     },
     /// A flow was dropped before it ended.
     #[error(

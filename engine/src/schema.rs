@@ -6,8 +6,8 @@
 //! | schema | rows of the tree |
 //! |---|---|
 //! | `Map<K, V>` | `enc(k)` → value of `V` |
-//! | `Map<K, Sub<Map<K2, V>>>` | `enc(k) ++ enc(k2)` → value of `V` |
-//! | `Map<K, Sub<Set<E>>>` | `enc(k) ++ enc(e)` → no bytes |
+//! | `Map<K, Sub<Map<K2, V>>>` | `enc(k) ++ enc(k2)` → value of `V`; `enc(k)` → its size, see [`sizes`] |
+//! | `Map<K, Sub<Set<E>>>` | `enc(k) ++ enc(e)` → no bytes; `enc(k)` → its size |
 //! | `Map<K, Sub<List<T>>>` | `enc(k) ++ 01 ++ place` → value of `T`, and a few rows that count; see `schema/list.rs` |
 //! | `Map<K, R>` of a [`record`] | `enc(k) ++ number of the field` → value, or what hangs under it |
 //! | `Set<E>` | `enc(e)` → no bytes |
@@ -21,12 +21,13 @@
 //! }
 //! ```
 //!
-//! [`path`] has the paths, [`plan`] what they ask of the engine, [`aggregate`] what can be added, and
-//! [`layout`] the types as data.
+//! [`path`] has the paths, [`plan`] what they ask of the engine, [`aggregate`] what can be added, [`sizes`]
+//! what collections know of their sizes, and [`layout`] the types as data.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::sizes::Counting;
 use crate::codec::table::Trace;
 use crate::codec::{Error, FieldTable, Key, Result, decode, encode};
 
@@ -55,17 +56,19 @@ pub mod plan;
 pub mod record;
 mod select;
 pub mod shape;
+pub mod sizes;
 #[cfg(test)]
 mod tests;
 mod token;
 
 pub use aggregate::{Aggregate, Change};
 pub use layout::Layout;
-pub use path::{Counted, Direct, Many, Maybe, One, OwnedBy, Path, Presence};
+pub use path::{Direct, Many, Maybe, One, OwnedBy, Path, Presence};
 pub use plan::{Answer, ReadOp, ReadPlan, Reads, Removal, Rows, Target, Written};
 pub use record::{Field, Record};
 pub use select::Select;
 pub use shape::Shape;
+pub use sizes::{Counted, Uncounted};
 /// Stores a struct field by field; see [`record`].
 pub use tidemill_derive::Schema;
 pub use token::{Anyone, Owned, PState};
@@ -83,10 +86,18 @@ marker!(
     /// with. (A short list that is read and written whole is a `Vec<T>`, a value.)
     List<T>
 );
-marker!(
-    /// The collection `C` stored element by element, in key order.
-    Sub<C>
-);
+/// The collection `C` stored element by element, in key order. It knows how many elements it has, unless it
+/// is `Sub<C, Uncounted>`: see [`sizes`].
+pub struct Sub<C, Z = Counted>(std::marker::PhantomData<fn() -> (C, Z)>);
+
+impl<C, Z> std::fmt::Debug for Sub<C, Z> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(std::any::type_name::<Self>())
+    }
+}
+
+/// What a path without steps leads to: first keys lie in all partitions, so nothing counts them.
+pub type Root<S> = Sub<S, Uncounted>;
 
 /// What can be stored as one value: every type that serde can write and read back.
 #[diagnostic::on_unimplemented(
@@ -133,19 +144,20 @@ impl<T: Data> Position for T {
     }
 }
 
-impl<K: Key, V: Position> Position for Sub<Map<K, V>> {
+impl<K: Key, V: Position, Z: Counting> Position for Sub<Map<K, V>, Z> {
     const IS_COLLECTION: bool = true;
 
     fn layout(trace: &mut Trace) -> Result<Layout> {
-        Ok(Layout::Map { key: K::kind(), value: Box::new(V::layout(trace)?) })
+        let (key, value) = (K::kind(), Box::new(V::layout(trace)?));
+        Ok(Layout::Map { key, value, counted: Z::COUNTED })
     }
 }
 
-impl<E: Key> Position for Sub<Set<E>> {
+impl<E: Key, Z: Counting> Position for Sub<Set<E>, Z> {
     const IS_COLLECTION: bool = true;
 
     fn layout(_trace: &mut Trace) -> Result<Layout> {
-        Ok(Layout::Set { element: E::kind() })
+        Ok(Layout::Set { element: E::kind(), counted: Z::COUNTED })
     }
 }
 
@@ -168,19 +180,19 @@ pub trait Schema: 'static {
     /// The type as data, for the catalogue; the names in its values are added to `trace`.
     ///
     /// # Errors
-    /// [`Error::NotStorable`] if a value in it is not.
+    /// [`Error::NotStorable`] if a value in it is not; [`Error::NotCountable`] if a size in it cannot be kept.
     fn layout(trace: &mut Trace) -> Result<Layout>;
 }
 
 impl<K: Key, V: Position> Schema for Map<K, V> {
     fn layout(trace: &mut Trace) -> Result<Layout> {
-        <Sub<Self> as Position>::layout(trace)
+        sizes::checked(<Root<Self> as Position>::layout(trace)?)
     }
 }
 
 impl<E: Key> Schema for Set<E> {
     fn layout(trace: &mut Trace) -> Result<Layout> {
-        <Sub<Self> as Position>::layout(trace)
+        sizes::checked(<Root<Self> as Position>::layout(trace)?)
     }
 }
 

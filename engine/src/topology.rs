@@ -21,6 +21,7 @@ mod list;
 mod local;
 mod read;
 mod run;
+mod sizes;
 mod stage;
 mod stored;
 #[cfg(test)]

@@ -366,7 +366,10 @@ fn the_commands_say_what_they_find_and_how_they_end() {
     let rows = text(&tidemill(&["inspect", "--rows", "notes"], &dir));
     assert_eq!(rows.lines().filter(|line| line.contains("note of ")).count(), 100, "{rows}");
     // The account, the transfer, and the note.
-    let row = rows.lines().find(|line| line.contains("[13,")).unwrap_or_else(|| panic!("{rows}"));
+    let of_13: Vec<&str> = rows.lines().filter(|line| line.contains("[13,")).collect();
+    let [head, row, ..] = of_13[..] else { panic!("{rows}") };
+    // First how many there are.
+    assert!(head.ends_with(&format!("[13,\"head\"] {}", of_13.len() - 1)), "{rows}");
     let (keys, note) = row.split_once("] ").unwrap();
     let transfer = keys.rsplit_once(',').unwrap().1;
     assert!(note.starts_with(&format!("\"note of {transfer} note of ")), "{row}");

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use tidemill::module::{Depot, Module};
 use tidemill::schema::aggregate::Sum;
-use tidemill::schema::{Map, PState, Sub};
+use tidemill::schema::{Map, PState, Sub, Uncounted};
 
 /// The topology's name.
 pub const LEDGER: &str = "ledger";
@@ -66,9 +66,9 @@ pub struct Bank {
     /// What each account holds.
     pub funds: PState<Map<u64, i64>>,
     /// Transfers by who pays, then by id.
-    pub outgoing: PState<Map<u64, Sub<Map<u64, Outgoing>>>>,
+    pub outgoing: PState<Map<u64, Sub<Map<u64, Outgoing>, Uncounted>>>,
     /// Accepted transfers by who gets them, then by id.
-    pub incoming: PState<Map<u64, Sub<Map<u64, Incoming>>>>,
+    pub incoming: PState<Map<u64, Sub<Map<u64, Incoming>, Uncounted>>>,
 }
 
 /// Declares the module.
@@ -78,8 +78,8 @@ pub fn bank(m: &Module) -> Bank {
 
     let ledger = m.microbatch(|| LEDGER);
     let funds = ledger.pstate::<Map<u64, i64>>("funds");
-    let outgoing = ledger.pstate::<Map<u64, Sub<Map<u64, Outgoing>>>>("outgoing");
-    let incoming = ledger.pstate::<Map<u64, Sub<Map<u64, Incoming>>>>("incoming");
+    let outgoing = ledger.pstate::<Map<u64, Sub<Map<u64, Outgoing>, Uncounted>>>("outgoing");
+    let incoming = ledger.pstate::<Map<u64, Sub<Map<u64, Incoming>, Uncounted>>>("incoming");
 
     ledger
         .source(deposits)

@@ -92,6 +92,16 @@ pub enum Error {
         /// Why not, and what to do.
         problem: String,
     },
+    /// The size of a collection cannot be kept.
+    #[error("the size of `{collection}`{at} cannot be kept: {problem}")]
+    NotCountable {
+        /// The collection, as it is declared.
+        collection: String,
+        /// Where in the type, as ` at values > values`; empty at its root.
+        at: String,
+        /// Why not, and what to do.
+        problem: &'static str,
+    },
     /// A stored field table is damaged or of a later version.
     #[error("the stored field table is unusable: {problem}")]
     BadTable {

@@ -12,7 +12,8 @@ use super::{
     Batch, Definition, DepotDecl, DepotIndex, Error, Owner, PStateDecl, PStateIndex, PlacedBy,
     Placer,
 };
-use crate::codec::{EncodeKey, Placement, key::encode_key};
+use crate::codec::table::Trace;
+use crate::codec::{self, EncodeKey, Placement, key::encode_key};
 use crate::schema::{Owned, Schema};
 use crate::topology::{
     self, Hopped, Input, Intake, Node, NodeIndex, Row, Source, take_records, take_timed,
@@ -299,6 +300,15 @@ impl ModuleDraft {
         let topologies = self.topologies.into_iter().map(TopologyDraft::finish);
         let topologies = topologies.collect::<Result<Vec<_>, Error>>()?;
         let Self { name, version, depots, pstates, .. } = self;
+        for pstate in &pstates {
+            // What is wrong with the types of values is said by whoever stores them.
+            if let Err(source @ codec::Error::NotCountable { .. }) =
+                (pstate.layout)(&mut Trace::default())
+            {
+                let (pstate, location) = (pstate.name.clone(), pstate.location);
+                return Err(Error::NotCountable { pstate, location, source });
+            }
+        }
         Ok(Definition { name, version, depots, pstates, topologies })
     }
 }

@@ -9,7 +9,8 @@
 //! widened to hold both.
 //!
 //! Format 2 added the layouts. A file of format 1 is read, and its `PState`s take the layouts that the next
-//! launch declares; the file that this launch writes has format 2.
+//! launch declares; the file that this launch writes has the newest format. Format 3 added the sizes of
+//! collections: what was launched before keeps none.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -84,6 +85,8 @@ pub(crate) struct Installed {
     /// By place in the definition.
     pub(crate) depots: Vec<DepotId>,
     pub(crate) pstates: Vec<PStateId>,
+    /// The layouts of those in which sizes of collections are kept.
+    pub(crate) sizes: Vec<Option<Layout>>,
     pub(crate) topologies: Vec<TopologyId>,
     /// Where each topology's rejected records go.
     pub(crate) dead_letters: Vec<DepotId>,
@@ -151,7 +154,7 @@ impl Installed {
 }
 
 /// The format of files that are written.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// The oldest format that is read.
 const FORMAT_MIN: u32 = 1;
@@ -206,6 +209,7 @@ impl Catalogue {
         definition: Arc<Definition>,
         traced: Traced,
     ) -> Result<Installed> {
+        let sizes = traced.sizes();
         let Traced { fields, layouts } = traced;
         self.format = FORMAT;
         self.fields.clear();
@@ -236,7 +240,8 @@ impl Catalogue {
             .iter()
             .map(|depot| DepotId(number(&mut entry.depots, &depot.name, &mut self.next_depot)))
             .collect();
-        let pstates = definition
+        let pstates_before = self.next_pstate;
+        let pstates: Vec<_> = definition
             .pstates
             .iter()
             .map(|it| PStateId(number(&mut entry.pstates, &it.name, &mut self.next_pstate)))
@@ -246,8 +251,8 @@ impl Catalogue {
             .iter()
             .map(|it| TopologyId(number(&mut entry.topologies, &it.name, &mut self.next_topology)))
             .collect();
-        for (pstate, layout) in definition.pstates.iter().zip(layouts) {
-            entry.remember(&pstate.name, layout)?;
+        for ((pstate, id), layout) in definition.pstates.iter().zip(&pstates).zip(layouts) {
+            entry.remember(&pstate.name, layout, id.0 >= pstates_before)?;
         }
         self.check_readable(&definition.name)?;
         Ok(Installed {
@@ -258,6 +263,7 @@ impl Catalogue {
             definition,
             depots,
             pstates,
+            sizes,
             topologies,
             dead_letters,
             fields,
@@ -286,17 +292,22 @@ impl Catalogue {
 
 impl ModuleEntry {
     /// Remembers the layout of a `PState`, so that it holds what is stored and what is declared.
-    fn remember(&mut self, name: &str, declared: Layout) -> Result<()> {
+    fn remember(&mut self, name: &str, declared: Layout, is_new: bool) -> Result<()> {
         let Some(pstate) = self.pstates.iter_mut().find(|it| it.name == name) else {
             unreachable!("every declared PState was given a number");
         };
-        let Some(stored) = &pstate.layout else {
+        if is_new {
             pstate.layout = Some(declared);
             return Ok(());
-        };
+        }
+        // What was launched before layouts were remembered kept no sizes.
+        let stored = pstate.layout.take().unwrap_or_else(|| declared.without_sizes());
         let wider = stored.widen(&declared).map_err(|misfit| {
             let Misfit { at, stored: was, declared: is, why } = misfit;
-            let at = if at.is_empty() { String::new() } else { format!(", at {}", at.join(" > ")) };
+            let (at, was, is) = match at.join(" > ") {
+                at if at.is_empty() => (at, stored.to_string(), declared.to_string()),
+                at => (format!(", at {at}"), was, is),
+            };
             let what = format!(
                 "PState `{name}` of module `{}` is declared as `{declared}`, and what is stored does not fit \
                  that{at}: it was stored as `{was}` and is declared as `{is}`, but {why}. Nothing was changed. \

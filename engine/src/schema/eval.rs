@@ -15,6 +15,9 @@
 //! | branches, and steps that collect | what their paths cost |
 //! | any other step | reads the collection up to there as one value, of at most 16 MiB; T writes the rows that change |
 //!
+//! To write in a collection that keeps its size costs what [`sizes`](super::sizes) says besides, and a `Range`
+//! that is made `Void` there is read first.
+//!
 //! In a value no step reads anything, and only what lies before a part is looked at to find it.
 //!
 //! What is written is first decoded as the type that the `PState`'s rows have, so that a query, whoever

@@ -22,11 +22,17 @@ pub enum Layout {
         key: KeyKind,
         /// What is under each.
         value: Box<Self>,
+        /// Whether it has a head, which says how many elements it has: see [`sizes`](super::sizes).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        counted: bool,
     },
     /// A set stored element by element: a row without a value for each.
     Set {
         /// Its elements.
         element: KeyKind,
+        /// Whether it has a head, which says how many elements it has: see [`sizes`](super::sizes).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        counted: bool,
     },
     /// A list stored element by element: each at its label, with rows that count.
     List {
@@ -86,13 +92,21 @@ impl Layout {
             (Self::Value(stored), Self::Value(declared)) => {
                 stored.widen(declared).map(Self::Value)
             }
-            (Self::Map { key: stored, value: from }, Self::Map { key, value: to }) => {
+            (
+                Self::Map { key: stored, value: from, counted: was },
+                Self::Map { key, value: to, counted },
+            ) => {
                 keys_fit("keys", stored, key)?;
+                self.sizes_fit(*was, declared, *counted)?;
                 let value = from.widen(to).map_err(|misfit| within("values".to_owned(), misfit))?;
-                Ok(Self::Map { key: key.clone(), value: Box::new(value) })
+                Ok(Self::Map { key: key.clone(), value: Box::new(value), counted: *counted })
             }
-            (Self::Set { element: stored }, Self::Set { element }) => {
+            (
+                Self::Set { element: stored, counted: was },
+                Self::Set { element, counted },
+            ) => {
                 keys_fit("elements", stored, element)?;
+                self.sizes_fit(*was, declared, *counted)?;
                 Ok(declared.clone())
             }
             (Self::List { item: from }, Self::List { item: to }) => {
@@ -125,14 +139,20 @@ impl Layout {
     }
 
     /// The parts of a row's key as JSON, the placement key first, and what the row holds; `None` for the
-    /// element of a set, which holds nothing, and for the rows of a list that count. An element of a list is
-    /// shown by its label, which says what comes before what.
+    /// element of a set, which holds nothing, and for the rows that count elements: heads, and others of lists.
+    /// An element of a list is shown by its label, which says what comes before what.
     ///
     /// # Errors
     /// [`Error::KeyMismatch`] if `key` is no key of a row of this layout.
     pub fn row(&self, key: &[u8]) -> Result<(Vec<Value>, Option<&ValueKind>)> {
         let (mut at, mut rest, mut parts) = (self, key, Vec::new());
+        let mut is_counted = false;
         loop {
+            is_counted = at.has_head(is_counted);
+            if rest.is_empty() && is_counted {
+                parts.push(HEAD.into());
+                return Ok((parts, None));
+            }
             let (part, next) = match at {
                 Self::Value(kind) => {
                     return if rest.is_empty() {
@@ -141,7 +161,7 @@ impl Layout {
                         Err(self.no_row("bytes are left over"))
                     };
                 }
-                Self::Set { element } => {
+                Self::Set { element, .. } => {
                     parts.push(element.to_json(rest)?);
                     return Ok((parts, None));
                 }
@@ -154,7 +174,7 @@ impl Layout {
                             (at, rest) = (&**item, after);
                             continue;
                         }
-                        list::KeyPart::Head => parts.push(Value::from("head")),
+                        list::KeyPart::Head => parts.push(HEAD.into()),
                         list::KeyPart::Block { level, label } => {
                             parts.push(Value::from(format!("block {level} {label:032x}")));
                         }
@@ -165,7 +185,7 @@ impl Layout {
                         Err(self.no_row("bytes are left over"))
                     };
                 }
-                Self::Map { key, value } => (key, &**value),
+                Self::Map { key, value, .. } => (key, &**value),
                 Self::Record { fields, .. } => {
                     let found = rest.split_first().and_then(|(number, rest)| {
                         Some((fields.iter().find(|field| field.number == *number)?, rest))
@@ -191,8 +211,22 @@ impl Layout {
         Error::KeyMismatch { kind: self.to_string(), problem }
     }
 
+    /// Heads are there from the first element on, or never.
+    fn sizes_fit(&self, was: bool, declared: &Self, is: bool) -> Result<(), Misfit> {
+        let why = match (was, is) {
+            (false, true) => {
+                "its elements were never counted, so its size is not known: write `Uncounted`, as in \
+                 `Sub<.., Uncounted>`, to declare what is stored"
+            }
+            (true, false) => "its elements are counted: declare it without `Uncounted`",
+            (true, true) | (false, false) => return Ok(()),
+        };
+        let (stored, declared) = (self.written(true), declared.written(true));
+        Err(Misfit { at: Vec::new(), stored, declared, why: why.to_owned() })
+    }
+
     /// As in Rust, at the root or inside.
-    fn written(&self, is_inside: bool) -> String {
+    pub(super) fn written(&self, is_inside: bool) -> String {
         if is_inside { Inside(self).to_string() } else { self.to_string() }
     }
 }
@@ -262,13 +296,16 @@ fn keys_fit(at: &str, stored: &KeyKind, declared: &KeyKind) -> Result<(), Misfit
     })
 }
 
+/// What stands in the place of a key in the key of a head.
+const HEAD: &str = "head";
+
 impl fmt::Display for Layout {
     /// As it would be written: `Map<String, Sub<Map<u64, Sale>>>`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Value(kind) => f.write_str(&kind.name),
-            Self::Map { key, value } => write!(f, "Map<{key}, {}>", Inside(value)),
-            Self::Set { element } => write!(f, "Set<{element}>"),
+            Self::Map { key, value, .. } => write!(f, "Map<{key}, {}>", Inside(value)),
+            Self::Set { element, .. } => write!(f, "Set<{element}>"),
             Self::List { item } => write!(f, "List<{}>", Inside(item)),
             Self::Record { name, .. } => f.write_str(name),
         }
@@ -282,6 +319,9 @@ impl fmt::Display for Inside<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Layout::Value(_) | Layout::Record { .. } => self.0.fmt(f),
+            Layout::Map { counted: false, .. } | Layout::Set { counted: false, .. } => {
+                write!(f, "Sub<{}, Uncounted>", self.0)
+            }
             Layout::Map { .. } | Layout::Set { .. } | Layout::List { .. } => {
                 write!(f, "Sub<{}>", self.0)
             }

@@ -9,6 +9,7 @@ use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToIncl
 
 use super::aggregate::{Adds, Change};
 use super::plan::{RangeOp, ReadOp, ReadPlan, Removal, Target};
+use super::sizes::{self, Counting, Uncounted};
 use super::{Data, Field, Is, List, Map, Position, Record, Set, Sub, list};
 use crate::codec::{EncodeKey, Error, KEY_BYTES_MAX, Key, KeyBuf, Placement, Result};
 use crate::types::PStateId;
@@ -39,25 +40,26 @@ pub enum Many {}
 pub enum Presence {}
 
 marker!(
-    /// The position of ranges over a map: keys with values.
-    Entry<K, V>
+    /// The position of ranges over a map: keys with values. `Z` says whether the map counts them.
+    Entry<K, V, Z>
 );
 marker!(
     /// The position of ranges over the keys of a map, or the elements of a set.
-    KeyOf<K>
+    KeyOf<K, Z>
 );
 marker!(
     /// The position of ranges over the values of a map.
-    ValueOf<V>
+    ValueOf<V, Z>
 );
 marker!(
     /// The position of the elements of a list, in the list's order.
     Item<T>
 );
 
-/// The position of paths that ask how many elements a collection has: see [`Path::size`].
-#[derive(Clone, Copy, Debug)]
-pub enum Size {}
+marker!(
+    /// The position of paths that ask how many elements the collection `C` has: see [`Path::size`].
+    Size<C>
+);
 
 /// A path to a single place: what `put`, `delete` and `add` take, and what `key` and `range` go on
 /// from.
@@ -152,14 +154,14 @@ impl<S, M, O> Path<S, M, O> {
         Path::from_raw(self.raw)
     }
 
-    /// How many elements a list has. Reads one row, however long the list.
+    /// How many elements the collection has: see [`sizes`]. Reads one row, however many there are.
     #[must_use]
-    pub fn size(mut self) -> Path<Size, One, O>
+    pub fn size(mut self) -> Path<Size<S>, One, O>
     where
-        S: Counted,
+        S: Counts,
         M: Direct,
     {
-        self.raw.part::<S>(|out| out.push_array([list::HEAD]));
+        self.raw.part::<S>(S::push_head);
         Path::from_raw(self.raw)
     }
 
@@ -260,16 +262,16 @@ impl<S, O> Path<S, Many, O> {
     }
 }
 
-impl<K, V, O> Path<Entry<K, V>, Many, O> {
+impl<K, V, Z, O> Path<Entry<K, V, Z>, Many, O> {
     /// The keys alone; values are not read.
     #[must_use]
-    pub fn keys(self) -> Path<KeyOf<K>, Many, O> {
+    pub fn keys(self) -> Path<KeyOf<K, Z>, Many, O> {
         Path::from_raw(self.raw)
     }
 
     /// The values alone.
     #[must_use]
-    pub fn values(self) -> Path<ValueOf<V>, Many, O> {
+    pub fn values(self) -> Path<ValueOf<V, Z>, Many, O> {
         Path::from_raw(self.raw)
     }
 }
@@ -447,7 +449,7 @@ pub trait KeyIn<S> {
     fn encode_key_in(self, out: &mut KeyBuf);
 }
 
-impl<K, V, Q: AsKey<K>> KeyIn<Sub<Map<K, V>>> for Q {
+impl<K, V, Z, Q: AsKey<K>> KeyIn<Sub<Map<K, V>, Z>> for Q {
     type Value = V;
 
     #[inline]
@@ -467,7 +469,7 @@ pub trait ElementOf<S> {
     fn encode_element(self, out: &mut KeyBuf);
 }
 
-impl<E, Q: AsKey<E>> ElementOf<Sub<Set<E>>> for Q {
+impl<E, Z, Q: AsKey<E>> ElementOf<Sub<Set<E>, Z>> for Q {
     #[inline]
     fn encode_element(self, out: &mut KeyBuf) {
         self.encode_as_key(out);
@@ -488,20 +490,28 @@ pub trait RangeOf<S> {
     fn encode_range_in(self, prefix: &KeyBuf) -> Bounds;
 }
 
-impl<K, V: Data, R: KeyRange<K>> RangeOf<Sub<Map<K, V>>> for R {
-    type Element = Entry<K, V>;
+impl<K, V: Data, Z: Counting, R: KeyRange<K>> RangeOf<Sub<Map<K, V>, Z>> for R {
+    type Element = Entry<K, V, Z>;
 
     fn encode_range_in(self, prefix: &KeyBuf) -> Bounds {
-        self.encode_range(prefix)
+        behind_head::<Z>(prefix, self.encode_range(prefix))
     }
 }
 
-impl<E, R: KeyRange<E>> RangeOf<Sub<Set<E>>> for R {
-    type Element = KeyOf<E>;
+impl<E, Z: Counting, R: KeyRange<E>> RangeOf<Sub<Set<E>, Z>> for R {
+    type Element = KeyOf<E, Z>;
 
     fn encode_range_in(self, prefix: &KeyBuf) -> Bounds {
-        self.encode_range(prefix)
+        behind_head::<Z>(prefix, self.encode_range(prefix))
     }
+}
+
+/// The same range without the head, whose key is the prefix.
+fn behind_head<Z: Counting>(prefix: &KeyBuf, (mut from, to): Bounds) -> Bounds {
+    if Z::COUNTED && from.len() == prefix.len() {
+        from = sizes::first_element(prefix);
+    }
+    (from, to)
 }
 
 /// Collections whose elements [`Path::all`] gives.
@@ -515,17 +525,23 @@ pub trait Ranged {
     type Element;
 
     /// The first key included and the first behind, given the key of the collection.
+    fn bounds(prefix: &KeyBuf) -> Bounds;
+}
+
+impl<K, V: Data, Z: Counting> Ranged for Sub<Map<K, V>, Z> {
+    type Element = Entry<K, V, Z>;
+
     fn bounds(prefix: &KeyBuf) -> Bounds {
-        KeyRange::<()>::encode_range(.., prefix)
+        behind_head::<Z>(prefix, KeyRange::<()>::encode_range(.., prefix))
     }
 }
 
-impl<K, V: Data> Ranged for Sub<Map<K, V>> {
-    type Element = Entry<K, V>;
-}
+impl<E, Z: Counting> Ranged for Sub<Set<E>, Z> {
+    type Element = KeyOf<E, Z>;
 
-impl<E> Ranged for Sub<Set<E>> {
-    type Element = KeyOf<E>;
+    fn bounds(prefix: &KeyBuf) -> Bounds {
+        behind_head::<Z>(prefix, KeyRange::<()>::encode_range(.., prefix))
+    }
 }
 
 impl<T: Data> Ranged for Sub<List<T>> {
@@ -541,11 +557,74 @@ impl<T: Data> Ranged for Sub<List<T>> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not count its elements",
     label = "no `size` here",
-    note = "lists that are stored element by element, `Sub<List<T>>`, do"
+    note = "collections that are stored element by element do, `Sub<Map<K, V>>`, `Sub<Set<E>>` and \
+            `Sub<List<T>>`, unless they are declared `Uncounted`; the first keys of a PState, which are \
+            spread over all partitions, do not",
+    note = "to count what was `Uncounted`, take `Uncounted` out of a PState's type and give the PState \
+            another name"
 )]
-pub trait Counted {}
+pub trait Counts {
+    /// Appends what the key of the collection's head has behind that of the collection.
+    fn push_head(key: &mut KeyBuf);
 
-impl<T> Counted for Sub<List<T>> {}
+    /// The size that a head says.
+    ///
+    /// # Errors
+    /// [`Error::Decode`].
+    fn size(head: &[u8]) -> Result<u64>;
+}
+
+impl<K, V> Counts for Sub<Map<K, V>> {
+    fn push_head(_key: &mut KeyBuf) {}
+
+    fn size(head: &[u8]) -> Result<u64> {
+        sizes::decode_size(head)
+    }
+}
+
+impl<E> Counts for Sub<Set<E>> {
+    fn push_head(_key: &mut KeyBuf) {}
+
+    fn size(head: &[u8]) -> Result<u64> {
+        sizes::decode_size(head)
+    }
+}
+
+impl<T> Counts for Sub<List<T>> {
+    fn push_head(key: &mut KeyBuf) {
+        key.push_array([list::HEAD]);
+    }
+
+    fn size(head: &[u8]) -> Result<u64> {
+        list::decode_count(head).map_err(list::malformed)
+    }
+}
+
+/// Elements of a map or set, one row each: what [`At::remove_range`](crate::topology::At::remove_range) takes.
+#[diagnostic::on_unimplemented(
+    message = "a range of `{Self}` cannot be removed",
+    label = "not elements of a map or set",
+    note = "elements of a list are removed by index: `at.remove(list, index).await`"
+)]
+pub trait Elements {}
+
+impl<K, V, Z> Elements for Entry<K, V, Z> {}
+impl<K, Z> Elements for KeyOf<K, Z> {}
+impl<V, Z> Elements for ValueOf<V, Z> {}
+
+/// Elements that nobody counts: what [`At::delete_range`](crate::topology::At::delete_range) takes.
+#[diagnostic::on_unimplemented(
+    message = "a range of `{Self}` cannot be deleted blindly: the collection keeps its size",
+    label = "what is deleted must be counted",
+    note = "write `at.remove_range(path).await`, which counts; or declare the collection \
+            `Sub<.., Uncounted>` to delete without reading; all of it is deleted by `at.delete`",
+    note = "elements of a list are removed by index: `at.remove(list, index).await`"
+)]
+pub trait Blind: Elements {}
+
+impl<K, V> Blind for Entry<K, V, Uncounted> {}
+impl<K> Blind for KeyOf<K, Uncounted> {}
+impl<V> Blind for ValueOf<V, Uncounted> {}
 
 /// A range of keys of type `K`.
 #[diagnostic::on_unimplemented(

@@ -1,7 +1,8 @@
 //! [`Select`]: what can be read, and the typed result of it.
 
-use super::list;
-use super::path::{Entry, Item, KeyOf, Many, Maybe, One, Path, Presence, Size, ValueOf, What};
+use super::path::{
+    Counts, Entry, Item, KeyOf, Many, Maybe, One, Path, Presence, Size, ValueOf, What,
+};
 use super::plan::{Answer, ReadPlan, Reads, Rows};
 use super::{Data, Stored};
 use crate::codec::key::decode_key;
@@ -94,7 +95,7 @@ impl<O> Select for Path<Presence, One, O> {
     }
 }
 
-impl<O> Select for Path<Size, One, O> {
+impl<C: Counts, O> Select for Path<Size<C>, One, O> {
     type Out = u64;
     const READS: usize = 1;
 
@@ -104,7 +105,7 @@ impl<O> Select for Path<Size, One, O> {
     }
 
     fn decode(_: &FieldTable, _: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
-        one(answers).map_or(Ok(0), |head| list::decode_count(head).map_err(list::malformed))
+        one(answers).map_or(Ok(0), C::size)
     }
 }
 
@@ -146,7 +147,7 @@ pub trait RowOf {
     fn row(table: &FieldTable, key: &[u8], value: &[u8]) -> Result<Self::Row>;
 }
 
-impl<K: Key, V: Data> RowOf for Entry<K, V> {
+impl<K: Key, V: Data, Z> RowOf for Entry<K, V, Z> {
     type Row = (K, V);
     const KEYS_ONLY: bool = false;
 
@@ -155,7 +156,7 @@ impl<K: Key, V: Data> RowOf for Entry<K, V> {
     }
 }
 
-impl<K: Key> RowOf for KeyOf<K> {
+impl<K: Key, Z> RowOf for KeyOf<K, Z> {
     type Row = K;
     const KEYS_ONLY: bool = true;
 
@@ -164,7 +165,7 @@ impl<K: Key> RowOf for KeyOf<K> {
     }
 }
 
-impl<V: Data> RowOf for ValueOf<V> {
+impl<V: Data, Z> RowOf for ValueOf<V, Z> {
     type Row = V;
     const KEYS_ONLY: bool = false;
 

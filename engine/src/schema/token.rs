@@ -3,8 +3,8 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use super::path::{KeyIn, Many, Maybe, One, Path, RangeOf, Ranged};
-use super::{Is, Sub};
+use super::path::{Counts, KeyIn, Many, Maybe, One, Path, RangeOf, Ranged, Size};
+use super::{Is, Root};
 use crate::types::PStateId;
 
 /// A `PState` that belongs to the topology `O`, which alone may write it.
@@ -44,7 +44,7 @@ impl<S, O> Owned<S, O> {
 
     /// The whole collection, as the start of a path.
     #[inline]
-    pub(super) fn path(self) -> Path<Sub<S>, One, O> {
+    pub(super) fn path(self) -> Path<Root<S>, One, O> {
         Path::root(self.id)
     }
 }
@@ -64,7 +64,7 @@ impl<S> PState<S> {
 
     /// The whole collection, as the start of a path.
     #[inline]
-    pub(super) fn path(self) -> Path<Sub<S>, One, Anyone> {
+    pub(super) fn path(self) -> Path<Root<S>, One, Anyone> {
         Path::root(self.id)
     }
 }
@@ -74,13 +74,13 @@ macro_rules! steps {
         impl<$($parameters),*> $token {
             /// What is under one key.
             #[inline]
-            pub fn key<Q: KeyIn<Sub<S>>>(self, key: Q) -> Path<Q::Value, Maybe, $owner> {
+            pub fn key<Q: KeyIn<Root<S>>>(self, key: Q) -> Path<Q::Value, Maybe, $owner> {
                 self.path().key(key)
             }
 
             /// Whether an element is in the set.
             #[inline]
-            pub fn has<Q: super::path::ElementOf<Sub<S>>>(
+            pub fn has<Q: super::path::ElementOf<Root<S>>>(
                 self,
                 element: Q,
             ) -> Path<super::path::Presence, One, $owner> {
@@ -88,14 +88,23 @@ macro_rules! steps {
             }
 
             /// The elements whose keys lie in a range.
-            pub fn range<R: RangeOf<Sub<S>>>(self, range: R) -> Path<R::Element, Many, $owner> {
+            pub fn range<R: RangeOf<Root<S>>>(self, range: R) -> Path<R::Element, Many, $owner> {
                 self.path().range(range)
+            }
+
+            /// First keys are spread over all partitions, so no one counts them: this does not compile, and
+            /// says so.
+            pub fn size(self) -> Path<Size<Root<S>>, One, $owner>
+            where
+                Root<S>: Counts,
+            {
+                self.path().size()
             }
 
             /// All elements, in key order.
             pub fn all<X: Ranged>(self) -> Path<X::Element, Many, $owner>
             where
-                Sub<S>: Is<X>,
+                Root<S>: Is<X>,
             {
                 self.path().all()
             }

@@ -9,6 +9,7 @@ use crate::codec::{FieldTable, Placement};
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
 use crate::pstate::WriteSet;
+use crate::schema::Layout;
 use crate::topology::{Access, Local, Scan, StateError, Stored, Visit};
 use crate::types::{PStateId, PartitionId, WallTime};
 
@@ -87,6 +88,19 @@ impl Local for EventLocal<'_> {
             self.shard.counters.borrow_mut().undeclared_misses += 1;
             self.work.partition.missed();
         })
+    }
+
+    fn get_below<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<Access<'a>, StateError> {
+        self.stored.get_below(self.pstate(pstate), key, visit, || ())
+    }
+
+    fn sizes(&self, pstate: PStateIndex) -> Option<&Layout> {
+        self.topology.module.sizes[pstate.0 as usize].as_ref()
     }
 
     fn scan<'a>(

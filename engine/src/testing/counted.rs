@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::codec::FieldTable;
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
+use crate::schema::Layout;
 use crate::topology::{
     Access, Definition, Done, EventFailure, Local, NodeIndex, Rows, Scan, StateError, Visit,
 };
@@ -200,6 +201,24 @@ impl Local for Counted<'_> {
             Access::Miss(_) => io.misses += 1,
         });
         Ok(access)
+    }
+
+    fn get_below<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<Access<'a>, StateError> {
+        let access = self.local.get_below(pstate, key, visit)?;
+        self.count(|io| match access {
+            Access::Ready => io.reads += 1,
+            Access::Miss(_) => io.misses += 1,
+        });
+        Ok(access)
+    }
+
+    fn sizes(&self, pstate: PStateIndex) -> Option<&Layout> {
+        self.local.sizes(pstate)
     }
 
     fn scan<'a>(

@@ -13,7 +13,7 @@ use crate::env::memory::{Machine, MemoryDisk};
 use crate::module::DepotIndex;
 use crate::page::Cache;
 use crate::pstate::Store;
-use crate::schema::{Direct, Owned, OwnedBy, Path, Position, Schema, Select, Shape, Stored};
+use crate::schema::{Direct, Layout, Owned, OwnedBy, Path, Position, Schema, Select, Stored};
 use crate::topology::{At, Changes, Context, Event, Failure, NodeIndex, Origin, Result};
 use crate::types::{Index, MicrobatchId, Offset, PStateId};
 
@@ -70,6 +70,8 @@ pub struct TestPState<S> {
     machine: Machine,
     store: Store,
     fields: FieldTable,
+    /// If sizes are kept in it.
+    sizes: Option<Layout>,
     /// Microbatches that were begun.
     begun: Cell<u64>,
     /// Those of them that wrote something: the entries of a journal that is not there.
@@ -94,13 +96,14 @@ impl<S: Schema> TestPState<S> {
     /// [`codec::Error::NotStorable`] if a value in `S` is not.
     pub fn new() -> codec::Result<Self> {
         let mut trace = Trace::default();
-        Shape::of::<S>(&mut trace)?;
+        let layout = Layout::of::<S>(&mut trace)?;
         let machine = Machine::new(&MemoryDisk::new());
         let store = open(&machine, Index(1));
         Ok(Self {
             machine,
             store,
             fields: trace.finish(),
+            sizes: layout.keeps_sizes().then_some(layout),
             begun: Cell::new(0),
             written: Cell::new(0),
             io: Cell::default(),
@@ -204,11 +207,15 @@ impl<S: 'static> TestPState<S> {
         let id = MicrobatchId(self.begun.get() + 1);
         self.begun.set(id.0);
         let writes = RefCell::default();
-        let local = StoreLocal::new(&self.store, &self.fields, id, &writes);
+        let local = StoreLocal::new(&self.store, (&self.fields, self.sizes.as_ref()), id, &writes);
         let counted = Counted::new(&local);
         let context = Context::new(&counted, NodeIndex(0));
         context.begin(Origin::record(DepotIndex(0), PARTITION, Offset(id.0)));
-        let result = self.machine.block_on(code(&context));
+        let result: Result<X> = self.machine.block_on(async {
+            let result = code(&context).await?;
+            context.settle().await?;
+            Ok(result)
+        });
         let has_failed = context.has_failed();
         let mut io = self.io.get();
         io += counted.io();

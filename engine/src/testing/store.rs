@@ -6,6 +6,7 @@ use crate::codec::FieldTable;
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
 use crate::pstate::{Store, WriteSet};
+use crate::schema::Layout;
 use crate::topology::{Access, Local, Scan, StateError, Stored, Visit};
 use crate::types::{MicrobatchId, PStateId, PartitionId, TopologyId, WallTime};
 
@@ -19,6 +20,8 @@ pub(super) const TOPOLOGY: TopologyId = TopologyId(1);
 pub(super) struct StoreLocal<'s> {
     fields: &'s FieldTable,
     id: MicrobatchId,
+    /// If sizes are kept in it.
+    layout: Option<&'s Layout>,
     stored: Stored<'s>,
 }
 
@@ -26,11 +29,11 @@ impl<'s> StoreLocal<'s> {
     /// Writes go to `writes`. All lower ids must be visible.
     pub(super) fn new(
         store: &'s Store,
-        fields: &'s FieldTable,
+        (fields, layout): (&'s FieldTable, Option<&'s Layout>),
         id: MicrobatchId,
         writes: &'s RefCell<WriteSet>,
     ) -> Self {
-        Self { fields, id, stored: Stored::new(store, PARTITION, (TOPOLOGY, id), writes) }
+        Self { fields, id, layout, stored: Stored::new(store, PARTITION, (TOPOLOGY, id), writes) }
     }
 
     fn write(&self, op: &'static str, write: impl FnOnce(&mut WriteSet)) -> Result<(), StateError> {
@@ -66,6 +69,19 @@ impl Local for StoreLocal<'_> {
         visit: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<Access<'a>, StateError> {
         self.stored.get(PStateId(pstate.0), key, visit, || ())
+    }
+
+    fn get_below<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<Access<'a>, StateError> {
+        self.stored.get_below(PStateId(pstate.0), key, visit, || ())
+    }
+
+    fn sizes(&self, _: PStateIndex) -> Option<&Layout> {
+        self.layout
     }
 
     fn scan<'a>(

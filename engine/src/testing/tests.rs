@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::module;
 use crate::schema::aggregate::{Count, Last, MapOf, MergeMap, MultiSet, SetOf, SetRemove, Sum};
-use crate::schema::{Map, Owned, Set, Sub};
+use crate::schema::{Map, Owned, Set, Sub, Uncounted};
 use crate::topology::{Failure, NodeIndex};
 
-type Posts = Map<u32, Sub<Map<u32, String>>>;
+type Posts = Map<u32, Sub<Map<u32, String>, Uncounted>>;
 
 /// Three users with a hundred posts each.
 fn posts() -> TestPState<Posts> {
@@ -138,7 +138,7 @@ fn aggregators_read_what_they_say() {
     assert_eq!(numbers.take_io().reads, 2, "apart");
     assert_eq!(numbers.select(number).unwrap(), Some(9));
 
-    let sets = TestPState::<Map<u8, Sub<Set<u8>>>>::new().unwrap();
+    let sets = TestPState::<Map<u8, Sub<Set<u8>, Uncounted>>>::new().unwrap();
     let set = sets.token().key(1);
     sets.aggregate(set.clone().add(SetOf(3))).unwrap();
     assert_eq!(sets.take_io(), Io { puts: 1, ..Io::default() });
@@ -146,7 +146,7 @@ fn aggregators_read_what_they_say() {
     assert_eq!(sets.take_io(), Io { deletes: 1, ..Io::default() });
     assert!(sets.select(set.all()).unwrap().is_empty());
 
-    let maps = TestPState::<Map<u8, Sub<Map<u8, u64>>>>::new().unwrap();
+    let maps = TestPState::<Map<u8, Sub<Map<u8, u64>, Uncounted>>>::new().unwrap();
     let map = maps.token().key(1);
     maps.aggregate(map.clone().add(MapOf(3, 4))).unwrap();
     assert_eq!(maps.take_io(), Io { puts: 1, ..Io::default() });
@@ -189,7 +189,7 @@ fn a_harness_counts_for_each_node() {
         let depot = m.depot::<(u32, i64)>("items").hash_by(|(key, _)| key);
         let t = m.microbatch(|| "t");
         let sums = t.pstate::<Map<u32, i64>>("sums");
-        let log = t.pstate::<Map<u32, Sub<Map<u64, i64>>>>("log");
+        let log = t.pstate::<Map<u32, Sub<Map<u64, i64>, Uncounted>>>("log");
         t.source(depot)
             .using(log)
             .filter_map(async move |at, log, (key, n): (u32, i64)| {

@@ -321,7 +321,11 @@ impl<P: Data> Event for Applied<P> {
     ) -> LocalFuture<'a, Result<Done, EventFailure>> {
         Box::pin(async move {
             let context = Context::new(local, self.node);
-            let applied = caught(apply_all::<P>(&context, rows.take())).await;
+            let applied = caught(async {
+                apply_all::<P>(&context, rows.take()).await?;
+                Ok(context.settle().await?)
+            });
+            let applied = applied.await;
             applied.map_err(|failure| failed(&self.name, &context, failure))?;
             Ok(Done::default())
         })
@@ -344,12 +348,13 @@ async fn apply_all<P: 'static>(context: &Context<'_>, changes: Vec<Pending<P>>) 
             })
             .await?;
         }
-        let mut written = Ok(());
+        let (mut written, target) = (Ok(()), key.as_slice());
         let mut write = |key: &[u8], value: Option<&[u8]>| {
             if written.is_ok() {
+                let was_there = (ops.reads_old && key == target).then_some(is_there);
                 written = match value {
-                    Some(value) => local.put(index(pstate), key, value),
-                    None => local.delete(index(pstate), key),
+                    Some(value) => context.put(index(pstate), key, value, was_there),
+                    None => context.delete(index(pstate), key, was_there),
                 };
             }
         };

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
+use super::sizes::Sizes;
 use super::{FailureKind, Local, NodeIndex, Origin, StateError};
 use crate::types::{PartitionId, WallTime};
 
@@ -21,6 +22,8 @@ pub struct Context<'a> {
     failed: Cell<bool>,
     /// Where values are encoded.
     scratch: RefCell<Vec<u8>>,
+    /// What the run has changed in sizes of collections.
+    sizes: Sizes,
 }
 
 impl std::fmt::Debug for Context<'_> {
@@ -33,7 +36,8 @@ impl<'a> Context<'a> {
     pub(crate) fn new(local: &'a dyn Local, node: NodeIndex) -> Self {
         let (origin, drawn, sent) = (Cell::new(None), Cell::new(0), Cell::new(0));
         let (failed, scratch) = (Cell::new(false), RefCell::new(Vec::new()));
-        Self { local, node, origin, drawn, sent, failed, scratch }
+        let sizes = Sizes::default();
+        Self { local, node, origin, drawn, sent, failed, scratch, sizes }
     }
 
     pub(crate) fn local(&self) -> &'a dyn Local {
@@ -42,6 +46,10 @@ impl<'a> Context<'a> {
 
     pub(crate) fn scratch(&self) -> &RefCell<Vec<u8>> {
         &self.scratch
+    }
+
+    pub(super) fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     /// Remembers if the surroundings failed: then the run counts for nothing, even if user code turns

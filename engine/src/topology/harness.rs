@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::{Definition, EventFailure, NodeIndex, Origin, Outgoing, Record, Row, Rows, Scan};
 use crate::codec::{self, FieldTable};
 use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy};
-use crate::schema::{Answer, ReadOp, Rows as FoundRows, Select};
+use crate::schema::{Answer, Layout, ReadOp, Rows as FoundRows, Select};
 use crate::testing::{Io, counted};
 use crate::types::{Offset, PartitionId, WallTime};
 
@@ -37,6 +37,8 @@ type Written = (State, Vec<(DepotIndex, Bytes)>);
 pub struct Harness {
     module: module::Definition,
     fields: FieldTable,
+    /// The layouts of `PState`s in which sizes are kept.
+    sizes: Vec<Option<Layout>>,
     partitions: Vec<Partition>,
     /// How far each topology has read each depot partition.
     read: BTreeMap<(usize, DepotIndex, PartitionId), usize>,
@@ -79,10 +81,12 @@ impl Harness {
     /// If `partitions` is not a power of two.
     pub fn new(module: module::Definition, partitions: u32) -> codec::Result<Self> {
         assert!(partitions.is_power_of_two());
-        let fields = module.field_table(FieldTable::new())?;
+        let traced = module.trace(FieldTable::new())?;
+        let sizes = traced.sizes();
         Ok(Self {
             module,
-            fields,
+            fields: traced.fields,
+            sizes,
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
             read: BTreeMap::new(),
             microbatches: 0,

@@ -173,13 +173,14 @@ impl Rows for Place<'_, '_> {
     }
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        self.context.noted(self.context.local().put(index_of(self.target.pstate), key, value))
+        self.context.put(index_of(self.target.pstate), key, value, None)
     }
 
     fn delete(&self, key: &[u8]) -> Result<(), StateError> {
-        self.context.noted(self.context.local().delete(index_of(self.target.pstate), key))
+        self.context.delete(index_of(self.target.pstate), key, None)
     }
 
+    /// Of rows that are no heads, so nobody counts them.
     fn delete_range(&self, from: &[u8], to: &[u8]) -> Result<(), StateError> {
         let pstate = index_of(self.target.pstate);
         self.context.noted(self.context.local().delete_range(pstate, from, Some(to)))

@@ -7,6 +7,7 @@ use super::FailureKind;
 use crate::codec::{self, FieldTable};
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
+use crate::schema::Layout;
 use crate::types::{PartitionId, WallTime};
 
 /// One partition, as the code of one topology sees it during one attempt at a microbatch: the state
@@ -33,7 +34,8 @@ pub trait Local {
     /// The numbers of fields, which values and records are encoded with.
     fn fields(&self) -> &FieldTable;
 
-    /// Looks one key up. If what it takes is in memory, calls `visit` once, with the value if there is
+    /// Looks one key up. What this attempt has written, and what it has deleted, is always in memory. If what
+    /// the look-up takes is in memory, calls `visit` once, with the value if there is
     /// one, and returns [`Access::Ready`]. Else returns [`Access::Miss`]; when its future is done, the
     /// caller asks again.
     ///
@@ -45,6 +47,21 @@ pub trait Local {
         key: &[u8],
         visit: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<Access<'a>, StateError>;
+
+    /// As [`Local::get`], without what this attempt has written.
+    ///
+    /// # Errors
+    /// [`StateError::Unavailable`].
+    fn get_below<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<Access<'a>, StateError>;
+
+    /// The layout of a `PState` of the module, if a collection in it counts its elements; none if whatever
+    /// is written there is written and no more.
+    fn sizes(&self, pstate: PStateIndex) -> Option<&Layout>;
 
     /// Calls `visit` with the keys and values of `range`, in its order, until it breaks or
     /// `range.limit` are done.

@@ -9,9 +9,10 @@ use std::pin::Pin;
 use std::task::{Context as Task, Poll};
 
 use super::{Access, At, Context, Row, Scan, StateError};
-use crate::codec::{self, FieldTable};
+use crate::codec::{self, FieldTable, KeyBuf};
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
+use crate::schema::path::{Blind, Elements};
 use crate::schema::plan::RangeOp;
 use crate::schema::{
     Answer, Data, Direct, Many, Maybe, OwnedBy, Path, Position, ReadOp, ReadPlan, Reads, Removal,
@@ -38,7 +39,9 @@ impl<'a, O> At<'a, O> {
         read(self.context(), path.reads(), P::decode)
     }
 
-    /// Writes one value. Reads nothing, so it never waits.
+    /// Writes one value. Never waits. Reads nothing, unless a collection around the value keeps its
+    /// [size](crate::schema::sizes): then it looks whether the key is there, in memory or else when the event
+    /// ends.
     ///
     /// # Errors
     /// [`StateError::Misplaced`] if the first key lives elsewhere; [`StateError::Refused`] if key or
@@ -53,10 +56,11 @@ impl<'a, O> At<'a, O> {
         let context = self.context();
         let target = path.target().map_err(|error| context.refused("put into", error))?;
         context.check_target("put into", &target)?;
-        context.put_with(&target, |fields, out| S::write(fields, &value, out))
+        context.put_with(&target, None, |fields, out| S::write(fields, &value, out))
     }
 
-    /// Deletes what a path leads to; of a `Sub` collection, all that is in it. It need not exist.
+    /// Deletes what a path leads to; of a `Sub` collection, all that is in it. It need not exist. Costs a read
+    /// where [`At::put`] does: one, however much is deleted.
     ///
     /// # Errors
     /// As [`At::put`].
@@ -64,22 +68,35 @@ impl<'a, O> At<'a, O> {
         self,
         path: Path<S, M, O2>,
     ) -> Result<(), StateError> {
-        self.context().delete(path.removal())
+        self.context().remove(path.removal())
     }
 
-    /// Deletes all elements of a range, without reading any. A range over first keys deletes those of
-    /// this partition.
+    /// Deletes all elements of a range, without reading any; where a collection keeps its size, that is
+    /// [`At::remove_range`]. A range over first keys deletes those of this partition.
     ///
     /// # Errors
     /// As [`At::put`].
     ///
     /// # Panics
     /// If the path has a limit: which elements that leaves is known only to a reader.
-    pub fn delete_range<S, O2: OwnedBy<O>>(
+    pub fn delete_range<S: Blind, O2: OwnedBy<O>>(
         self,
         path: Path<S, Many, O2>,
     ) -> Result<(), StateError> {
-        self.context().delete_range(path.rows())
+        self.context().remove_blindly(path.rows())
+    }
+
+    /// Deletes the elements of a range, and says how many there were: it reads their keys, and then deletes the
+    /// range at once. With `limit` the first ones, or with `reverse` the last. A range over first keys deletes
+    /// those of this partition.
+    ///
+    /// # Errors
+    /// As [`At::get`] and [`At::put`].
+    pub async fn remove_range<S: Elements, O2: OwnedBy<O>>(
+        self,
+        path: Path<S, Many, O2>,
+    ) -> Result<u64, StateError> {
+        self.context().remove_range(path.rows()).await
     }
 
     /// Replaces a value by what `change` makes of it; `None` is no value, before and after.
@@ -140,6 +157,12 @@ fn read<'a, Out: 'a>(
     };
     if let Err(error) = context.check_reads(&reads) {
         return Read(State::Now(Some(Err(error))));
+    }
+    if context.is_any_unsettled(&reads) {
+        return Read(State::Later(Box::pin(async move {
+            context.settle().await?;
+            read_parts(context, reads, decode).await
+        })));
     }
     let Reads::One(plan @ ReadPlan { op: ReadOp::Get { key } | ReadOp::Has { key }, .. }) = &reads
     else {
@@ -252,19 +275,28 @@ pub(crate) async fn scan(
     range: &RangeOp,
 ) -> Result<Rows, StateError> {
     let mut rows = Rows::new();
+    scan_with(context, pstate, range, &mut |key, value| rows.push(key, value)).await?;
+    Ok(rows)
+}
+
+async fn scan_with(
+    context: &Context<'_>,
+    pstate: PStateId,
+    range: &RangeOp,
+    visit: &mut dyn FnMut(&[u8], &[u8]),
+) -> Result<(), StateError> {
     let (from, to) = (range.from.as_slice(), range.to.as_deref());
     if to.is_some_and(|to| to <= from) {
-        return Ok(rows);
+        return Ok(());
     }
     let limit =
         range.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let asked = Scan { from, to, reverse: range.reverse, limit, keys_only: range.keys_only };
     let mut visit = |key: &[u8], value: &[u8]| {
-        rows.push(key, value);
+        visit(key, value);
         ControlFlow::Continue(())
     };
-    context.noted(context.local().scan(index(pstate), asked, &mut visit).await)?;
-    Ok(rows)
+    context.noted(context.local().scan(index(pstate), asked, &mut visit).await)
 }
 
 /// Reads, changes and writes one value.
@@ -279,10 +311,11 @@ pub(crate) async fn update<V: Data>(
     let decode =
         |value: Option<&[u8]>| value.map(|bytes| codec::decode(local.fields(), bytes)).transpose();
     let old = fetch(context, target.pstate, &target.key, decode).await?;
-    let old = old.map_err(|error| context.undecodable(target.pstate, error))?;
+    let old: Option<V> = old.map_err(|error| context.undecodable(target.pstate, error))?;
+    let was_there = Some(old.is_some());
     match change(old) {
-        None => context.noted(local.delete(index(target.pstate), &target.key)),
-        Some(new) => context.put_with(&target, |fields, out| {
+        None => context.delete(index(target.pstate), &target.key, was_there),
+        Some(new) => context.put_with(&target, was_there, |fields, out| {
             codec::encode(fields, &new, out).map(|()| Written::Value)
         }),
     }
@@ -321,14 +354,15 @@ impl Context<'_> {
     fn put_with(
         &self,
         target: &Target,
+        was_there: Option<bool>,
         write: impl FnOnce(&FieldTable, &mut Vec<u8>) -> codec::Result<Written>,
     ) -> Result<(), StateError> {
-        let local = self.local();
         let mut value = self.scratch().borrow_mut();
         value.clear();
-        match write(local.fields(), &mut value).map_err(|error| self.refused("write", error))? {
-            Written::Value => self.noted(local.put(index(target.pstate), &target.key, &value)),
-            Written::Nothing => self.noted(local.delete(index(target.pstate), &target.key)),
+        let written = write(self.local().fields(), &mut value);
+        match written.map_err(|error| self.refused("write", error))? {
+            Written::Value => self.put(index(target.pstate), &target.key, &value, was_there),
+            Written::Nothing => self.delete(index(target.pstate), &target.key, was_there),
         }
     }
 
@@ -342,35 +376,73 @@ impl Context<'_> {
         self.noted(local.append(depot, &record))
     }
 
-    fn delete(&self, removal: codec::Result<Removal>) -> Result<(), StateError> {
+    fn remove(&self, removal: codec::Result<Removal>) -> Result<(), StateError> {
         let removal = removal.map_err(|error| self.refused("delete from", error))?;
         match removal {
             Removal::Row(target) => {
                 self.check_target("delete from", &target)?;
-                self.noted(self.local().delete(index(target.pstate), &target.key))
+                self.delete(index(target.pstate), &target.key, None)
             }
             Removal::Range { from, to } => {
                 self.check_target("delete from", &from)?;
-                let to = to.as_deref();
-                self.noted(self.local().delete_range(index(from.pstate), &from.key, to))
+                self.delete_range(index(from.pstate), &from.key, to.as_deref())
             }
         }
     }
 
-    fn delete_range(&self, rows: codec::Result<ReadPlan>) -> Result<(), StateError> {
-        const OP: &str = "delete a range of";
-        let plan = rows.map_err(|error| self.refused(OP, error))?;
-        let ReadOp::Range(range) = &plan.op else { unreachable!("a range was asked for") };
+    /// Deletes the rows of a range that nobody counts.
+    fn remove_blindly(&self, rows: codec::Result<ReadPlan>) -> Result<(), StateError> {
+        let (pstate, range) = self.range_here("delete a range of", rows)?;
         assert!(range.limit.is_none(), "a range that is deleted has no limit");
-        let lives = plan.place.map(|place| place.partition(self.local().partitions()));
-        if let Some(lives) = lives.filter(|&lives| lives != self.local().partition()) {
-            return Err(self.misplaced(OP, plan.pstate, lives));
-        }
         let (from, to) = (range.from.as_slice(), range.to.as_deref());
         if to.is_some_and(|to| to <= from) {
             return Ok(());
         }
-        self.noted(self.local().delete_range(index(plan.pstate), from, to))
+        self.delete_range(index(pstate), from, to)
+    }
+
+    /// Deletes the rows of a range, and counts them.
+    async fn remove_range(&self, rows: codec::Result<ReadPlan>) -> Result<u64, StateError> {
+        let (pstate, range) = self.range_here("remove a range of", rows)?;
+        let (mut count, mut first, mut last) = (0, None, None);
+        let mut visit = |key: &[u8], _: &[u8]| {
+            count += 1;
+            if first.is_none() {
+                first = Some(KeyBuf::from(key));
+            }
+            last = Some(KeyBuf::from(key));
+        };
+        scan_with(self, pstate, &range, &mut visit).await?;
+        let (Some(first), Some(last)) = (first, last) else { return Ok(0) };
+        let (lowest, highest) = if range.reverse { (last, first) } else { (first, last) };
+        let end = crate::schema::sizes::first_element(&highest);
+        self.delete_counted(index(pstate), &lowest, &end, count)?;
+        Ok(count)
+    }
+
+    /// A range that may be written here.
+    fn range_here(
+        &self,
+        op: &'static str,
+        rows: codec::Result<ReadPlan>,
+    ) -> Result<(PStateId, RangeOp), StateError> {
+        let plan = rows.map_err(|error| self.refused(op, error))?;
+        let lives = plan.place.map(|place| place.partition(self.local().partitions()));
+        if let Some(lives) = lives.filter(|&lives| lives != self.local().partition()) {
+            return Err(self.misplaced(op, plan.pstate, lives));
+        }
+        let ReadOp::Range(range) = plan.op else { unreachable!("a range was asked for") };
+        Ok((plan.pstate, *range))
+    }
+
+    /// Whether a size is to be read that is not written yet.
+    #[inline]
+    fn is_any_unsettled(&self, reads: &Reads) -> bool {
+        let is_unsettled = |plan: &ReadPlan| match &plan.op {
+            ReadOp::Get { key } => self.is_head(index(plan.pstate), key),
+            ReadOp::Has { .. } | ReadOp::Range(_) => false,
+        };
+        !self.sizes().is_settled() && reads.as_slice().iter().any(is_unsettled)
     }
 
     #[cold]

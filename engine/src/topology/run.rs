@@ -79,6 +79,7 @@ impl<O: 'static, T: Send + 'static, S: Sink<O, T>> Fused<O, T, S> {
         }
         context.end();
         let finished = caught(async {
+            context.settle().await?;
             let mut outgoing = Vec::new();
             self.sink.finish(context, state, &mut outgoing);
             Ok(outgoing)

@@ -35,8 +35,8 @@ impl<'s> Stored<'s> {
         Self { store, partition, topology, id, writes, loaded: RefCell::default() }
     }
 
-    fn view<'w>(&self, writes: &'w WriteSet) -> View<'w> {
-        View::through(self.topology, MicrobatchId(self.id.0 - 1), Some(writes))
+    fn view<'w>(&self, writes: Option<&'w WriteSet>) -> View<'w> {
+        View::through(self.topology, MicrobatchId(self.id.0 - 1), writes)
     }
 
     pub(crate) fn unavailable(
@@ -56,7 +56,29 @@ impl<'s> Stored<'s> {
         missed: impl FnOnce(),
     ) -> Result<Access<'a>, StateError> {
         let writes = self.writes.borrow();
-        let found = self.store.get(&self.view(&writes), pstate, key, visit);
+        self.get_in(&self.view(Some(&writes)), pstate, key, visit, missed)
+    }
+
+    /// As [`Local::get_below`](super::Local::get_below).
+    pub(crate) fn get_below<'a>(
+        &'a self,
+        pstate: PStateId,
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+        missed: impl FnOnce(),
+    ) -> Result<Access<'a>, StateError> {
+        self.get_in(&self.view(None), pstate, key, visit, missed)
+    }
+
+    fn get_in<'a>(
+        &'a self,
+        view: &View<'_>,
+        pstate: PStateId,
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+        missed: impl FnOnce(),
+    ) -> Result<Access<'a>, StateError> {
+        let found = self.store.get(view, pstate, key, visit);
         match found.map_err(|error| self.unavailable("read", error))? {
             Found::Ready(()) => {
                 self.loaded.borrow_mut().clear();
@@ -92,7 +114,7 @@ impl<'s> Stored<'s> {
                 to: range.to.map_or(Bound::Unbounded, Bound::Excluded),
             };
             let direction = if range.reverse { Direction::Backward } else { Direction::Forward };
-            let view = self.view(&writes);
+            let view = self.view(Some(&writes));
             let scanned = self.store.scan(&view, pstate, keys, direction, range.limit, visit).await;
             scanned.map(|_| ()).map_err(|error| self.unavailable("scan", error))
         })

@@ -13,6 +13,7 @@ mod failures;
 mod graph;
 mod lists;
 mod queries;
+mod sizes;
 mod state;
 
 /// A record for tests: goes where `key` lives.

@@ -70,7 +70,8 @@ fn wall(m: &Module) -> Wall {
     t.source(removals).using((posts, tags)).for_each(
         async |at, (posts, tags), removal: Removal| match removal {
             Removal::Range { user, from, to } => {
-                Ok(at.delete_range(posts.key(&user).range(from..to))?)
+                at.remove_range(posts.key(&user).range(from..to)).await?;
+                Ok(())
             }
             Removal::User(user) => {
                 at.delete(posts.key(&user))?;

@@ -21,6 +21,7 @@ mod memory;
 mod notes;
 mod rejects;
 mod reopening;
+mod sizes;
 mod snapshots;
 mod stopped;
 

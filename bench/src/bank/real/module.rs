@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tidemill::module::{Depot, Module};
 use tidemill::schema::aggregate::{Combine, Last, Merge, Sum};
-use tidemill::schema::{Map, PState, Sub};
+use tidemill::schema::{Map, PState, Sub, Uncounted};
 
 /// The topology's name.
 pub const BOOKS: &str = "books";
@@ -73,7 +73,7 @@ impl Transaction {
 }
 
 /// The transactions of one account, by date, then by id.
-pub type History = Sub<Map<(u32, u64), Transaction>>;
+pub type History = Sub<Map<(u32, u64), Transaction>, Uncounted>;
 
 /// The module's handles.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ pub struct Bank {
     /// By account.
     pub history: PState<Map<u64, History>>,
     /// By month as YYYYMM, then by operation.
-    pub totals: PState<Map<u32, Sub<Map<String, Total>>>>,
+    pub totals: PState<Map<u32, Sub<Map<String, Total>, Uncounted>>>,
 }
 
 /// Declares the module.
@@ -101,7 +101,7 @@ pub fn bank(m: &Module) -> Bank {
     let books = m.microbatch(|| BOOKS);
     let balances = books.pstate::<Map<u64, i64>>("balances");
     let history = books.pstate::<Map<u64, History>>("history");
-    let totals = books.pstate::<Map<u32, Sub<Map<String, Total>>>>("totals");
+    let totals = books.pstate::<Map<u32, Sub<Map<String, Total>, Uncounted>>>("totals");
 
     for depot in [deposits, withdrawals, remittances] {
         books.source(depot).aggregate((balances, history, totals), |tokens, it: Transaction| {

@@ -6,10 +6,11 @@ use super::*;
 use crate::env::memory::{self, MemoryDisk};
 use crate::manifest::{CatalogueRef, Manifest};
 use crate::module::{self, Module};
-use crate::schema::{Map, Schema, Set, Sub};
+use crate::schema::{List, Map, Schema, Set, Sub, Uncounted};
 
 const GOLDEN_1: &str = include_str!("../../../testdata/catalogue-1.json");
 const GOLDEN_2: &str = include_str!("../../../testdata/catalogue-2.json");
+const GOLDEN_3: &str = include_str!("../../../testdata/catalogue-3.json");
 
 #[derive(Serialize, Deserialize)]
 struct Sale {
@@ -17,7 +18,10 @@ struct Sale {
     count: u32,
 }
 
-type ByDay = Map<String, Sub<Map<u64, Sale>>>;
+/// As it was before sizes were kept.
+type ByDay = Map<String, Sub<Map<u64, Sale>, Uncounted>>;
+
+type Sized = Map<String, Sub<Map<u64, Sale>>>;
 
 /// A module with a `PState` of days, which the tests change, and one that stays.
 fn shop<S: Schema>(m: &Module) {
@@ -70,10 +74,10 @@ fn a_catalogue_of_format_1_is_read_and_takes_the_layouts_of_the_next_launch() {
     // As it was written: nothing was added on the way.
     assert_eq!(String::from_utf8(old.encode()).unwrap(), GOLDEN_1);
     let new = launch::<ByDay>(&old).unwrap();
-    assert_eq!(new.format, 2);
+    assert_eq!(new.format, 3);
     assert_eq!(new.modules[0].depots, old.modules[0].depots);
     assert_eq!(new.fields, old.fields);
-    assert_eq!(layout(&new).to_string(), "Map<String, Sub<Map<u64, Sale>>>");
+    assert_eq!(layout(&new).to_string(), "Map<String, Sub<Map<u64, Sale>, Uncounted>>");
     // From then on they are held to.
     refusal::<Map<String, Sub<Map<i64, Sale>>>>(&new);
     // What was stored before is not known, so anything can be adopted.
@@ -104,19 +108,27 @@ fn a_directory_with_a_catalogue_of_format_1_is_sound() {
 
 #[test]
 fn the_stored_form_stays_as_it_is() {
-    let new = launch::<ByDay>(&Catalogue::decode(GOLDEN_1.as_bytes()).unwrap()).unwrap();
-    assert_eq!(String::from_utf8(new.encode()).unwrap(), GOLDEN_2);
-    assert_eq!(Catalogue::decode(GOLDEN_2.as_bytes()).unwrap(), new);
+    let of_2 = Catalogue::decode(GOLDEN_2.as_bytes()).unwrap();
+    assert_eq!(String::from_utf8(of_2.encode()).unwrap(), GOLDEN_2);
+    // What a launch makes of files of the formats before.
+    let now = GOLDEN_2.replace("\"format\": 2", "\"format\": 3");
+    for before in [Catalogue::decode(GOLDEN_1.as_bytes()).unwrap(), of_2] {
+        let new = launch::<ByDay>(&before).unwrap();
+        assert_eq!(String::from_utf8(new.encode()).unwrap(), now);
+    }
+    let sized = fresh::<Sized>();
+    assert_eq!(String::from_utf8(sized.encode()).unwrap(), GOLDEN_3);
+    assert_eq!(Catalogue::decode(GOLDEN_3.as_bytes()).unwrap(), sized);
 }
 
 #[test]
 fn a_format_that_is_not_known_is_refused_by_its_number() {
-    for format in [0, 3] {
+    for format in [0, 4] {
         let later = GOLDEN_2.replace("\"format\": 2", &format!("\"format\": {format}"));
         // Whatever else it has.
         let later = later.replace("\"modules\"", "\"units\"");
         let problem = Catalogue::decode(later.as_bytes()).unwrap_err();
-        assert_eq!(problem, format!("its format is {format}, and 1 to 2 are read here"));
+        assert_eq!(problem, format!("its format is {format}, and 1 to 3 are read here"));
     }
 }
 
@@ -167,21 +179,24 @@ crate::key! {
 #[test]
 fn what_reads_everything_that_is_stored_is_taken_and_remembered() {
     let catalogue = fresh::<ByDay>();
-    let wider = launch::<Map<String, Sub<Map<u64, later::Sale>>>>(&catalogue).unwrap();
-    assert_eq!(layout(&wider), layout(&fresh::<Map<String, Sub<Map<u64, later::Sale>>>>()));
+    let wider = launch::<Map<String, Sub<Map<u64, later::Sale>, Uncounted>>>(&catalogue).unwrap();
+    assert_eq!(
+        layout(&wider),
+        layout(&fresh::<Map<String, Sub<Map<u64, later::Sale>, Uncounted>>>())
+    );
     refusal::<ByDay>(&wider);
-    let renamed = launch::<Map<Day, Sub<Map<u64, Option<Sale>>>>>(&catalogue).unwrap();
-    assert_eq!(layout(&renamed).to_string(), "Map<Day, Sub<Map<u64, Option<Sale>>>>");
+    let renamed = launch::<Map<Day, Sub<Map<u64, Option<Sale>>, Uncounted>>>(&catalogue).unwrap();
+    assert_eq!(layout(&renamed).to_string(), "Map<Day, Sub<Map<u64, Option<Sale>>, Uncounted>>");
     refusal::<ByDay>(&renamed);
     // A field that is gone cannot come back as something else.
-    let lost = launch::<Map<String, Sub<Map<u64, lost::Sale>>>>(&catalogue).unwrap();
-    assert_eq!(launch::<Map<String, Sub<Map<u64, lost::Sale>>>>(&lost).unwrap(), lost);
-    refusal::<Map<String, Sub<Map<u64, narrow::Sale>>>>(&lost);
+    let lost = launch::<Map<String, Sub<Map<u64, lost::Sale>, Uncounted>>>(&catalogue).unwrap();
+    assert_eq!(launch::<Map<String, Sub<Map<u64, lost::Sale>, Uncounted>>>(&lost).unwrap(), lost);
+    refusal::<Map<String, Sub<Map<u64, narrow::Sale>, Uncounted>>>(&lost);
 }
 
 #[test]
 fn what_does_not_fit_is_refused_with_the_place_and_both_types() {
-    let catalogue = fresh::<ByDay>();
+    let catalogue = fresh::<Sized>();
     let before = catalogue.encode();
     let check = |refusal: String, parts: &[&str]| {
         let always = [
@@ -219,12 +234,59 @@ fn what_does_not_fit_is_refused_with_the_place_and_both_types() {
     );
     check(
         refusal::<Set<String>>(&catalogue),
-        &["does not fit that: it was stored as", "and is declared as `Sub<Set<String>>`"],
+        &[
+            "does not fit that: it was stored as `Map<String,",
+            "and is declared as `Set<String>`, but",
+        ],
     );
     let sets = launch::<Map<String, Sub<Set<u64>>>>(&Catalogue::default()).unwrap();
     let elements = refusal::<Map<String, Sub<Set<String>>>>(&sets);
     assert!(elements.contains("at values > elements: it was stored as `u64`"), "{elements}");
     assert_eq!(catalogue.encode(), before);
+}
+
+#[test]
+fn what_was_not_counted_is_not_declared_counted_nor_the_reverse() {
+    let check = |refusal: String, parts: &[&str]| {
+        for part in ["PState `by_day` of module `shop`", "Nothing was changed"].iter().chain(parts)
+        {
+            assert!(refusal.contains(part), "{part} in\n{refusal}");
+        }
+    };
+    let of_1 = Catalogue::decode(GOLDEN_1.as_bytes()).unwrap();
+    let of_2 = Catalogue::decode(GOLDEN_2.as_bytes()).unwrap();
+    for old in [of_1, of_2, fresh::<ByDay>()] {
+        check(
+            refusal::<Sized>(&old),
+            &[
+                "at values: it was stored as `Sub<Map<u64, Sale>, Uncounted>` and is declared as `Sub<Map<u64, \
+                 Sale>>`, but its elements were never counted",
+                "write `Uncounted`, as in `Sub<.., Uncounted>`",
+                "Declare what was stored (`Map<String, Sub<Map<u64, Sale>, Uncounted>>`)",
+            ],
+        );
+    }
+    check(
+        refusal::<ByDay>(&fresh::<Sized>()),
+        &["but its elements are counted: declare it without `Uncounted`"],
+    );
+    check(
+        refusal::<Map<String, Sub<Set<u64>, Uncounted>>>(&fresh::<Map<String, Sub<Set<u64>>>>()),
+        &["at values: it was stored as `Sub<Set<u64>>`", "declare it without `Uncounted`"],
+    );
+    // Lists always count, and a new `PState` may.
+    launch::<Map<String, Sub<List<u64>>>>(&Catalogue::decode(GOLDEN_1.as_bytes()).unwrap())
+        .unwrap();
+    let mut old = Catalogue::decode(GOLDEN_2.as_bytes()).unwrap();
+    old.modules[0].pstates.retain(|it| it.name != "by_day");
+    assert_eq!(
+        layout(&{
+            let mut new = launch::<Sized>(&old).unwrap();
+            new.modules[0].pstates.retain(|it| it.name == "by_day");
+            new
+        }),
+        layout(&fresh::<Sized>())
+    );
 }
 
 #[test]

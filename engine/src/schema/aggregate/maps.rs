@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Adds, Aggregate, ChangeOps, Count, Counter, Last, check_element, to_element};
 use crate::codec::{Key, KeyBuf, Result, encode};
 use crate::schema::plan::Target;
+use crate::schema::sizes::Counting;
 use crate::schema::{Data, Map, Sub};
 
 /// Counts an element: how often it was added. In a `Sub<Map<E, N>>`, where only the element's row is
@@ -47,7 +48,7 @@ impl<E: Data + Ord, N: Counter> Aggregate<BTreeMap<E, N>> for MultiSet<E> {
 }
 
 /// What `path.key(element).add(Count)` does.
-impl<E: Key, N: Counter> Adds<Sub<Map<E, N>>> for MultiSet<E> {
+impl<E: Key, N: Counter, Z: Counting> Adds<Sub<Map<E, N>, Z>> for MultiSet<E> {
     type Sent = u64;
 
     const OPS: &'static ChangeOps<u64> = <Count as Adds<N>>::OPS;
@@ -89,7 +90,7 @@ impl<K: Data + Ord, V: Data> Aggregate<BTreeMap<K, V>> for MapOf<K, V> {
 }
 
 /// What `path.key(key).add(Last(value))` does.
-impl<K: Key, V: Data> Adds<Sub<Map<K, V>>> for MapOf<K, V> {
+impl<K: Key, V: Data, Z: Counting> Adds<Sub<Map<K, V>, Z>> for MapOf<K, V> {
     type Sent = V;
 
     const OPS: &'static ChangeOps<V> = <Last<V> as Adds<V>>::OPS;
@@ -131,7 +132,7 @@ impl<K: Data + Ord, V: Data> Aggregate<BTreeMap<K, V>> for MergeMap<K, V> {
     }
 }
 
-impl<K: Key + Data + Ord, V: Data> Adds<Sub<Map<K, V>>> for MergeMap<K, V> {
+impl<K: Key + Data + Ord, V: Data, Z: Counting> Adds<Sub<Map<K, V>, Z>> for MergeMap<K, V> {
     type Sent = BTreeMap<K, V>;
 
     const OPS: &'static ChangeOps<BTreeMap<K, V>> = &ChangeOps {

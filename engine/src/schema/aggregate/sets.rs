@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{Adds, Aggregate, ChangeOps, to_element};
 use crate::codec::{Key, Result};
 use crate::schema::plan::Target;
+use crate::schema::sizes::Counting;
 use crate::schema::{Data, Set, Sub};
 
 /// Adds an element to a set: to a `Sub<Set<E>>`, without reading, or to a `BTreeSet<E>` that is one
@@ -36,7 +37,7 @@ impl<E: Data + Ord> Aggregate<BTreeSet<E>> for SetOf<E> {
     }
 }
 
-impl<E: Key> Adds<Sub<Set<E>>> for SetOf<E> {
+impl<E: Key, Z: Counting> Adds<Sub<Set<E>, Z>> for SetOf<E> {
     type Sent = ();
 
     const OPS: &'static ChangeOps<()> = &ChangeOps {
@@ -89,7 +90,7 @@ impl<E: Data + Ord> Aggregate<BTreeSet<E>> for SetRemove<E> {
     }
 }
 
-impl<E: Key> Adds<Sub<Set<E>>> for SetRemove<E> {
+impl<E: Key, Z: Counting> Adds<Sub<Set<E>, Z>> for SetRemove<E> {
     type Sent = ();
 
     const OPS: &'static ChangeOps<()> = &ChangeOps {

@@ -5,7 +5,8 @@ use std::fmt;
 
 use super::Problem;
 use crate::codec::{self, FieldTable, Key, KeyBuf};
-use crate::schema::{Data, Map, Set, Sub};
+use crate::schema::sizes::Counting;
+use crate::schema::{Data, Map, Root, Set, Sub};
 
 /// How what is under a key is stored.
 #[derive(Clone, Debug)]
@@ -18,22 +19,39 @@ pub enum Layout {
         key: KeyType,
         /// What is under each.
         value: Box<Layout>,
+        /// Whether a row before those of the elements says how many there are.
+        counted: bool,
     },
     /// As a set: a row without bytes for each element.
     Set {
         /// The elements.
         element: KeyType,
+        /// Whether a row before those of the elements says how many there are.
+        counted: bool,
     },
 }
 
 impl Layout {
+    /// Whether rows of collections in it may be heads.
+    pub(super) fn has_heads(&self) -> bool {
+        match self {
+            Self::Map { value, .. } => match &**value {
+                Self::Map { counted, .. } | Self::Set { counted, .. } => {
+                    *counted || value.has_heads()
+                }
+                Self::Value(_) => false,
+            },
+            Self::Set { .. } | Self::Value(_) => false,
+        }
+    }
+
     /// The layout of a `PState` of type `S`: `Map<K, V>` or `Set<E>`.
     #[must_use]
     pub fn of<S>() -> Self
     where
-        Sub<S>: Laid,
+        Root<S>: Laid,
     {
-        <Sub<S> as Laid>::layout()
+        <Root<S> as Laid>::layout()
     }
 }
 
@@ -54,15 +72,16 @@ impl<T: Data> Laid for T {
     }
 }
 
-impl<K: Key + Data, V: Laid> Laid for Sub<Map<K, V>> {
+impl<K: Key + Data, V: Laid, Z: Counting> Laid for Sub<Map<K, V>, Z> {
     fn layout() -> Layout {
-        Layout::Map { key: KeyType::of::<K>(), value: Box::new(V::layout()) }
+        let (key, value) = (KeyType::of::<K>(), Box::new(V::layout()));
+        Layout::Map { key, value, counted: Z::COUNTED }
     }
 }
 
-impl<E: Key + Data> Laid for Sub<Set<E>> {
+impl<E: Key + Data, Z: Counting> Laid for Sub<Set<E>, Z> {
     fn layout() -> Layout {
-        Layout::Set { element: KeyType::of::<E>() }
+        Layout::Set { element: KeyType::of::<E>(), counted: Z::COUNTED }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::codec::{FieldTable, KeyBuf, Placement, Result, decode};
 use crate::env::LocalFuture;
 use crate::schema::ast::{Functions, Query, Value};
 use crate::schema::plan::RangeOp;
-use crate::schema::{Answer, Data, Owned, PState, ReadOp, ReadPlan, Rows, Select, Sub};
+use crate::schema::{Answer, Data, Owned, PState, ReadOp, ReadPlan, Root, Rows, Select};
 use crate::types::PStateId;
 
 /// What results of queries can be had as: any data, or [`Value`].
@@ -40,7 +40,7 @@ pub trait Queried {
 
 impl<S> Queried for PState<S>
 where
-    Sub<S>: Laid,
+    Root<S>: Laid,
 {
     fn queried(self) -> (PStateId, Layout) {
         (self.id(), Layout::of::<S>())
@@ -49,7 +49,7 @@ where
 
 impl<S, O> Queried for Owned<S, O>
 where
-    Sub<S>: Laid,
+    Root<S>: Laid,
 {
     fn queried(self) -> (PStateId, Layout) {
         (self.id(), Layout::of::<S>())

@@ -8,6 +8,7 @@ use super::{Cx, Error, Problem, Row, Scan, Source, Visit};
 use crate::codec::value::raw::{Kind, Raw, push_list, push_map};
 use crate::codec::{KeyBuf, VALUE_BYTES_MAX};
 use crate::schema::ast::Value;
+use crate::schema::sizes::first_element;
 
 /// A place in the rows: a row, or a collection or a part of it.
 #[derive(Clone, Debug)]
@@ -43,7 +44,7 @@ impl<'l> Spot<'l> {
     pub(super) fn key_type(&self) -> KeyType {
         match self.layout {
             Layout::Map { key, .. } => *key,
-            Layout::Set { element } => *element,
+            Layout::Set { element, .. } => *element,
             Layout::Value(_) => unreachable!("a row is no collection"),
         }
     }
@@ -68,11 +69,40 @@ impl<'l> Spot<'l> {
     /// Its range of keys, and in which direction and how many of its elements.
     pub(super) fn bounds(&self) -> Part {
         self.part.clone().unwrap_or_else(|| Part {
-            from: self.prefix.clone(),
+            from: self.first(),
             to: self.prefix.clone().prefix_end(),
             limit: None,
             reverse: false,
         })
+    }
+
+    /// Whether it has a head: a row before those of its elements that says how many there are.
+    pub(super) fn is_counted(&self) -> bool {
+        match self.layout {
+            Layout::Map { counted, .. } | Layout::Set { counted, .. } => *counted,
+            Layout::Value(_) => false,
+        }
+    }
+
+    /// Where its elements begin.
+    fn first(&self) -> KeyBuf {
+        if self.is_counted() { first_element(&self.prefix) } else { self.prefix.clone() }
+    }
+
+    /// Whether the row of this key, which lies in the collection, is the head of it or of one in it.
+    fn is_head(&self, key: &[u8]) -> Result<bool, Problem> {
+        let mut at = self.clone();
+        while at.is_counted() || !at.is_flat() {
+            if at.prefix.len() == key.len() {
+                return Ok(true);
+            }
+            if at.is_flat() {
+                break;
+            }
+            let element = at.element(key)?;
+            at = at.under(element);
+        }
+        Ok(false)
     }
 
     pub(super) fn is_limited(&self) -> bool {
@@ -182,7 +212,7 @@ impl Elements {
         source: &S,
         spot: &Spot<'_>,
     ) -> Result<Option<KeyBuf>, Error<S::Error>> {
-        let part = &mut self.part;
+        let part = &self.part;
         if self.is_done || part.limit == Some(0) {
             return Ok(None);
         }
@@ -193,16 +223,53 @@ impl Elements {
         };
         scan(source, spot, part, 1, true, &mut visit).await?;
         let Some(element) = found.transpose()? else { return Ok(None) };
-        part.limit = part.limit.map(|limit| limit - 1);
+        self.advance(&element, 1);
+        Ok(Some(element))
+    }
+
+    /// The next ones, at most `count`, which must be some; where they are rows, in one scan.
+    pub(super) async fn page<S: Source>(
+        &mut self,
+        source: &S,
+        spot: &Spot<'_>,
+        count: usize,
+    ) -> Result<Vec<KeyBuf>, Error<S::Error>> {
+        let mut page = Vec::new();
+        if !spot.is_flat() {
+            while page.len() < count
+                && let Some(element) = self.next(source, spot).await?
+            {
+                page.push(element);
+            }
+            return Ok(page);
+        }
+        if self.is_done {
+            return Ok(page);
+        }
+        let mut visit = |key: &[u8], _: &[u8]| {
+            page.push(KeyBuf::from(key));
+            ControlFlow::Continue(())
+        };
+        let limit = self.part.limit.unwrap_or(count).min(count);
+        scan(source, spot, &self.part, limit, true, &mut visit).await?;
+        if let Some(last) = page.last() {
+            self.advance(last, page.len());
+        }
+        Ok(page)
+    }
+
+    /// Goes on behind `last`, after so many elements.
+    fn advance(&mut self, last: &KeyBuf, count: usize) {
+        let part = &mut self.part;
+        part.limit = part.limit.map(|limit| limit - count);
         if part.reverse {
-            part.to = Some(element.clone());
+            part.to = Some(last.clone());
         } else {
-            match element.clone().prefix_end() {
+            match last.clone().prefix_end() {
                 Some(from) => part.from = from,
                 None => self.is_done = true,
             }
         }
-        Ok(Some(element))
     }
 }
 
@@ -262,7 +329,19 @@ async fn add<S: Source>(
     rows: &mut Rows,
 ) -> Result<(), Error<S::Error>> {
     let mut bytes: usize = rows.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let has_heads = spot.layout.has_heads();
+    let mut damage = None;
     let mut visit = |key: &[u8], value: &[u8]| {
+        if has_heads {
+            match spot.is_head(key) {
+                Ok(false) => {}
+                Ok(true) => return ControlFlow::Continue(()),
+                Err(problem) => {
+                    damage = Some(problem);
+                    return ControlFlow::Break(());
+                }
+            }
+        }
         bytes += key.len() + value.len();
         if bytes > VALUE_BYTES_MAX {
             return ControlFlow::Break(());
@@ -271,6 +350,9 @@ async fn add<S: Source>(
         ControlFlow::Continue(())
     };
     scan(source, spot, part, limit, false, &mut visit).await?;
+    if let Some(problem) = damage {
+        return Err(problem.into());
+    }
     if bytes > VALUE_BYTES_MAX { Err(TOO_LARGE.into()) } else { Ok(()) }
 }
 

@@ -12,6 +12,7 @@ use super::{
 use crate::codec::FieldTable;
 use crate::env::LocalFuture;
 use crate::schema::ast::{Function, Functions, Op, Query, Step, Term, Value};
+use crate::schema::{Map, Set, Sub, Uncounted};
 
 mod generate;
 mod naive;
@@ -129,7 +130,7 @@ struct Fixture {
 impl Fixture {
     fn of<S>() -> Self
     where
-        crate::schema::Sub<S>: super::Laid,
+        crate::schema::Root<S>: super::Laid,
     {
         let mut fields = FieldTable::new();
         fields.assign("Sale", ["item", "count"]);
@@ -177,7 +178,7 @@ impl Fixture {
     }
 }
 
-type Nested = crate::schema::Map<String, crate::schema::Sub<crate::schema::Map<u64, Vec<i64>>>>;
+type Nested = Map<String, Sub<Map<u64, Vec<i64>>, Uncounted>>;
 
 fn nested() -> Fixture {
     let fixture = Fixture::of::<Nested>();
@@ -239,8 +240,7 @@ fn writes_cost_what_their_steps_say() {
     assert_eq!(did(r#"[["key","ann"]]"#, r#""void""#), one);
     fixture.check(r#"[["key","ann"]]"#, "[null]", 1, 0);
 
-    let tags =
-        Fixture::of::<crate::schema::Map<u8, crate::schema::Sub<crate::schema::Set<String>>>>();
+    let tags = Fixture::of::<Map<u8, Sub<Set<String>, Uncounted>>>();
     for tag in ["b", "a", "c"] {
         let did = tags.set(r#"[["key",1],"new_elem"]"#, &format!(r#"{{"set":"{tag}"}}"#)).unwrap();
         assert_eq!(did, Did { puts: 1, ..blind }, "adding to a set reads nothing");

@@ -190,10 +190,10 @@ async fn assign<W: Writer>(
             if !is_nil(value.raw())? {
                 explode(cx, spot, value.raw(), &mut rows)?;
             }
-            delete_all(writer, spot)?;
+            delete_all(writer, spot).await?;
             put_all(writer, spot, &rows)
         }
-        Term::Void if !spot.is_limited() => delete_all(writer, spot),
+        Term::Void if !spot.is_limited() => delete_all(writer, spot).await,
         Term::Set(_) | Term::Void | Term::Apply(_) => whole(writer, cx, trail, spot, term).await,
     }
 }
@@ -226,7 +226,7 @@ async fn whole<W: Writer>(
     // ones have no rows to show for it.
     for element in named {
         if !old.keys().any(|key| key.starts_with(&element)) {
-            delete_all(writer, &spot.under(element))?;
+            delete_all(writer, &spot.under(element)).await?;
         }
     }
     // What gets a key that cannot be written here keeps the one it had: puts come first.
@@ -248,13 +248,36 @@ fn elements<E>(cx: &Cx<'_>, spot: &Spot<'_>, map: Raw<'_>) -> Result<Vec<KeyBuf>
     Ok(elements)
 }
 
-fn delete_all<W: Writer>(writer: &W, spot: &Spot<'_>) -> Done<W::Error> {
-    let part = spot.bounds();
+/// Deletes a collection, or the part of it that a range leads to, without reading any of it; but where the
+/// collection knows its size, a part is read, so that it can be counted.
+async fn delete_all<W: Writer>(writer: &W, spot: &Spot<'_>) -> Done<W::Error> {
+    let Some(part) = &spot.part else {
+        let to = spot.prefix.clone().prefix_end();
+        return writer.delete_range(spot.row(), to.as_deref()).map_err(Error::Source);
+    };
     if part.to.as_ref().is_some_and(|to| *to <= part.from) {
         return Ok(());
     }
-    let from = Row { key: &part.from, first_bytes: spot.first_bytes };
-    writer.delete_range(from, part.to.as_deref()).map_err(Error::Source)
+    if !spot.is_counted() {
+        let from = Row { key: &part.from, first_bytes: spot.first_bytes };
+        return writer.delete_range(from, part.to.as_deref()).map_err(Error::Source);
+    }
+    let mut elements = Elements::of(spot);
+    loop {
+        let page = elements.page(writer, spot, PAGE_ROWS).await?;
+        for element in &page {
+            let from = Row { key: element, first_bytes: spot.first_bytes };
+            let to = element.clone().prefix_end();
+            if spot.is_flat() {
+                writer.delete(from).map_err(Error::Source)?;
+            } else {
+                writer.delete_range(from, to.as_deref()).map_err(Error::Source)?;
+            }
+        }
+        if page.len() < PAGE_ROWS {
+            return Ok(());
+        }
+    }
 }
 
 fn put_all<W: Writer>(writer: &W, spot: &Spot<'_>, rows: &Rows) -> Done<W::Error> {

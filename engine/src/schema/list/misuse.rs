@@ -45,17 +45,6 @@
 //! # }
 //! ```
 //!
-//! What is not counted has no size:
-//!
-//! ```compile_fail,E0277
-//! # use tidemill::schema::{Map, Owned, Set, Sub};
-//! # use tidemill::topology::{At, StateError};
-//! # async fn wrong<O>(at: At<'_, O>, fans: Owned<Map<u32, Sub<Set<String>>>, O>) -> Result<(), StateError> {
-//! let _: u64 = at.get(fans.key(7).size()).await?;
-//! # Ok(())
-//! # }
-//! ```
-//!
 //! A list is no value to be put, and has no keys:
 //!
 //! ```compile_fail,E0277

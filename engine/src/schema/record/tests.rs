@@ -166,7 +166,9 @@ fn a_row_is_shown_with_the_names_of_its_fields() {
     assert_eq!(row(&[&[11][..], &fan].concat()), (r#"[7,"fans",3]"#.to_owned(), None));
     let post = row(&[&[12, 1][..], &fan].concat());
     assert_eq!(post, (r#"[7,"inner","posts",3]"#.to_owned(), Some("String".to_owned())));
-    for bad in [&[][..], &[3], &[1, 0], &[12], &[12, 1]] {
+    assert_eq!(row(&[11]), (r#"[7,"fans","head"]"#.to_owned(), None));
+    assert_eq!(row(&[12, 1]), (r#"[7,"inner","posts","head"]"#.to_owned(), None));
+    for bad in [&[][..], &[3], &[1, 0], &[12], &[12, 1, 0]] {
         let mut key = encode_key(&7_u64);
         key.push_slice(bad);
         profiles.row(&key).unwrap_err();

@@ -11,8 +11,12 @@ use super::{Harness, State};
 use crate::codec::FieldTable;
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
+use crate::schema::Layout;
 use crate::topology::{Access, Local, Scan, StateError, Visit};
 use crate::types::{PartitionId, WallTime};
+
+/// A range of keys of a `PState`; none is its end.
+type Deleted = (PStateIndex, Vec<u8>, Option<Vec<u8>>);
 
 /// A partition during one attempt.
 pub(super) struct Attempt<'h> {
@@ -21,22 +25,28 @@ pub(super) struct Attempt<'h> {
     partition: PartitionId,
     pub(super) state: RefCell<State>,
     pub(super) appended: RefCell<Vec<(DepotIndex, Bytes)>>,
-    /// What needs no waiting any more, if the harness is cold.
+    /// What was fetched, if the harness is cold.
     warm: RefCell<BTreeSet<(PStateIndex, Vec<u8>)>>,
+    /// What was written or deleted, which needs no waiting.
+    written: RefCell<BTreeSet<(PStateIndex, Vec<u8>)>>,
+    /// Ranges that were deleted, which need no waiting either.
+    deleted: RefCell<Vec<Deleted>>,
     pub(super) misses: Cell<usize>,
     pub(super) prefetched: Cell<usize>,
 }
 
 impl<'h> Attempt<'h> {
     pub(super) fn new(harness: &'h Harness, topology: usize, partition: PartitionId) -> Self {
-        let state = harness.partitions[partition.0 as usize].state.clone();
+        let state = &harness.partitions[partition.0 as usize].state;
         Self {
             harness,
             topology,
             partition,
-            state: RefCell::new(state),
+            state: RefCell::new(state.clone()),
             appended: RefCell::new(Vec::new()),
             warm: RefCell::new(BTreeSet::new()),
+            written: RefCell::new(BTreeSet::new()),
+            deleted: RefCell::new(Vec::new()),
             misses: Cell::new(0),
             prefetched: Cell::new(0),
         }
@@ -51,6 +61,36 @@ impl<'h> Attempt<'h> {
             return Ok(());
         }
         Err(StateError::Unavailable { op, partition: self.partition, source: "a test".into() })
+    }
+
+    /// The partition without what this attempt wrote.
+    fn before(&self) -> &'h State {
+        &self.harness.partitions[self.partition.0 as usize].state
+    }
+
+    /// Whether a look-up has to wait.
+    fn is_cold(&self, row: &(PStateIndex, Vec<u8>)) -> bool {
+        let (pstate, key) = row;
+        let is_deleted = |(other, from, to): &Deleted| {
+            other == pstate && from <= key && to.as_ref().is_none_or(|to| key < to)
+        };
+        self.is_cold_below(row)
+            && !self.written.borrow().contains(row)
+            && !self.deleted.borrow().iter().any(is_deleted)
+    }
+
+    /// Whether a look-up below what was written has to wait.
+    fn is_cold_below(&self, row: &(PStateIndex, Vec<u8>)) -> bool {
+        self.harness.cold && !self.warm.borrow().contains(row)
+    }
+
+    fn miss(&self, row: (PStateIndex, Vec<u8>)) -> Access<'_> {
+        self.misses.set(self.misses.get() + 1);
+        Access::Miss(Box::pin(async move {
+            yield_once().await;
+            self.warm.borrow_mut().insert(row);
+            self.access("fetch")
+        }))
     }
 
     fn check_owner(&self, pstate: PStateIndex) {
@@ -88,16 +128,30 @@ impl Local for Attempt<'_> {
     ) -> Result<Access<'a>, StateError> {
         self.access("read")?;
         let row = (pstate, key.to_vec());
-        if self.harness.cold && !self.warm.borrow().contains(&row) {
-            self.misses.set(self.misses.get() + 1);
-            return Ok(Access::Miss(Box::pin(async move {
-                yield_once().await;
-                self.warm.borrow_mut().insert(row);
-                self.access("fetch")
-            })));
+        if self.is_cold(&row) {
+            return Ok(self.miss(row));
         }
         visit(self.state.borrow().get(&row).map(Vec::as_slice));
         Ok(Access::Ready)
+    }
+
+    fn get_below<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<Access<'a>, StateError> {
+        self.access("read")?;
+        let row = (pstate, key.to_vec());
+        if self.is_cold_below(&row) {
+            return Ok(self.miss(row));
+        }
+        visit(self.before().get(&row).map(Vec::as_slice));
+        Ok(Access::Ready)
+    }
+
+    fn sizes(&self, pstate: PStateIndex) -> Option<&Layout> {
+        self.harness.sizes[pstate.0 as usize].as_ref()
     }
 
     fn scan<'a>(
@@ -119,6 +173,7 @@ impl Local for Attempt<'_> {
     fn put(&self, pstate: PStateIndex, key: &[u8], value: &[u8]) -> Result<(), StateError> {
         self.check_owner(pstate);
         self.access("write")?;
+        self.written.borrow_mut().insert((pstate, key.to_vec()));
         self.state.borrow_mut().insert((pstate, key.to_vec()), value.to_vec());
         Ok(())
     }
@@ -126,6 +181,7 @@ impl Local for Attempt<'_> {
     fn delete(&self, pstate: PStateIndex, key: &[u8]) -> Result<(), StateError> {
         self.check_owner(pstate);
         self.access("write")?;
+        self.written.borrow_mut().insert((pstate, key.to_vec()));
         self.state.borrow_mut().remove(&(pstate, key.to_vec()));
         Ok(())
     }
@@ -140,6 +196,7 @@ impl Local for Attempt<'_> {
         self.access("write")?;
         let dead = |key: &[u8]| from <= key && to.is_none_or(|to| key < to);
         self.state.borrow_mut().retain(|(other, key), _| *other != pstate || !dead(key));
+        self.deleted.borrow_mut().push((pstate, from.to_vec(), to.map(<[u8]>::to_vec)));
         Ok(())
     }
 

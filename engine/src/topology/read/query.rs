@@ -7,7 +7,7 @@ use crate::codec::{self, Placement};
 use crate::env::LocalFuture;
 use crate::schema::ast::{Functions, Query, Term};
 use crate::schema::eval::{self, Cx, Laid, Layout, Outcome, Problem, Queried, Row, Source, Writer};
-use crate::schema::{Owned, OwnedBy, Sub};
+use crate::schema::{Owned, OwnedBy, Root};
 use crate::topology::{At, Context, Scan, StateError};
 use crate::types::PStateId;
 
@@ -104,7 +104,7 @@ impl<O> At<'_, O> {
         term: &Term,
     ) -> Result<(), QueryError>
     where
-        Sub<S>: Laid,
+        Root<S>: Laid,
     {
         self.transform_with(pstate, query, term, &Functions::none()).await
     }
@@ -121,7 +121,7 @@ impl<O> At<'_, O> {
         functions: &Functions,
     ) -> Result<(), QueryError>
     where
-        Sub<S>: Laid,
+        Root<S>: Laid,
     {
         let context = self.context();
         let rows = Rows { context, pstate: pstate.id() };
@@ -186,6 +186,8 @@ impl Source for Rows<'_, '_> {
     ) -> LocalFuture<'a, Result<(), StateError>> {
         Box::pin(async move {
             self.check("read", scan.from)?;
+            // A head is what tells that there is a collection: it must not be out of date.
+            self.context.settle().await?;
             let eval::Scan { from, to, reverse, limit, keys_only } = scan;
             let scan = Scan { from: from.key, to, reverse, limit, keys_only };
             let local = self.context.local();
@@ -197,17 +199,16 @@ impl Source for Rows<'_, '_> {
 impl Writer for Rows<'_, '_> {
     fn put(&self, row: Row<'_>, value: &[u8]) -> Result<(), StateError> {
         self.check("transform", row)?;
-        self.context.noted(self.context.local().put(index(self.pstate), row.key, value))
+        self.context.put(index(self.pstate), row.key, value, None)
     }
 
     fn delete(&self, row: Row<'_>) -> Result<(), StateError> {
         self.check("transform", row)?;
-        self.context.noted(self.context.local().delete(index(self.pstate), row.key))
+        self.context.delete(index(self.pstate), row.key, None)
     }
 
     fn delete_range(&self, from: Row<'_>, to: Option<&[u8]>) -> Result<(), StateError> {
         self.check("transform", from)?;
-        let local = self.context.local();
-        self.context.noted(local.delete_range(index(self.pstate), from.key, to))
+        self.context.delete_range(index(self.pstate), from.key, to)
     }
 }

@@ -7,7 +7,7 @@ use crate::schema::aggregate::{
     Accumulate, Accumulator, And, Average, Combined, Combiner, Count, Last, Limit, ListOf, MapOf,
     Max, Mean, MergeMap, Min, MultiSet, Or, SetOf, SetRemove, Sum, Top, TopN, Void,
 };
-use crate::schema::{Map, Set, Sub};
+use crate::schema::{Map, Set, Sub, Uncounted};
 use crate::topology::NodeIndex;
 
 /// The items that key `key` gets, in order.
@@ -190,9 +190,9 @@ fn only_counting_reads_what_is_in_a_sub() {
     let (depot, engine) = launch(|m| {
         let depot = items(m);
         let t = m.microbatch(|| "t");
-        let set = t.pstate::<Map<u32, Sub<Set<i64>>>>("set");
-        let counts = t.pstate::<Map<u32, Sub<Map<i64, u32>>>>("counts");
-        let map = t.pstate::<Map<u32, Sub<Map<i64, i64>>>>("map");
+        let set = t.pstate::<Map<u32, Sub<Set<i64>, Uncounted>>>("set");
+        let counts = t.pstate::<Map<u32, Sub<Map<i64, u32>, Uncounted>>>("counts");
+        let map = t.pstate::<Map<u32, Sub<Map<i64, i64>, Uncounted>>>("map");
         t.source(depot).aggregate((set, counts, map), |(set, counts, map), Item { key, value }| {
             (
                 vec![set.key(key).add(SetOf(value)), set.key(key).add(SetRemove(value + 1))],

@@ -92,8 +92,11 @@ pub(super) fn erased(layout: &L) -> Layout {
     match layout {
         L::Any => Layout::Value(ValueType { check: |_, _| Ok(()), name: "any" }),
         L::Int => Layout::Value(ValueType::of::<i64>()),
-        L::Set => Layout::Set { element: KeyType::of::<i64>() },
-        L::Map(inner) => Layout::Map { key: KeyType::of::<i64>(), value: Box::new(erased(inner)) },
+        L::Set => Layout::Set { element: KeyType::of::<i64>(), counted: false },
+        L::Map(inner) => {
+            let (key, value) = (KeyType::of::<i64>(), Box::new(erased(inner)));
+            Layout::Map { key, value, counted: false }
+        }
     }
 }
 
