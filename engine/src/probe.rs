@@ -56,6 +56,8 @@ named! {
         DealtBeforeFolded = "dealt-before-folded",
         /// What a snapshot holds is let go while it is read, and nobody tells its reader.
         SnapshotReleasedWhileRead = "snapshot-released-while-read",
+        /// Recovery forgets the heads of collections, which say how many elements they have.
+        SizeForgottenInCrash = "size-forgotten-in-crash",
     }
 }
 

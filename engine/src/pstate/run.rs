@@ -217,6 +217,31 @@ impl Run {
         })
     }
 
+    /// A bug that can be planted, see [`Plant`](crate::probe::Plant): without the heads of collections that
+    /// have other rows here. Their keys are what those rows' keys begin with, which holds of no other row of a
+    /// module.
+    pub(crate) fn without_heads(&self) -> Self {
+        let mut kept = WriteSet::default();
+        let mut writes = self.iter().peekable();
+        while let Some(write) = writes.next() {
+            match write {
+                Write::Put { pstate, key, value } => {
+                    let is_head = matches!(
+                        writes.peek(),
+                        Some(Write::Put { pstate: of, key: next, .. } | Write::Delete { pstate: of, key: next })
+                            if *of == pstate && next.starts_with(key)
+                    );
+                    if !is_head || pstate == PStateId(0) {
+                        kept.put(pstate, key, value);
+                    }
+                }
+                Write::Delete { pstate, key } => kept.delete(pstate, key),
+                Write::DeleteRange { pstate, from, to } => kept.delete_range(pstate, from, to),
+            }
+        }
+        kept.seal()
+    }
+
     /// Its parts, ascending by `PState`.
     pub(super) fn parts(&self) -> impl Iterator<Item = (PStateId, RunPart<'_>)> {
         self.sections.iter().map(|section| (section.pstate, RunPart { run: self, section }))

@@ -256,7 +256,11 @@ impl Partition {
             Kind::Append | Kind::AppendBulk => return self.replay_append(index, bytes).await,
             Kind::Prepare => {
                 let prepare = Prepare::decode(bytes).map_err(malformed)?;
-                let run = Run::decode(prepare.writes).map_err(|error| wrong(error.to_string()))?;
+                let mut run =
+                    Run::decode(prepare.writes).map_err(|error| wrong(error.to_string()))?;
+                if planted(Plant::SizeForgottenInCrash) {
+                    run = run.without_heads();
+                }
                 self.add_prepared(prepare.transaction, index, Rc::new(run), prepare.appends);
             }
             Kind::Committed => {

@@ -15,7 +15,7 @@ use super::Shared;
 use super::contents::SNAPSHOTS;
 use super::history::{ChainOf, Kind, Place, Promise, Record};
 use super::module::{Bank, Deposit, Happening, Receipt, Refused, Transfer};
-use super::oracles::{applied, snapshot, unchanged};
+use super::oracles::{applied, sized, snapshot, unchanged};
 use super::read;
 use crate::scenario::Failure;
 use crate::world::World;
@@ -308,11 +308,12 @@ impl Client {
             Ok(snapshot) => snapshot,
             Err(error) => return self.tolerate("a snapshot", &error),
         };
-        let mut first = None;
+        let (mut first, accounts) = (None, self.shared.shape.accounts);
         for _ in 0..random.within(1..5) {
-            match self.call("select at", read::held(&self.bank, &snapshot)).await {
-                Ok(state) => {
+            match self.call("select at", read::held(&self.bank, &snapshot, accounts)).await {
+                Ok((state, sizes)) => {
                     self.shared.count(SNAPSHOTS, 1);
+                    sized::judge(&sizes)?;
                     let mut history = self.shared.history.borrow_mut();
                     snapshot::judge(&mut history, &floors, &state, first.as_ref())?;
                     first.get_or_insert(state);

@@ -10,7 +10,7 @@ use tidemill::types::PartitionId;
 
 use super::clients::Client;
 use super::module::{self, Bank};
-use super::oracles::{explained, folded, offline};
+use super::oracles::{explained, folded, offline, sized};
 use super::{PARTITIONS, Shared, contents, life, read, trouble};
 use crate::disk::Faults;
 use crate::scenario::Failure;
@@ -53,10 +53,12 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
         bank.caught_up(topology).await.map_err(failed("catching up"))?;
     }
     let depots = read::depots(&bank).await.map_err(failed("reading depots"))?;
-    let state = read::state(&bank, shared.shape.accounts).await.map_err(failed("reading"))?;
+    let read = read::state(&bank, shared.shape.accounts).await;
+    let (state, sizes) = read.map_err(failed("reading"))?;
     let letters = read::dead_letters(&bank).await.map_err(failed("reading dead letters"))?;
     life::look(world, shared, &bank).await?;
     folded::judge(&depots, &state, &letters)?;
+    sized::judge(&sizes)?;
     let counters = engine.counters().await.map_err(failed("counting"))?;
     let folds_least = counters.iter().map(|it| it.folds_least).min().unwrap_or_default();
     shared.count("microbatches", shared.history.borrow().microbatches());

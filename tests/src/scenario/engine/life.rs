@@ -272,7 +272,9 @@ pub(super) async fn look(
 ) -> Result<(), Failure> {
     let found = async {
         let depots = read::depots(bank).await?;
-        Ok::<_, Error>((depots, read::state(bank, shared.shape.accounts).await?))
+        // Others write meanwhile, and this is not read in one moment: sizes may differ from elements.
+        let (state, _) = read::state(bank, shared.shape.accounts).await?;
+        Ok::<_, Error>((depots, state))
     };
     match found.await {
         Ok((depots, state)) => {

@@ -2,8 +2,8 @@
 //! its depots, whatever the order in which depots and partitions are read. See [`super::replay`].
 //!
 //! * `ledger` books deposits and transfers; what was paid in is also kept apart. A transfer is applied where the sender lives, then where the
-//!   receiver lives, and leaves a receipt; some clear the sender's history first; some are refused, here
-//!   or there; some fail a few times before they work.
+//!   receiver lives, and leaves a receipt; some clear the sender's history first, or part of it; some are
+//!   refused, here or there; some fail a few times before they work.
 //! * `tally` counts receipts, those of the ledger and those that clients append.
 //! * `audit` counts events, nearly all of them where its coordinator lives, so that it mostly commits with
 //!   one write.
@@ -92,6 +92,12 @@ pub(super) struct Line {
     pub(super) memo: String,
 }
 
+/// What was sent, by the account that sends, in [`GROUPS`] sets.
+pub(super) type Done = Map<u64, Sub<Map<u64, Sub<Set<u64>>>>>;
+
+/// In which set of [`Done`] a transfer lies: its id modulo this.
+pub(super) const GROUPS: u64 = 3;
+
 /// What the module function returns.
 pub(super) struct Bank {
     pub(super) deposits: Depot<Deposit>,
@@ -102,7 +108,7 @@ pub(super) struct Bank {
     pub(super) paid: PState<Map<u64, i64>>,
     pub(super) sent: PState<Map<u64, Chain>>,
     pub(super) history: PState<Map<u64, Sub<Map<u64, Line>>>>,
-    pub(super) done: PState<Map<u64, Sub<Set<u64>>>>,
+    pub(super) done: PState<Done>,
     pub(super) received: PState<Map<u64, Chain>>,
     pub(super) tallied: PState<Map<u64, i64>>,
     pub(super) counted: PState<Map<u64, Chain>>,
@@ -139,6 +145,11 @@ fn call_outside(transfer: &Transfer) -> Result<(), Failure> {
     if fails { Err(Failure::retry(Refusal("the outside is away"))) } else { Ok(()) }
 }
 
+/// Whether a transfer that does not clear the sender's history removes its first two lines.
+pub(super) fn forgets(id: u64) -> bool {
+    id.is_multiple_of(5)
+}
+
 /// The module function.
 pub(super) fn bank(m: &Module) -> Bank {
     let deposits = m.depot::<Deposit>("deposits").hash_by(|deposit| &deposit.account);
@@ -151,7 +162,7 @@ pub(super) fn bank(m: &Module) -> Bank {
     let sent = ledger.pstate::<Map<u64, Chain>>("sent");
     let paid = ledger.pstate::<Map<u64, i64>>("paid");
     let history = ledger.pstate::<Map<u64, Sub<Map<u64, Line>>>>("history");
-    let done = ledger.pstate::<Map<u64, Sub<Set<u64>>>>("done");
+    let done = ledger.pstate::<Done>("done");
     ledger
         .source(deposits)
         .also(|it| it.aggregate(paid, |paid, it| paid.key(it.account).add(Sum(it.cents))))
@@ -170,10 +181,12 @@ pub(super) fn bank(m: &Module) -> Bank {
             at.put(funds.key(it.from), balance - it.cents)?;
             if it.clears {
                 at.delete(history.key(it.from))?;
+            } else if forgets(it.id) {
+                at.remove_range(history.key(it.from).all().limit(2)).await?;
             }
             let line = Line { to: it.to, cents: it.cents, memo: it.memo.clone() };
             at.put(history.key(it.from).key(it.id), line)?;
-            at.put(done.key(it.from).has(it.id), true)?;
+            at.put(done.key(it.from).key(it.id % GROUPS).has(it.id), true)?;
             Ok(Some(it))
         })
         .hash_by(|it| &it.to)

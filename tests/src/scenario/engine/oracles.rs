@@ -6,5 +6,6 @@ pub(super) mod explained;
 pub(super) mod folded;
 pub(super) mod offline;
 pub(super) mod once;
+pub(super) mod sized;
 pub(super) mod snapshot;
 pub(super) mod unchanged;

@@ -3,11 +3,13 @@
 use tidemill::client::{Launched, Snapshot};
 use tidemill::error::{Error, Result};
 use tidemill::module::Depot;
+use tidemill::schema::Select;
 use tidemill::topology::Row;
 use tidemill::types::{Offset, PartitionId};
 
 use super::history::{Kind, Place, Record};
-use super::module::Bank;
+use super::module::{Bank, GROUPS, Line};
+use super::oracles::sized::Sizes;
 use super::replay::{Depots, State};
 
 /// Records asked for at once.
@@ -55,8 +57,8 @@ async fn read<T: Row>(
     }
 }
 
-/// Everything that is visible.
-pub(super) async fn state(bank: &Launched<Bank>, accounts: u64) -> Result<State> {
+/// Everything that is visible, and the sizes of collections in it.
+pub(super) async fn state(bank: &Launched<Bank>, accounts: u64) -> Result<(State, Sizes)> {
     let mut state = State {
         funds: bank.select(bank.funds.all()).await?.into_iter().collect(),
         paid: bank.select(bank.paid.all()).await?.into_iter().collect(),
@@ -67,30 +69,65 @@ pub(super) async fn state(bank: &Launched<Bank>, accounts: u64) -> Result<State>
         happened: bank.select(bank.happened.all()).await?.into_iter().collect(),
         ..State::default()
     };
-    let both = bank
-        .select_many((0..accounts).map(|it| (bank.history.key(it).all(), bank.done.key(it).all())))
-        .await?;
-    for (account, (history, done)) in (0..).zip(both) {
-        if !history.is_empty() {
-            state.history.insert(account, history.into_iter().collect());
-        }
-        if !done.is_empty() {
-            state.done.insert(account, done.into_iter().collect());
-        }
-    }
-    Ok(state)
+    let sent = bank.select_many((0..accounts).map(|account| sent(bank, account))).await?;
+    let sizes = add_sent(&mut state, sent);
+    Ok((state, sizes))
 }
 
-/// What a snapshot holds, as far as it must add up.
-pub(super) async fn held(bank: &Launched<Bank>, snapshot: &Snapshot) -> Result<State> {
-    Ok(State {
+/// A size, and the elements.
+type Sized<T> = (u64, Vec<T>);
+
+/// Lines of an account; how many groups of ids it has; the ids of each group.
+type Sent = (Sized<(u64, Line)>, u64, (Sized<u64>, Sized<u64>, Sized<u64>));
+
+/// What an account has sent.
+fn sent(bank: &Bank, account: u64) -> impl Select<Out = Sent> + use<> {
+    let (history, done) = (bank.history.key(account), bank.done.key(account));
+    let [a, b, c] = [0, 1, 2].map(|group| {
+        let ids = done.clone().key(group);
+        (ids.clone().size(), ids.all())
+    });
+    ((history.clone().size(), history.all()), done.size(), (a, b, c))
+}
+
+fn add_sent(state: &mut State, sent: Vec<Sent>) -> Sizes {
+    let mut sizes = Sizes::new();
+    for (account, (history, groups, (a, b, c))) in (0..).zip(sent) {
+        let ids = [a, b, c];
+        sizes.push((format!("history {account}"), history.0, history.1.len()));
+        let full = ids.iter().filter(|(_, ids)| !ids.is_empty()).count();
+        sizes.push((format!("done {account}"), groups, full));
+        for (group, (size, ids)) in (0..).zip(&ids) {
+            assert!(ids.iter().all(|id| id % GROUPS == group), "ids lie in their group");
+            sizes.push((format!("done {account} {group}"), *size, ids.len()));
+        }
+        if !history.1.is_empty() {
+            state.history.insert(account, history.1.into_iter().collect());
+        }
+        if full > 0 {
+            state.done.insert(account, ids.into_iter().flat_map(|(_, ids)| ids).collect());
+        }
+    }
+    sizes
+}
+
+/// What a snapshot holds, as far as it must add up, and the sizes of collections in it.
+pub(super) async fn held(
+    bank: &Launched<Bank>,
+    snapshot: &Snapshot,
+    accounts: u64,
+) -> Result<(State, Sizes)> {
+    let mut state = State {
         funds: bank.select(bank.funds.all()).at(snapshot).await?.into_iter().collect(),
         paid: bank.select(bank.paid.all()).at(snapshot).await?.into_iter().collect(),
         sent: bank.select(bank.sent.all()).at(snapshot).await?.into_iter().collect(),
         counted: bank.select(bank.counted.all()).at(snapshot).await?.into_iter().collect(),
         happened: bank.select(bank.happened.all()).at(snapshot).await?.into_iter().collect(),
         ..State::default()
-    })
+    };
+    let sent = bank.select_many((0..accounts).map(|account| sent(bank, account)));
+    let sizes = add_sent(&mut state, sent.at(snapshot).await?);
+    Ok((state, sizes))
 }
 
 /// The places of records that the ledger refused, in the order of the dead letters.

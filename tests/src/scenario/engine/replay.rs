@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidemill::types::{Offset, PartitionId};
 
 use super::history::{Kind, Place, Record};
-use super::module::{BY_LEDGER, Chain, Line, Refused};
+use super::module::{BY_LEDGER, Chain, Line, Refused, forgets};
 
 /// What lies in all depots, by place.
 pub(super) type Depots = BTreeMap<Place, Record>;
@@ -48,6 +48,9 @@ pub(super) fn replay(depots: &Depots) -> State {
                 let history = state.history.entry(it.from).or_default();
                 if it.clears {
                     history.clear();
+                } else if forgets(it.id) {
+                    history.pop_first();
+                    history.pop_first();
                 }
                 let line = Line { to: it.to, cents: it.cents, memo: it.memo.clone() };
                 history.insert(it.id, line);
