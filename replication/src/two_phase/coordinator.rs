@@ -35,6 +35,7 @@ use crate::wire;
 
 /// Decides the microbatches of one topology. See the [module](super) for what it guarantees.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 pub struct Coordinator {
     config: Config,
     /// Every shard that takes part.
@@ -56,6 +57,8 @@ pub struct Coordinator {
     /// is applied, so that no attempt runs on a shard that does not hold the state below it.
     settling: bool,
     pause_asked: bool,
+    /// A microbatch is asked for even if there is no record for it.
+    work_asked: bool,
     /// The pause reason given last.
     pause: Option<PauseReason>,
     token: Token,
@@ -112,6 +115,7 @@ impl Coordinator {
             down: BTreeSet::new(),
             settling: true,
             pause_asked: false,
+            work_asked: false,
             pause: None,
             token: Token(0),
             wake_ns: None,
@@ -174,6 +178,7 @@ impl Coordinator {
             Input::ShardDown(shard) => self.on_shard_down(now_ns, shard, effects),
             Input::ShardUp(shard) => self.on_shard_up(shard, effects),
             Input::Wake => self.wake_ns = None,
+            Input::Work => self.work_asked = true,
             Input::Pause => self.pause_asked = true,
             Input::Resume => self.on_resume(),
         }
@@ -627,7 +632,7 @@ impl Coordinator {
         }
     }
 
-    /// Begins the next microbatch if there is data.
+    /// Begins the next microbatch if there is data, or other work for it.
     fn start_next(&mut self, effects: &mut Vec<Effect>) {
         let held_up = self.pause.is_some()
             || self.flights.len() >= UNDECIDED_MAX
@@ -637,9 +642,10 @@ impl Coordinator {
             return;
         }
         let plan = Plan::new(self.unread(), Vec::new());
-        if plan.ranges().is_empty() {
+        if plan.ranges().is_empty() && !self.work_asked {
             return;
         }
+        self.work_asked = false;
         let id = self.flights.back().map_or(self.decided, |flight| flight.id).next();
         let (attempt, began_us) = self.displaced.remove(&id).unwrap_or((Attempt(0), self.wall_us));
         let mut flight = Flight::new(id, plan, BeginRecord::Unwritten, began_us);

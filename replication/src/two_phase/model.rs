@@ -48,8 +48,9 @@ fn every_schedule_keeps_every_promise() {
 /// every single step.
 #[test]
 fn a_crash_at_each_step_of_each_role_is_survived() {
-    for seed in [3, 4] {
-        let quiet = Options { crashes: 1, repeats: false, bad_percent: 0, ..Options::of(seed) };
+    for (seed, asks) in [(3, 0), (4, 0), (4, 6)] {
+        let options = Options { asks, ..Options::of(seed) };
+        let quiet = Options { crashes: 1, repeats: false, bad_percent: 0, ..options };
         let undisturbed = Options { crashes: 0, steps: STEPS, ..quiet };
         let mut world = World::new(undisturbed, Faults::default());
         world.explore().unwrap();
@@ -60,7 +61,7 @@ fn a_crash_at_each_step_of_each_role_is_survived() {
                 let options = Options { crash, steps: STEPS, ..quiet };
                 let mut world = World::new(options, Faults::default());
                 if let Err(violation) = world.explore() {
-                    panic!("seed {seed}, {crash:?}: {violation}\n{}", world.trace());
+                    panic!("seed {seed}, {asks} asks, {crash:?}: {violation}\n{}", world.trace());
                 }
             }
         }

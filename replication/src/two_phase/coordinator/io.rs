@@ -52,6 +52,10 @@ pub enum Input {
     ShardUp(ShardId),
     /// The time asked for by [`Effect::WakeAt`] has come. A spurious one is harmless.
     Wake,
+    /// Somebody has work of its own for a microbatch: one begins as soon as it can, with records or without.
+    /// All who ask before it begins share it, and it is forgotten when the coordinator stops: whoever still
+    /// has work asks again.
+    Work,
     /// Begin no further microbatch; what is under way completes.
     Pause,
     /// The opposite of `Pause`; it also ends a pause that a failure caused.

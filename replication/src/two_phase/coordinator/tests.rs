@@ -311,6 +311,84 @@ fn a_refused_local_commit_is_tried_again() {
     bench.expect(Input::Wake, &["0: begin 1.2 0:0..3", "1: begin 1.2"]);
 }
 
+/// A bench whose id 1 was begun without any record.
+fn working() -> Bench {
+    let mut bench = Bench::new(2);
+    bench.give(Input::Start);
+    bench.expect(Input::Work, &["write#1 begin 1.1", "0: begin 1.1", "1: begin 1.1"]);
+    bench
+}
+
+#[test]
+fn work_begins_a_microbatch_without_records_which_commits_like_any_other() {
+    let mut bench = working();
+    assert_eq!(bench.come_to_rest("1.1", &[&[0], &[1]]), ["0: prepare 1.1", "1: prepare 1.1"]);
+    bench.give(Input::Persisted(Token(1)));
+    bench.give(vote(0, "1.1", &[0]));
+    bench.expect(vote(1, "1.1", &[1]), &["write#2 commit 1.1 on [0, 1]"]);
+    bench.expect(Input::Persisted(Token(2)), &["0: decided 1.1 on [0]", "1: decided 1.1 on [1]"]);
+    bench.give(applied(0, "1.1"));
+    let effects = bench.give(applied(1, "1.1"));
+    assert_eq!(
+        effects,
+        ["write some time all applied 1", "visible 1", "0: visible 1", "1: visible 1"]
+    );
+    assert!(bench.coordinator.is_caught_up());
+    // It asked once.
+    bench.expect(Input::Wake, &[]);
+}
+
+#[test]
+fn work_asked_for_while_microbatches_run_shares_the_next_one() {
+    let mut bench = preparing();
+    bench.expect(Input::Pause, &["paused Asked"]);
+    bench.expect(Input::Work, &[]);
+    bench.expect(Input::Work, &[]);
+    let begun = ["resumed", "write#2 begin 2.1", "0: begin 2.1", "1: begin 2.1"];
+    bench.expect(Input::Resume, &begun);
+    bench.expect(Input::Work, &[]);
+    let effects = bench.come_to_rest("2.1", &[&[], &[]]);
+    assert_eq!(effects, ["0: prepare 2.1", "1: prepare 2.1"]);
+
+    // One that begins for records does the work, too.
+    let mut bench = preparing();
+    bench.give(Input::Pause);
+    bench.give(Input::Work);
+    bench.give(ends(&[(1, 4)]));
+    let effects = bench.give(Input::Resume);
+    assert_eq!(effects[1], "write#2 begin 2.1 1:2..4");
+    bench.come_to_rest("2.1", &[&[], &[]]);
+    bench.give(Input::Persisted(Token(1)));
+    bench.give(vote(0, "1.1", &[]));
+    let effects = bench.give(vote(1, "1.1", &[]));
+    assert_eq!(effects, ["write#3 commit 1.1 0:3 1:2 on []"], "no third one");
+}
+
+#[test]
+fn a_microbatch_without_records_is_retried_and_taken_up_as_it_is() {
+    for kind in [FailureKind::Retry, FailureKind::Reject, FailureKind::TooLarge] {
+        let mut bench = working();
+        let mut effects = bench.give(failed(1, "1.1", kind, None));
+        bench.now_ns = 2_000_000;
+        effects.extend(bench.give(Input::Wake));
+        effects.retain(|effect| !effect.starts_with("wake"));
+        let expected = ["0: abort 1.1", "1: abort 1.1", "0: begin 1.2", "1: begin 1.2"];
+        assert_eq!(effects, expected, "{kind:?}");
+    }
+    let begin = Begin {
+        attempt: AttemptId { run: Run(6), ..attempt("1.1") },
+        ranges: vec![],
+        exclusions: vec![],
+        began_us: 5,
+    };
+    let mut bench = Bench::recovered(2, None, vec![begin]);
+    let effects = bench.give(Input::Start);
+    assert_eq!(effects, ["0: hello 7", "1: hello 7", "0: begin 1.1", "1: begin 1.1"]);
+    bench.expect(ends(&[(0, 3)]), &[]);
+    let effects = bench.come_to_rest("1.1", &[&[], &[]]);
+    assert_eq!(effects[..2], ["locally#1 commit 1.1 on []", "write#2 begin 2.1 0:0..3"]);
+}
+
 #[test]
 fn a_retry_backs_off_to_at_most_a_second_and_reads_the_same() {
     let mut bench = Bench::new(2);

@@ -43,6 +43,10 @@ impl Oracle {
             };
             written.extend(writes.iter().copied());
         }
+        if let Some(id) = written.iter().filter_map(Write::work).find(|id| *id != attempt.id) {
+            return Err(format!("{attempt} commits the work of {id}"));
+        }
+        written.retain(|write| write.work().is_none());
         let mut expected = BTreeSet::new();
         for SourceOffset { source, offset } in &decision.offsets {
             let before = self.offsets.insert(*source, *offset).unwrap_or_default();

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::two_phase::{AttemptId, Origin};
-use crate::types::PartitionId;
+use crate::two_phase::{AttemptId, Origin, Source};
+use crate::types::{DepotId, MicrobatchId, Offset, PartitionId};
 
 pub(super) const SHARDS: usize = 3;
 pub(super) const PARTITIONS: usize = 6;
@@ -19,6 +19,8 @@ pub(super) struct Options {
     pub(super) seed: u64,
     pub(super) crashes: u64,
     pub(super) repeats: bool,
+    /// How often work is asked for that no record brings.
+    pub(super) asks: u64,
     pub(super) bad_percent: u64,
     pub(super) local_percent: u64,
     pub(super) steps: u64,
@@ -50,6 +52,7 @@ impl Options {
             steps: 100 + rng.below(600),
             hurry: rng.below(2) == 0,
             calm: 20 + rng.below(100),
+            asks: [0, 0, 3, 12][rng.index(4)],
             crash: None,
         }
     }
@@ -91,6 +94,7 @@ impl Seen {
             "row batch held",
             "stale row batch",
             "two undecided",
+            "work without records",
         ] {
             assert!(self.counts.contains_key(situation), "{situation} never occurred: {self:?}");
         }
@@ -115,13 +119,29 @@ pub(super) enum Bad {
     Flaky(u64),
 }
 
-/// One effect of a record on the state.
+/// One effect of a record on the state; or of work that no record brought, see [`Write::of_work`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Write {
     pub(super) origin: Origin,
     pub(super) hop: usize,
     pub(super) dead: bool,
 }
+
+impl Write {
+    /// What a shard does of its own accord in a microbatch: it writes the number of that.
+    pub(super) fn of_work(partition: PartitionId, id: MicrobatchId) -> Self {
+        let source = Source { depot: WORK, partition };
+        Self { origin: Origin { source, offset: Offset(id.0) }, hop: 0, dead: false }
+    }
+
+    /// Of which microbatch it says that it is, if it came of no record.
+    pub(super) fn work(&self) -> Option<MicrobatchId> {
+        (self.origin.source.depot == WORK).then_some(MicrobatchId(self.origin.offset.0))
+    }
+}
+
+/// No depot that is read.
+const WORK: DepotId = DepotId(u32::MAX);
 
 #[derive(Clone, Debug)]
 pub(super) enum Entry {

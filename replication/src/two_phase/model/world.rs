@@ -14,7 +14,7 @@ use crate::two_phase::{
     AttemptId, Begin, Decision, Failure, FailureKind, Faults, Origin, Record, Row, Source,
     SourceOffset,
 };
-use crate::types::{DepotId, MicrobatchId, Offset, PartitionId, Run, ShardId, TopologyId};
+use crate::types::{Attempt, DepotId, MicrobatchId, Offset, PartitionId, Run, ShardId, TopologyId};
 use crate::wire;
 
 /// Where the coordinator lives.
@@ -74,6 +74,7 @@ pub(super) struct World {
     steps: u64,
     decided_in_chaos: u64,
     crashes: u64,
+    asks: u64,
     run: Run,
     coordinator: Option<Coordinator>,
     wake: Option<u64>,
@@ -105,6 +106,7 @@ enum Action {
     WriteAborted(usize),
     Tick,
     Append(Source),
+    Ask,
     Crash(usize),
     CrashAll,
     Restart(usize),
@@ -121,6 +123,7 @@ impl World {
             steps: 0,
             decided_in_chaos: 0,
             crashes: options.crashes,
+            asks: options.asks,
             run: Run(0),
             coordinator: None,
             wake: None,
@@ -262,6 +265,10 @@ impl World {
             }
             Action::Tick => self.tick(),
             Action::Append(source) => self.append(source),
+            Action::Ask => {
+                self.asks -= 1;
+                self.step_home(coordinator::Input::Work);
+            }
             Action::Crash(shard) => {
                 self.crashes -= 1;
                 self.seen.mark(if shard == HOME { "home crash" } else { "shard crash" });
@@ -337,6 +344,9 @@ impl World {
             if self.appended[source].0 < items.len() as u64 {
                 actions.push(Action::Append(*source));
             }
+        }
+        if self.asks > 0 && self.coordinator.is_some() {
+            actions.push(Action::Ask);
         }
         for shard in 0..SHARDS {
             if !self.shards[shard].lazy.is_empty() && (self.options.hurry || actions.is_empty()) {

@@ -54,6 +54,9 @@ impl World {
             if let Entry::Record(bytes) = entry
                 && let Record::Decision(decision) = Record::decode(bytes).unwrap()
             {
+                if decision.offsets.is_empty() && !decision.touched.is_empty() {
+                    self.seen.mark("work without records");
+                }
                 let prepares = self.durable_prepares();
                 let verdict = self.oracle.decision(&decision, &prepares);
                 self.accuse(verdict);

@@ -101,6 +101,14 @@ impl World {
                     let write = Write { origin: out.origin, hop: 0, dead: true };
                     self.write(shard, attempt, out.origin.source.partition, write);
                 }
+                if self.options.asks > 0 && attempt.attempt == Attempt(1) {
+                    for partition in (0..PARTITIONS).map(|it| PartitionId(it.try_into().unwrap())) {
+                        if owner(partition) == shard && self.rng.below(3) == 0 {
+                            let write = Write::of_work(partition, attempt.id);
+                            self.write(shard, attempt, partition, write);
+                        }
+                    }
+                }
                 self.step_shard(shard, participant::Input::WorkFinished { attempt, count: 1 });
                 self.receive_held(shard);
             }
@@ -130,8 +138,10 @@ impl World {
             Effect::Drop { attempt, aborted } => {
                 let dropped = self.oracle.drop(shard, attempt);
                 self.accuse(dropped);
-                let above = self.shards[shard].overlays.keys().find(|it| it.id > attempt.id);
-                if let Some(above) = above {
+                // What was found in doubt after a crash lies under nothing until it commits.
+                let overlays = &self.shards[shard].overlays;
+                let above = overlays.keys().find(|it| it.id > attempt.id);
+                if let Some(above) = above.filter(|_| overlays.contains_key(&attempt)) {
                     let what = format!("{attempt} is dropped from under {above} on {shard}");
                     self.accuse(Err(what));
                 }
