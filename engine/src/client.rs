@@ -6,7 +6,7 @@
 //! ```text
 //! Engine     one open directory: launch, counters, reopen a shard, close
 //! Launched   one running module: append (append.rs), select (select.rs), snapshot (snapshot.rs), wait (wait.rs),
-//!            depots (records.rs)
+//!            depots (records.rs), migrations (migrations.rs)
 //! Append     an append on its way: a future
 //! ```
 
@@ -26,6 +26,7 @@ use crate::types::ShardId;
 
 mod append;
 mod block_on;
+mod migrations;
 mod query;
 mod records;
 mod select;
@@ -34,6 +35,7 @@ mod wait;
 
 pub use append::{Append, AppendMany, Appended};
 pub use block_on::block_on;
+pub use migrations::Migrating;
 pub use records::{DepotRecord, Rejected};
 pub use select::{Selecting, SelectingMany};
 pub use snapshot::Snapshot;

@@ -61,6 +61,7 @@ pub mod env;
 pub mod error;
 pub mod journal;
 pub mod manifest;
+pub mod migrate;
 pub mod module;
 pub mod node;
 pub mod page;

@@ -63,6 +63,7 @@ use std::sync::Arc;
 
 use crate::codec::table::Trace;
 use crate::codec::{self, FieldTable, Placement};
+use crate::migrate::Declared;
 use crate::schema::{Layout, Schema};
 use crate::topology::{self, Row};
 
@@ -116,7 +117,8 @@ impl Definition {
             it.depots.iter().map(|depot| (depot.name.clone(), depot.record)).collect()
         };
         let pstates = |it: &Self| -> Vec<_> {
-            it.pstates.iter().map(|pstate| (pstate.name.clone(), pstate.schema)).collect()
+            let id = |it: &PStateDecl| it.migration.as_ref().map(|it| it.id.clone());
+            it.pstates.iter().map(|it| (it.name.clone(), it.schema, id(it))).collect()
         };
         let same = |(a, b): (&topology::Definition, &topology::Definition)| {
             a.name == b.name
@@ -150,8 +152,13 @@ impl Definition {
             (depot.trace)(&mut trace)?;
         }
         let layouts = self.pstates.iter().map(|pstate| (pstate.layout)(&mut trace));
-        let layouts = layouts.collect::<codec::Result<_>>()?;
-        Ok(Traced { fields: trace.finish(), layouts })
+        let layouts = layouts.collect::<codec::Result<Vec<_>>>()?;
+        let old = self.pstates.iter().zip(&layouts).map(|(pstate, layout)| {
+            let migration = pstate.migration.as_ref();
+            migration.map(|it| it.old_layout(layout, &mut trace)).transpose()
+        });
+        let old_layouts = old.collect::<codec::Result<_>>()?;
+        Ok(Traced { fields: trace.finish(), layouts, old_layouts })
     }
 }
 
@@ -162,6 +169,8 @@ pub struct Traced {
     pub fields: FieldTable,
     /// The layouts of the `PState`s, by [`PStateIndex`].
     pub layouts: Vec<Layout>,
+    /// What they were before the migrations that are declared.
+    pub old_layouts: Vec<Option<Layout>>,
 }
 
 impl Traced {
@@ -211,14 +220,21 @@ pub struct PStateDecl {
     /// # Errors
     /// The type cannot be stored.
     pub layout: fn(&mut Trace) -> codec::Result<Layout>,
+    /// How what was stored as another type becomes this one.
+    pub migration: Option<Declared>,
     /// Where it was declared.
     pub location: &'static Location<'static>,
 }
 
 impl PStateDecl {
-    fn of<S: Schema>(name: String, owner: usize, location: &'static Location<'static>) -> Self {
+    fn of<S: Schema>(
+        name: String,
+        owner: usize,
+        migration: Option<Declared>,
+        location: &'static Location<'static>,
+    ) -> Self {
         let schema = std::any::type_name::<S>();
-        Self { name, owner, schema, layout: S::layout, location }
+        Self { name, owner, schema, layout: S::layout, migration, location }
     }
 }
 

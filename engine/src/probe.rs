@@ -58,6 +58,8 @@ named! {
         SnapshotReleasedWhileRead = "snapshot-released-while-read",
         /// Recovery forgets the heads of collections, which say how many elements they have.
         SizeForgottenInCrash = "size-forgotten-in-crash",
+        /// A step of a migration applies the function to what the function made.
+        MigrationStepTwice = "migration-step-twice",
     }
 }
 

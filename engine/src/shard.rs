@@ -35,6 +35,7 @@ pub(crate) mod keeper;
 mod local;
 pub(crate) mod message;
 pub(crate) mod microbatch;
+mod migrate;
 pub(crate) mod partition;
 mod parts;
 mod peers;
@@ -277,6 +278,8 @@ impl Shard {
                 answer(reply, Ok(()));
             }
             Message::Paused { topology, reply } => answer(reply, self.paused(topology)),
+            Message::Work { topology } => self.work(topology),
+            Message::Moves { module, reply } => self.count_moves(module, reply),
             Message::Describe { reply } => answer(reply, Ok(self.describe())),
             Message::Counters { reply } => answer(reply, Ok(self.counters())),
             Message::FoldAll { reply } => {

@@ -39,7 +39,7 @@ pub use hop::Row;
 pub use local::{Access, Local, Scan, StateError, Visit};
 pub use read::{QueryError, Read};
 pub use run::Panicked;
-pub(crate) use run::{Intake, take_records, take_timed};
+pub(crate) use run::{Intake, panic_message, take_records, take_timed};
 pub(crate) use stored::Stored;
 pub use token::{Named, Tokens};
 

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use crate::codec::FieldTable;
 use crate::journal::JournalId;
 use crate::manifest::{self, Manifest};
-use crate::node::catalogue::Catalogue;
+use crate::node::catalogue::{Catalogue, ModuleEntry, Numbered};
 use crate::types::{DepotId, PartitionId};
 
 mod journals;
@@ -274,29 +274,23 @@ fn faults(catalogue: &Catalogue) -> Vec<String> {
         faults.push(format!("the table of field numbers: {error}"));
     }
     let modules = &catalogue.modules;
-    let kinds: [(&str, u32, Vec<_>); 3] = [
-        ("depot", catalogue.next_depot, modules.iter().flat_map(|it| &it.depots).collect()),
-        ("PState", catalogue.next_pstate, modules.iter().flat_map(|it| &it.pstates).collect()),
+    let kinds: [(&str, u32, Vec<Numbered>); 3] = [
+        ("depot", catalogue.next_depot, modules.iter().flat_map(|it| it.depots.clone()).collect()),
+        ("PState", catalogue.next_pstate, modules.iter().flat_map(ModuleEntry::stored).collect()),
         (
             "topology",
             catalogue.next_topology,
-            modules.iter().flat_map(|it| &it.topologies).collect(),
+            modules.iter().flat_map(|it| it.topologies.clone()).collect(),
         ),
     ];
     for (kind, next, numbered) in kinds {
         let mut seen = BTreeMap::new();
-        for it in numbered {
-            if it.number == 0 || next <= it.number {
-                faults.push(format!(
-                    "{kind} {} has the number {}, {next} is next",
-                    it.name, it.number
-                ));
+        for Numbered { name, number, .. } in numbered {
+            if number == 0 || next <= number {
+                faults.push(format!("{kind} {name} has the number {number}, {next} is next"));
             }
-            if let Some(other) = seen.insert(it.number, &it.name) {
-                faults.push(format!(
-                    "{kind}s {other} and {} share the number {}",
-                    it.name, it.number
-                ));
+            if let Some(other) = seen.insert(number, name.clone()) {
+                faults.push(format!("{kind}s {other} and {name} share the number {number}"));
             }
         }
     }

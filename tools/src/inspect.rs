@@ -126,14 +126,20 @@ impl Inspection<'_> {
         for module in &catalogue.modules {
             writeln!(self.out, "module {}, version {}", module.name, module.version)?;
             let kinds = [
-                ("depot", &module.depots),
-                ("pstate", &module.pstates),
-                ("topology", &module.topologies),
+                ("depot", module.depots.clone()),
+                ("pstate", module.stored().collect()),
+                ("topology", module.topologies.clone()),
             ];
             for (kind, all) in kinds {
-                for Numbered { name, number, layout } in all {
-                    let layout = layout.as_ref().map(|it| format!(": {it}")).unwrap_or_default();
-                    writeln!(self.out, "  {kind:<9} {number:>4}  {name}{layout}")?;
+                for Numbered { name, number, layout, migrating, migrated } in all {
+                    let layout = layout.map(|it| format!(": {it}")).unwrap_or_default();
+                    let running = migrating.map(|it| format!(", being migrated by {}", it.id));
+                    let running = running.unwrap_or_default();
+                    let done = match &migrated[..] {
+                        [] => String::new(),
+                        done => format!(", was migrated by {}", done.join(", ")),
+                    };
+                    writeln!(self.out, "  {kind:<9} {number:>4}  {name}{layout}{running}{done}")?;
                 }
             }
         }
@@ -419,25 +425,25 @@ impl Inspection<'_> {
     /// What the catalogue remembers of a `PState`.
     fn layout_of(&self, pstate: PStateId) -> Option<Layout> {
         let (_, found) = self.numbered(Kind::PState).find(|(_, it)| it.number == pstate.0)?;
-        found.layout.clone()
+        found.layout
     }
 
-    fn numbered(&self, kind: Kind) -> impl Iterator<Item = (&str, &Numbered)> {
+    fn numbered(&self, kind: Kind) -> impl Iterator<Item = (&str, Numbered)> {
         let modules = self.report.catalogue.iter().flat_map(|it| &it.modules);
         modules.flat_map(move |module| {
             let all = match kind {
-                Kind::Depot => &module.depots,
-                Kind::PState => &module.pstates,
-                Kind::Topology => &module.topologies,
+                Kind::Depot => module.depots.clone(),
+                Kind::PState => module.stored().collect(),
+                Kind::Topology => module.topologies.clone(),
             };
-            all.iter().map(|it| (&*module.name, it))
+            all.into_iter().map(|it| (&*module.name, it))
         })
     }
 
     fn name_of(&self, kind: Kind, number: u32) -> String {
         let found = self.numbered(kind).find(|(_, it)| it.number == number);
         match (found, kind, number) {
-            (Some((_, it)), ..) => it.name.clone(),
+            (Some((_, it)), ..) => it.name,
             (None, Kind::PState, 0) => "(the engine's own)".to_owned(),
             (None, ..) => format!("{kind:?} {number}"),
         }

@@ -108,6 +108,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The function of a migration does not make what is to be stored of a value that is.
+    #[error("migration `{id}` cannot be applied to a stored value: {problem}")]
+    Unmigrated {
+        /// Its id.
+        id: String,
+        /// What went wrong.
+        problem: String,
+    },
     /// The paths of one read lie under different first keys, so possibly in different partitions.
     #[error("the paths of one read must share their first key")]
     PathsApart,

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::codec::table::Trace;
 use crate::codec::{self, EncodeKey, Placement, key::encode_key};
-use crate::schema::{Owned, Schema};
+use crate::migrate::{Declared, InnerValues, Migration, Values};
+use crate::schema::{Data, Owned, Schema};
 use crate::topology::{
     self, Hopped, Input, Intake, Node, NodeIndex, Row, Source, take_records, take_timed,
 };
@@ -171,11 +172,47 @@ impl<'m, O: 'static> Topology<'m, O> {
     /// Declares a `PState` that this topology alone writes.
     #[track_caller]
     pub fn pstate<S: Schema>(&self, name: &str) -> Owned<S, O> {
-        let location = Location::caller();
+        self.declare::<S>(name, None, Location::caller())
+    }
+
+    /// Declares a `PState` that this topology alone writes, and whose values were stored as `V1` before. See
+    /// [`crate::migrate`].
+    ///
+    /// The declaration stays until the migration is done ([`Launched::migrations`]); a launch without it is
+    /// refused before. Afterwards it does nothing, and can be replaced by [`Topology::pstate`]. In a directory that
+    /// does not have the `PState` yet, there is nothing to migrate.
+    ///
+    /// [`Launched::migrations`]: crate::Launched::migrations
+    #[track_caller]
+    pub fn pstate_migrated<S: Values, V1: Data>(
+        &self,
+        name: &str,
+        migration: Migration<V1, S::Value>,
+    ) -> Owned<S, O> {
+        self.declare::<S>(name, Some(migration.declare(1)), Location::caller())
+    }
+
+    /// [`Topology::pstate_migrated`], where the values are those of the inner maps.
+    #[track_caller]
+    pub fn pstate_migrated_within<S: InnerValues, V1: Data>(
+        &self,
+        name: &str,
+        migration: Migration<V1, S::Value>,
+    ) -> Owned<S, O> {
+        self.declare::<S>(name, Some(migration.declare(2)), Location::caller())
+    }
+
+    fn declare<S: Schema>(
+        &self,
+        name: &str,
+        migration: Option<Declared>,
+        location: &'static Location<'static>,
+    ) -> Owned<S, O> {
         let mut draft = self.draft.module.draft.borrow_mut();
         draft.claim(name, location);
         let index = PStateIndex(count(&draft.pstates));
-        draft.pstates.push(PStateDecl::of::<S>(name.to_owned(), self.draft.topology, location));
+        let (name, owner) = (name.to_owned(), self.draft.topology);
+        draft.pstates.push(PStateDecl::of::<S>(name, owner, migration, location));
         Owned::from_id(PStateId(index.0))
     }
 

@@ -8,11 +8,15 @@
 //! is written, unless every row that may be stored can be read as what is declared; then the layout is
 //! widened to hold both.
 //!
+//! A `PState` whose [migration](crate::migrate) is under way has two numbers: its own, under which the new form
+//! lies, and the one it had before. The launch that begins a migration gives the new number; when nothing is
+//! left under the old one, that is dropped, and the migration's id stays, so that it never begins again.
+//!
 //! Format 2 added the layouts. A file of format 1 is read, and its `PState`s take the layouts that the next
-//! launch declares; the file that this launch writes has the newest format. Format 3 added the sizes of
-//! collections: what was launched before keeps none.
+//! launch declares. Format 3 added the sizes of collections: what was launched before keeps none. Format 4
+//! added migrations. The file that a launch writes has the newest format.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -21,7 +25,8 @@ use serde::{Deserialize, Serialize};
 use crate::codec::FieldTable;
 use crate::codec::table::Misfit;
 use crate::error::{Error, Result};
-use crate::module::{Definition, Traced};
+use crate::migrate::Move;
+use crate::module::{Definition, PStateIndex, Traced};
 use crate::schema::Layout;
 use crate::types::{DepotId, MicrobatchId, PStateId, ShardId, TopologyId};
 
@@ -68,13 +73,39 @@ pub struct Numbered {
     /// remembered this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<Layout>,
+    /// Of a `PState`: the migration that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migrating: Option<Migrating>,
+    /// Of a `PState`: the ids of migrations that are done, or that began before anything was stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub migrated: Vec<String>,
+}
+
+/// What a `PState` was before a migration that is under way.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Migrating {
+    /// The migration's id.
+    pub id: String,
+    /// The number under which what was not moved yet is stored.
+    pub number: u32,
+    /// What its rows may be.
+    pub layout: Layout,
 }
 
 impl Numbered {
     /// A name with its number.
     #[must_use]
     pub fn new(name: &str, number: u32) -> Self {
-        Self { name: name.to_owned(), number, layout: None }
+        Self { name: name.to_owned(), number, layout: None, migrating: None, migrated: Vec::new() }
+    }
+
+    /// Of a `PState` that is being migrated: what lies under its old number, as `name@old`, which no
+    /// declaration can be called.
+    #[must_use]
+    pub fn old(&self) -> Option<Self> {
+        let from = self.migrating.as_ref()?;
+        let layout = Some(from.layout.clone());
+        Some(Self { layout, ..Self::new(&format!("{}@old", self.name), from.number) })
     }
 }
 
@@ -84,9 +115,12 @@ pub(crate) struct Installed {
     pub(crate) definition: Arc<Definition>,
     /// By place in the definition.
     pub(crate) depots: Vec<DepotId>,
+    /// The same, and behind them the old numbers of those that are being migrated.
     pub(crate) pstates: Vec<PStateId>,
-    /// The layouts of those in which sizes of collections are kept.
+    /// By the same places, the layouts of those in which sizes of collections are kept.
     pub(crate) sizes: Vec<Option<Layout>>,
+    /// The migrations under way.
+    pub(crate) moves: Vec<Arc<Move>>,
     pub(crate) topologies: Vec<TopologyId>,
     /// Where each topology's rejected records go.
     pub(crate) dead_letters: Vec<DepotId>,
@@ -100,9 +134,35 @@ pub(crate) struct Installed {
     is_everywhere: AtomicBool,
     /// A launch has succeeded, or is about to.
     has_readers: AtomicBool,
+    /// The shards on which nothing is left of a migration.
+    moved: RwLock<BTreeSet<(usize, ShardId)>>,
 }
 
 impl Installed {
+    /// The migration under way of a `PState`, if there is still anything to look for under its old number.
+    pub(crate) fn moving(&self, pstate: PStateId) -> Option<&Move> {
+        let moves = self.moves.iter().map(|it| &**it);
+        moves.into_iter().find(|it| self.pstates[it.pstate.0 as usize] == pstate)
+    }
+
+    /// The migrations of one of its topologies that are not done, with their places.
+    pub(crate) fn moves_of(&self, place: usize) -> impl Iterator<Item = (usize, &Move)> {
+        let pstates = &self.definition.pstates;
+        let moves = self.moves.iter().map(|it| &**it).enumerate();
+        moves.filter(move |(_, it)| !it.is_done() && pstates[it.pstate.0 as usize].owner == place)
+    }
+
+    /// Notes that nothing is left of a migration on a shard.
+    pub(crate) fn note_moved(&self, nth: usize, shard: ShardId) {
+        self.moved.write().unwrap_or_else(PoisonError::into_inner).insert((nth, shard));
+    }
+
+    /// Whether nothing is left of a migration on any shard.
+    pub(crate) fn is_moved(&self, nth: usize, shards: u16) -> bool {
+        let moved = self.moved.read().unwrap_or_else(PoisonError::into_inner);
+        (0..shards).all(|shard| moved.contains(&(nth, ShardId(shard))))
+    }
+
     /// Notes that readers may see an id, before any of them does.
     pub(crate) fn note_visible(&self, place: usize, id: MicrobatchId) {
         self.visible[place].fetch_max(id.0, Ordering::SeqCst);
@@ -154,7 +214,7 @@ impl Installed {
 }
 
 /// The format of files that are written.
-pub(crate) const FORMAT: u32 = 3;
+pub(crate) const FORMAT: u32 = 4;
 
 /// The oldest format that is read.
 const FORMAT_MIN: u32 = 1;
@@ -209,8 +269,8 @@ impl Catalogue {
         definition: Arc<Definition>,
         traced: Traced,
     ) -> Result<Installed> {
-        let sizes = traced.sizes();
-        let Traced { fields, layouts } = traced;
+        let mut sizes = traced.sizes();
+        let Traced { fields, layouts, old_layouts } = traced;
         self.format = FORMAT;
         self.fields.clear();
         fields.encode(&mut self.fields).map_err(Error::invalid)?;
@@ -240,38 +300,59 @@ impl Catalogue {
             .iter()
             .map(|depot| DepotId(number(&mut entry.depots, &depot.name, &mut self.next_depot)))
             .collect();
-        let pstates_before = self.next_pstate;
-        let pstates: Vec<_> = definition
-            .pstates
-            .iter()
-            .map(|it| PStateId(number(&mut entry.pstates, &it.name, &mut self.next_pstate)))
-            .collect();
         let topologies: Vec<_> = definition
             .topologies
             .iter()
             .map(|it| TopologyId(number(&mut entry.topologies, &it.name, &mut self.next_topology)))
             .collect();
-        for ((pstate, id), layout) in definition.pstates.iter().zip(&pstates).zip(layouts) {
-            entry.remember(&pstate.name, layout, id.0 >= pstates_before)?;
+        let (mut pstates, mut old, mut moves) = (Vec::new(), Vec::new(), Vec::new());
+        for ((decl, layout), old_layout) in definition.pstates.iter().zip(layouts).zip(old_layouts)
+        {
+            let declared = Declaration { name: &decl.name, layout, migration: None };
+            let migration = decl.migration.as_ref().zip(old_layout);
+            let id = migration.as_ref().map(|(migration, old)| (&*migration.id, old));
+            let declared = Declaration { migration: id, ..declared };
+            let moving = entry.declare(&declared, &mut self.next_pstate)?;
+            if let (Some(from), Some((migration, _))) = (moving.from, &migration) {
+                let place = PStateIndex(count(pstates.len()));
+                let behind = PStateIndex(count(definition.pstates.len() + old.len()));
+                old.push(PStateId(from));
+                moves.push(Arc::new(migration.begin(&declared.layout, place, behind)));
+            }
+            pstates.push(PStateId(moving.number));
         }
+        sizes.extend(old.iter().map(|_| None));
+        pstates.extend(old);
         self.check_readable(&definition.name)?;
         Ok(Installed {
             visible: topologies.iter().map(|_| AtomicU64::new(0)).collect(),
             shown: RwLock::default(),
             is_everywhere: AtomicBool::new(false),
             has_readers: AtomicBool::new(false),
+            moved: RwLock::default(),
             definition,
             depots,
             pstates,
             sizes,
+            moves,
             topologies,
             dead_letters,
             fields,
         })
     }
-}
 
-impl Catalogue {
+    /// Nothing is stored any more under the old number of a `PState` whose migration this is. No change if that
+    /// is known.
+    pub(crate) fn migrated(&mut self, module: &str, pstate: &str, id: &str) {
+        let module = self.modules.iter_mut().find(|it| it.name == module);
+        let pstate = module.and_then(|it| it.pstates.iter_mut().find(|it| it.name == pstate));
+        if let Some(pstate) = pstate
+            && let Some(done) = pstate.migrating.take_if(|it| it.id == id)
+        {
+            self.format = FORMAT;
+            pstate.migrated.push(done.id);
+        }
+    }
     /// What would be written must be read again: the reader bounds how deeply JSON may nest.
     fn check_readable(&self, module: &str) -> Result<()> {
         match Self::decode(&self.encode()) {
@@ -290,34 +371,129 @@ impl Catalogue {
     }
 }
 
+/// What a launch says of a `PState`.
+struct Declaration<'d> {
+    name: &'d str,
+    layout: Layout,
+    /// The id of its migration, and what it was before.
+    migration: Option<(&'d str, &'d Layout)>,
+}
+
+/// The numbers of a `PState`: its own, and the one under which the old form lies while it is migrated.
+struct Numbers {
+    number: u32,
+    from: Option<u32>,
+}
+
 impl ModuleEntry {
-    /// Remembers the layout of a `PState`, so that it holds what is stored and what is declared.
-    fn remember(&mut self, name: &str, declared: Layout, is_new: bool) -> Result<()> {
+    /// Everything that rows may be stored under: its `PState`s, and after each the old form that it is
+    /// migrated from.
+    pub fn stored(&self) -> impl Iterator<Item = Numbered> {
+        self.pstates.iter().flat_map(|it| [Some(it.clone()), it.old()]).flatten()
+    }
+
+    /// Remembers what is declared of a `PState`, so that its layout holds what is stored and what is declared;
+    /// begins or resumes its migration.
+    fn declare(&mut self, declared: &Declaration<'_>, next: &mut u32) -> Result<Numbers> {
+        let name = declared.name;
+        let known = self.pstates.iter().any(|it| it.name == name);
+        number(&mut self.pstates, name, next);
         let Some(pstate) = self.pstates.iter_mut().find(|it| it.name == name) else {
-            unreachable!("every declared PState was given a number");
+            unreachable!("it was given a number");
         };
-        if is_new {
-            pstate.layout = Some(declared);
-            return Ok(());
-        }
-        // What was launched before layouts were remembered kept no sizes.
-        let stored = pstate.layout.take().unwrap_or_else(|| declared.without_sizes());
-        let wider = stored.widen(&declared).map_err(|misfit| {
-            let Misfit { at, stored: was, declared: is, why } = misfit;
-            let (at, was, is) = match at.join(" > ") {
-                at if at.is_empty() => (at, stored.to_string(), declared.to_string()),
-                at => (format!(", at {at}"), was, is),
-            };
+        let refused = |problem: &str, remedy: &str| {
+            let module = &self.name;
             let what = format!(
-                "PState `{name}` of module `{}` is declared as `{declared}`, and what is stored does not fit \
-                 that{at}: it was stored as `{was}` and is declared as `{is}`, but {why}. Nothing was changed. \
-                 Declare what was stored (`{stored}`), or a PState of another name",
-                self.name
+                "PState `{name}` of module `{module}` {problem}. Nothing was changed. {remedy}"
             );
             Error::Invalid { what }
-        })?;
-        pstate.layout = Some(wider);
-        Ok(())
+        };
+        // What was launched before layouts were remembered kept no sizes.
+        let mut stored = known.then(|| pstate.layout.take());
+        match (declared.migration, &mut pstate.migrating) {
+            (None, None) => {}
+            // Nothing was stored before, so nothing is migrated.
+            (Some((id, _)), None) if !known => pstate.migrated.push(id.to_owned()),
+            (Some((id, _)), None) if pstate.migrated.iter().any(|done| done == id) => {}
+            (Some((id, old)), None) => {
+                let stored = stored.take().flatten().unwrap_or_else(|| old.without_sizes());
+                let fits = stored.widen(old).map_err(|misfit| {
+                    let told = told((&stored, old), &misfit);
+                    refused(
+                        &format!("is to be migrated from `{old}`, and what is stored does not fit that{told}"),
+                        &format!("Let `{id}` migrate what was stored (`{stored}`)"),
+                    )
+                });
+                let (layout, number) = (fits?, *next);
+                *next = next.checked_add(1).expect("2^32 declarations are out of reach");
+                let number = std::mem::replace(&mut pstate.number, number);
+                pstate.migrating = Some(Migrating { id: id.to_owned(), number, layout });
+            }
+            (Some((id, old)), Some(running)) if running.id == id => {
+                let fits = running.layout.widen(old).map_err(|misfit| {
+                    let stored = &running.layout;
+                    let told = told((stored, old), &misfit);
+                    refused(
+                        &format!("is being migrated, now from `{old}`, and what is stored does not fit that{told}"),
+                        &format!("Let `{id}` migrate what was stored (`{stored}`)"),
+                    )
+                });
+                running.layout = fits?;
+            }
+            (declared, Some(running)) => {
+                let declared = declared.map_or_else(
+                    || "is declared without a migration".to_owned(),
+                    |(id, _)| format!("is declared with the migration `{id}`"),
+                );
+                let running = &running.id;
+                return Err(refused(
+                    &format!("{declared}, and its migration `{running}` is under way"),
+                    "Declare that one until it is done (`Launched::migrations`); another can begin after it",
+                ));
+            }
+        }
+        let is = &declared.layout;
+        let stored = stored.map(|stored| stored.unwrap_or_else(|| is.without_sizes()));
+        let layout = match &stored {
+            None => is.clone(),
+            Some(stored) => stored.widen(is).map_err(|misfit| {
+                let migrate =
+                    if is_migratable(stored, is) { ", migrate it (`pstate_migrated`)" } else { "" };
+                refused(
+                    &format!(
+                        "is declared as `{is}`, and what is stored does not fit that{}",
+                        told((stored, is), &misfit)
+                    ),
+                    &format!(
+                        "Declare what was stored (`{stored}`){migrate}, or a PState of another name"
+                    ),
+                )
+            })?,
+        };
+        pstate.layout = Some(layout);
+        let from = pstate.migrating.as_ref().map(|it| it.number);
+        Ok(Numbers { number: pstate.number, from })
+    }
+}
+
+/// Where and why stored rows do not fit.
+fn told((stored, declared): (&Layout, &Layout), misfit: &Misfit) -> String {
+    let Misfit { at, stored: was, declared: is, why } = misfit;
+    let (at, was, is) = match at.join(" > ") {
+        at if at.is_empty() => (at, stored.to_string(), declared.to_string()),
+        at => (format!(", at {at}"), was.clone(), is.clone()),
+    };
+    format!("{at}: it was stored as `{was}` and is declared as `{is}`, but {why}")
+}
+
+/// Whether a migration could make of values that are stored what is declared in their stead.
+fn is_migratable(stored: &Layout, declared: &Layout) -> bool {
+    match (stored, declared) {
+        (Layout::Map { key, value, .. }, Layout::Map { key: as_key, value: as_value, .. }) => {
+            let is_value = matches!(**value, Layout::Value(_));
+            key.is_stored_as(as_key) && (is_value || is_migratable(value, as_value))
+        }
+        _ => false,
     }
 }
 
@@ -325,6 +501,10 @@ impl ModuleEntry {
 #[must_use]
 pub fn dead_letters_of(topology: &str) -> String {
     format!("{topology}.dead-letters")
+}
+
+fn count(items: usize) -> u32 {
+    u32::try_from(items).expect("a module has fewer than 2^32 parts")
 }
 
 fn number(known: &mut Vec<Numbered>, name: &str, next: &mut u32) -> u32 {

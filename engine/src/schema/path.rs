@@ -91,6 +91,14 @@ impl<S, O> Path<S, One, O> {
     }
 }
 
+impl<S, O> Path<S, Maybe, O> {
+    /// What lies at the key of a unit of a migration.
+    pub(crate) fn at(pstate: PStateId, key: &[u8]) -> Self {
+        let place_bytes = u16::try_from(key.len()).unwrap_or(u16::MAX);
+        Self::from_raw(RawPath { key: key.into(), more: None, pstate, place_bytes, parts: 1 })
+    }
+}
+
 impl<S, M, O> Path<S, M, O> {
     #[inline]
     fn from_raw(raw: RawPath) -> Self {

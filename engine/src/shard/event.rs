@@ -12,8 +12,9 @@ use super::microbatch::{ROWS_MAX, Running, Topology, Work};
 use super::{Shard, partition};
 use crate::depot::batch::RECORD_BYTES_MAX;
 use crate::depot::{Limits, Record as DepotRecord, Upto};
+use crate::migrate::run_event;
 use crate::module::DepotIndex;
-use crate::topology::{self, EventFailure, NodeIndex, Origin, Record, Rows};
+use crate::topology::{self, EventFailure, Local, NodeIndex, Origin, Record, Rows};
 use crate::types::{DepotId, Offset};
 
 /// Records are handed to source nodes in batches of at most this many bytes.
@@ -33,10 +34,11 @@ impl Shard {
         }
         self.counters.borrow_mut().rows += rows.count() as u64;
         let local = EventLocal::new(self, topology, running, work);
+        let seen: (&dyn Local, _) = (&local, &*topology.module.moves);
         let definition = topology.definition();
         let ran = match &self.setup.options.event_hook {
-            None => definition.nodes[node.0 as usize].event.run(&local, rows).await,
-            Some(hook) => hook.run(definition, node, &local, rows).await,
+            None => run_event(&definition.nodes[node.0 as usize], seen, rows).await,
+            Some(hook) => hook.run(definition, node, seen, rows).await,
         };
         match ran {
             Ok(done) => {
@@ -49,7 +51,7 @@ impl Shard {
         }
     }
 
-    fn event_failed(
+    pub(super) fn event_failed(
         self: &Rc<Self>,
         topology: &Rc<Topology>,
         running: &Rc<Running>,

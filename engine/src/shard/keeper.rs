@@ -138,6 +138,21 @@ impl Hand {
         };
         let traced = definition.trace(stored).map_err(Error::invalid)?;
         let installed = catalogue.install(definition, traced)?;
+        self.store_catalogue(&mut state, catalogue).await?;
+        Ok(Arc::new(installed))
+    }
+
+    /// Drops the old number of a `PState` that was migrated: nothing is stored under it in any partition, nor
+    /// ever will be. What its trees still hold that was moved since their last folds goes with the next ones.
+    pub(super) async fn migrated(&self, module: &str, pstate: &str, id: &str) -> Result<()> {
+        let mut state = self.lock().await?;
+        let mut catalogue = state.catalogue.clone();
+        catalogue.migrated(module, pstate, id);
+        self.store_catalogue(&mut state, catalogue).await
+    }
+
+    /// Makes a catalogue the directory's, if it is another one.
+    async fn store_catalogue(&self, state: &mut State, catalogue: Catalogue) -> Result<()> {
         if catalogue != state.catalogue {
             let old = state.manifest.catalogue.number;
             // A leftover of an attempt that crashed is overwritten: no manifest names it. If this life of the
@@ -148,14 +163,14 @@ impl Hand {
             let written = written?;
             let mut next = state.manifest.clone();
             next.catalogue = written;
-            self.store(&mut state, next).await?;
+            self.store(state, next).await?;
             state.catalogue = catalogue;
             if old > 0 {
                 // A leftover costs space and nothing else.
                 drop(self.env.disk().remove(&catalogue_path(old)).await);
             }
         }
-        Ok(Arc::new(installed))
+        Ok(())
     }
 
     /// The journal of this name starts with `first` from now on.

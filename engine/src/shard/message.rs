@@ -52,6 +52,11 @@ pub(crate) enum Message {
     StartTopologies { topologies: Vec<TopologyId>, reply: Reply<()> },
     /// Why a topology begins no microbatch; for the shard of its coordinator.
     Paused { topology: TopologyId, reply: Reply<Option<String>> },
+    /// Some shard has work for a microbatch of a topology, be there records or not; for the shard of its
+    /// coordinator.
+    Work { topology: TopologyId },
+    /// What is left of a module's migrations here.
+    Moves { module: Arc<Installed>, reply: Reply<Vec<Moving>> },
     /// Where the topologies stand, for people.
     Describe { reply: Reply<String> },
     /// What the shard has counted.
@@ -79,6 +84,18 @@ pub(crate) enum KeeperRequest {
     Clean { closed: Vec<Closed>, reply: Reply<()> },
     /// Journals that were created are the directory's journals from now on, and no others.
     Switch { journals: Vec<(ShardId, JournalId)>, reply: Reply<()> },
+}
+
+/// What is left of one migration in one partition.
+#[derive(Debug)]
+pub(crate) struct Moving {
+    /// The migration's place in the module.
+    pub(crate) nth: usize,
+    pub(crate) partition: PartitionId,
+    /// Exact as long as they are few.
+    pub(crate) rows: u64,
+    /// Why it does not go on.
+    pub(crate) problem: Option<String>,
 }
 
 /// Rows of one attempt for several partitions of one shard, in the order sent.

@@ -22,6 +22,7 @@ use tidemill_replication::wire;
 
 use super::entry::{Coordinated, PreparedAppends};
 use super::message::{Effects, Message, Reply, RowBatch, answer};
+use super::migrate::Moves;
 use super::partition::Partition;
 use super::parts::Part;
 use super::{Ack, NewEntry, Shard};
@@ -48,7 +49,7 @@ pub(crate) struct Topology {
     pub(super) module: Arc<Installed>,
     /// Its place in the module's definition.
     pub(super) place: usize,
-    coordinator_partition: PartitionId,
+    pub(super) coordinator_partition: PartitionId,
     participant: RefCell<participant::Participant>,
     coordinator: RefCell<Option<coordinator::Coordinator>>,
     /// Inputs that came up while effects were being performed: they wait, so that the effects of one
@@ -65,6 +66,7 @@ pub(crate) struct Topology {
     wake_participant: Cell<Option<u64>>,
     wake_coordinator: Cell<Option<u64>>,
     pub(super) paused: RefCell<Option<String>>,
+    pub(super) moves: Moves,
     started: Cell<bool>,
 }
 
@@ -87,7 +89,7 @@ pub(crate) struct Running {
     /// Rows on their way to and from other shards.
     hops: hops::Hops,
     /// The most that may be.
-    bytes_max: u64,
+    pub(super) bytes_max: u64,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
     /// Pieces of work here: batches queued or being run, ranges being read. All of them are one item of
     /// the participant.
@@ -109,6 +111,8 @@ pub(crate) struct Work {
     /// Of its writes, what the attempt's bytes contain.
     counted_bytes: Cell<u64>,
     queue: RefCell<VecDeque<Queued>>,
+    /// A step of the topology's migrations is to be taken, when the queue is empty.
+    has_step: Cell<bool>,
     /// It is ready, or an event runs.
     busy: Cell<bool>,
 }
@@ -150,6 +154,11 @@ impl Running {
         }
     }
 
+    /// What it holds here, and so many bytes more.
+    pub(super) fn holds(&self, more: u64) -> u64 {
+        self.bytes.get() + more
+    }
+
     /// The work on one partition, made when it is first needed.
     pub(super) fn work(&self, partition: &Rc<Partition>) -> Rc<Work> {
         let mut works = self.works.borrow_mut();
@@ -162,6 +171,7 @@ impl Running {
                 appended_bytes: Cell::default(),
                 counted_bytes: Cell::default(),
                 queue: RefCell::default(),
+                has_step: Cell::default(),
                 busy: Cell::new(false),
             })
         }))
@@ -264,6 +274,7 @@ impl Shard {
             wake_participant: Cell::default(),
             wake_coordinator: Cell::default(),
             paused: RefCell::default(),
+            moves: Moves::new(module, place, self.partitions.keys()),
             started: Cell::default(),
         }
     }
@@ -296,6 +307,7 @@ impl Shard {
             }
             self.coordinate(&topology, coordinator::Input::Start);
             self.tell_sources(&topology);
+            self.watch_moves(&topology);
         }
     }
 

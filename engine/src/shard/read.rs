@@ -9,13 +9,15 @@ use super::message::{
     DepotSlice, ReadAnswer, ReadDepotRequest, ReadOperation, ReadRequest, When, answer,
 };
 use super::partition::Partition;
-use crate::codec::KeyBuf;
+use crate::codec::{self, FieldTable, KeyBuf};
 use crate::depot::{self, Limits, Upto};
 use crate::env::Class;
 use crate::error::{Error, Result, chain};
+use crate::migrate::{Half, Halves, Move, scan_both};
 use crate::node::pins::Pin;
-use crate::pstate::{self, Direction, Found, KeyRange, View};
+use crate::pstate::{self, Direction, Found, KeyRange, Loaded, View};
 use crate::schema::{ReadOp, Rows};
+use crate::topology::{Scan, Visit};
 use crate::types::PStateId;
 
 /// Bytes of records that one read of a depot returns at most, beside a first one that is larger.
@@ -33,12 +35,12 @@ impl Shard {
         self.counters.borrow_mut().reads += request.operations.len() as u64;
         match read_at_once(&partition, &request) {
             Ok(Some(answers)) => answer(request.reply, Ok(answers)),
-            Err(error) => answer(request.reply, Err(self.read_failed(&error))),
+            Err(error) => answer(request.reply, Err(self.select_failed(&error))),
             Ok(None) => {
                 let shard = Rc::clone(self);
                 self.env.spawn(Class::Client, "read", async move {
                     let result = shard.read_later(&partition, &request).await;
-                    answer(request.reply, result.map_err(|error| shard.read_failed(&error)));
+                    answer(request.reply, result.map_err(|error| shard.select_failed(&error)));
                 });
             }
         }
@@ -49,7 +51,7 @@ impl Shard {
         &self,
         partition: &Partition,
         request: &ReadRequest,
-    ) -> Result<Vec<ReadAnswer>, pstate::Error> {
+    ) -> Result<Vec<ReadAnswer>, Failed> {
         let one_row = matches!(
             &*request.operations,
             [ReadOperation { op: ReadOp::Get { .. } | ReadOp::Has { .. }, .. }]
@@ -60,7 +62,7 @@ impl Shard {
         for tries in 1.. {
             let when = When::Pinned(Arc::new(Pin::visible(&self.setup, &request.module)));
             match read_all(partition, request, &when).await {
-                Err(pstate::Error::Expired { .. }) if tries < TRIES_MAX => {}
+                Err(Failed::Read(pstate::Error::Expired { .. })) if tries < TRIES_MAX => {}
                 done => return done,
             }
         }
@@ -92,6 +94,13 @@ impl Shard {
         });
     }
 
+    fn select_failed(&self, failed: &Failed) -> Error {
+        match failed {
+            Failed::Read(error) => self.read_failed(error),
+            Failed::Undecodable(error) => Error::Decode { what: chain(error) },
+        }
+    }
+
     /// Damage concerns whoever reads it; a device that refuses concerns everybody.
     pub(super) fn read_failed(&self, error: &pstate::Error) -> Error {
         match error {
@@ -109,7 +118,29 @@ impl Shard {
     }
 }
 
+/// Why a read of a client has failed.
+enum Failed {
+    Read(pstate::Error),
+    /// What is stored in an old form has no new one.
+    Undecodable(codec::Error),
+}
+
+impl From<pstate::Error> for Failed {
+    fn from(error: pstate::Error) -> Self {
+        Self::Read(error)
+    }
+}
+
 impl ReadRequest {
+    /// The migration under way of what an operation reads, as far as it concerns the moment that is read: at
+    /// older ones, what was moved since lies under the old number.
+    fn moving(&self, operation: &ReadOperation, when: &When) -> Option<(&Move, PStateId)> {
+        let moving = self.module.moving(operation.pstate)?;
+        let is_now = matches!(when, When::Now);
+        let old = self.module.pstates[moving.old.0 as usize];
+        (!is_now || !moving.is_done()).then_some((moving, old))
+    }
+
     fn view(&self, owner: usize, when: &When) -> View<'static> {
         let topology = self.module.topologies[owner];
         match when {
@@ -130,14 +161,11 @@ impl ReadRequest {
 fn read_at_once(
     partition: &Partition,
     request: &ReadRequest,
-) -> Result<Option<Vec<ReadAnswer>>, pstate::Error> {
+) -> Result<Option<Vec<ReadAnswer>>, Failed> {
     let mut answers = Vec::with_capacity(request.operations.len());
     for operation in &request.operations {
         let (ReadOp::Get { key } | ReadOp::Has { key }) = &operation.op else { return Ok(None) };
-        let to_vec = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
-        let view = request.view(operation.owner, &request.when);
-        let found = partition.store.get(&view, operation.pstate, key.as_slice(), to_vec)?;
-        match found {
+        match get(partition, request, operation, key.as_slice(), &request.when)? {
             Found::Ready(value) => answers.push(ReadAnswer::Value(value)),
             Found::Miss(_) => return Ok(None),
         }
@@ -145,11 +173,81 @@ fn read_at_once(
     Ok(Some(answers))
 }
 
+/// Looks one key up, in both forms if it may be in either: nothing changes between the two looks.
+fn get(
+    partition: &Partition,
+    request: &ReadRequest,
+    operation: &ReadOperation,
+    key: &[u8],
+    when: &When,
+) -> Result<Found<Option<Vec<u8>>>, Failed> {
+    let to_vec = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
+    let view = request.view(operation.owner, when);
+    let found = partition.store.get(&view, operation.pstate, key, to_vec)?;
+    let (Found::Ready(None), Some((moving, old))) = (&found, request.moving(operation, when))
+    else {
+        return Ok(found);
+    };
+    let Some(unit) = moving.unit(key) else { return Ok(found) };
+    Ok(match partition.store.get(&view, old, unit, to_vec)? {
+        Found::Ready(Some(stored)) => {
+            let made = moving.value(&request.module.fields, unit, &stored, key);
+            Found::Ready(made.map_err(Failed::Undecodable)?)
+        }
+        other => other,
+    })
+}
+
+/// Both forms of what an operation reads.
+struct Seen<'r> {
+    partition: &'r Partition,
+    view: View<'r>,
+    fields: &'r FieldTable,
+    moving: &'r Move,
+    pstate: PStateId,
+    old: PStateId,
+}
+
+impl Halves for Seen<'_> {
+    type Error = Failed;
+
+    async fn scan(&self, half: Half, range: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), Failed> {
+        let pstate = match half {
+            Half::Old => self.old,
+            Half::New => self.pstate,
+        };
+        scan(self.partition, &self.view, pstate, range, visit).await
+    }
+
+    fn rows(&self, unit: &[u8], old: &[u8]) -> Result<Rows, Failed> {
+        self.moving.rows(self.fields, unit, old).map_err(Failed::Undecodable)
+    }
+}
+
+async fn scan(
+    partition: &Partition,
+    view: &View<'_>,
+    pstate: PStateId,
+    range: Scan<'_>,
+    visit: &mut Visit<'_>,
+) -> Result<(), Failed> {
+    if range.to.is_some_and(|to| to <= range.from) {
+        return Ok(());
+    }
+    let keys = KeyRange {
+        from: Bound::Included(range.from),
+        to: range.to.map_or(Bound::Unbounded, Bound::Excluded),
+    };
+    let direction = if range.reverse { Direction::Backward } else { Direction::Forward };
+    partition.store.scan(view, pstate, keys, direction, range.limit, visit).await?;
+    Ok(())
+}
+
 async fn read_all(
     partition: &Partition,
     request: &ReadRequest,
     when: &When,
-) -> Result<Vec<ReadAnswer>, pstate::Error> {
+) -> Result<Vec<ReadAnswer>, Failed> {
     let mut answers = Vec::with_capacity(request.operations.len());
     prefetch(partition, request, when).await?;
     for operation in &request.operations {
@@ -157,27 +255,35 @@ async fn read_all(
         let view = request.view(operation.owner, when);
         answers.push(match &operation.op {
             ReadOp::Get { key } | ReadOp::Has { key } => {
-                let to_vec = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
-                let read = partition.store.read(&view, pstate, key.as_slice(), to_vec);
-                ReadAnswer::Value(read.await?)
+                let mut _held = Loaded::default();
+                loop {
+                    match get(partition, request, operation, key.as_slice(), when)? {
+                        Found::Ready(value) => break ReadAnswer::Value(value),
+                        Found::Miss(miss) => _held = partition.store.load(miss).await?,
+                    }
+                }
             }
             ReadOp::Range(range) => {
-                let to = range.to.as_ref().map(KeyBuf::as_slice);
-                let keys = KeyRange {
-                    from: Bound::Included(range.from.as_slice()),
-                    to: to.map_or(Bound::Unbounded, Bound::Excluded),
-                };
-                let direction =
-                    if range.reverse { Direction::Backward } else { Direction::Forward };
                 let limit = range.limit.and_then(|limit| usize::try_from(limit).ok());
+                let asked = Scan {
+                    from: range.from.as_slice(),
+                    to: range.to.as_ref().map(KeyBuf::as_slice),
+                    reverse: range.reverse,
+                    limit: limit.unwrap_or(usize::MAX),
+                    keys_only: range.keys_only,
+                };
                 let mut rows = Rows::new();
-                if to.is_none_or(|to| range.from.as_slice() < to) {
-                    let visit = |key: &[u8], value: &[u8]| {
-                        rows.push(key, if range.keys_only { &[] } else { value });
-                        ControlFlow::Continue(())
-                    };
-                    let limit = limit.unwrap_or(usize::MAX);
-                    partition.store.scan(&view, pstate, keys, direction, limit, visit).await?;
+                let mut visit = |key: &[u8], value: &[u8]| {
+                    rows.push(key, if range.keys_only { &[] } else { value });
+                    ControlFlow::Continue(())
+                };
+                match request.moving(operation, when) {
+                    None => scan(partition, &view, pstate, asked, &mut visit).await?,
+                    Some((moving, old)) => {
+                        let fields = &request.module.fields;
+                        let seen = Seen { partition, view, fields, moving, pstate, old };
+                        scan_both(&seen, moving, asked, &mut visit).await?;
+                    }
                 }
                 ReadAnswer::Rows(rows)
             }
@@ -208,6 +314,11 @@ async fn prefetch(
             let keys = group.iter().map(|(_, _, key)| *key);
             let view = request.view(*owner, when);
             partition.store.prefetch_for(&view, *pstate, keys).await?;
+            if let Some(moving) = request.module.moving(*pstate).filter(|it| !it.is_done()) {
+                let old = request.module.pstates[moving.old.0 as usize];
+                let units = group.iter().filter_map(|(_, _, key)| moving.unit(key));
+                partition.store.prefetch_for(&view, old, units).await?;
+            }
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::codec::FieldTable;
 use crate::env::LocalFuture;
+use crate::migrate::{Move, run_event};
 use crate::module::{DepotIndex, PStateIndex};
 use crate::schema::Layout;
 use crate::topology::{
@@ -17,6 +18,8 @@ use crate::types::{PartitionId, WallTime};
 /// What was asked of a partition: counts of calls, and of rows where said.
 ///
 /// A row is looked for by going down its tree once, a range by going down to its first row: [`Io::seeks`].
+/// What a migration under way adds is counted: for a read one more, at most.
+///
 /// Where nothing but what was written lately is stored, no tree is there to go down; it counts all the
 /// same, so that a budget does not depend on when state is folded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,11 +118,11 @@ impl EventHook {
         &self,
         definition: &Definition,
         index: NodeIndex,
-        local: &dyn Local,
+        (local, moves): (&dyn Local, &[Arc<Move>]),
         rows: Rows,
     ) -> Result<Done, EventFailure> {
         let count = rows.count();
-        let (done, io) = counted(definition, index, local, rows).await;
+        let (done, io) = counted(definition, index, (local, moves), rows).await;
         let (topology, node) = (&*definition.name, &*definition.nodes[index.0 as usize].name);
         let partition = local.partition();
         (self.0)(&EventIo { topology, node, index, partition, rows: count, io });
@@ -137,11 +140,11 @@ impl fmt::Debug for EventHook {
 pub(crate) async fn counted(
     definition: &Definition,
     index: NodeIndex,
-    local: &dyn Local,
+    (local, moves): (&dyn Local, &[Arc<Move>]),
     rows: Rows,
 ) -> (Result<Done, EventFailure>, Io) {
     let counted = Counted::new(local);
-    let done = definition.nodes[index.0 as usize].event.run(&counted, rows).await;
+    let done = run_event(&definition.nodes[index.0 as usize], (&counted, moves), rows).await;
     (done, counted.io.get())
 }
 

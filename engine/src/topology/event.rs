@@ -8,7 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::{Failure, Local, NodeIndex};
+use super::{Failure, Local, NodeIndex, StateError};
 use crate::env::LocalFuture;
 use crate::module::DepotIndex;
 use crate::types::{Offset, PartitionId, WallTime};
@@ -166,6 +166,14 @@ pub struct EventFailure {
     pub partition: PartitionId,
     /// What the user's code or the engine said.
     pub failure: Failure,
+}
+
+impl EventFailure {
+    /// What is no record's fault has failed, in the name of `node`.
+    pub(crate) fn of_surroundings(node: &str, partition: PartitionId, error: StateError) -> Self {
+        let (node, failure) = (node.to_owned(), Failure::retry(error));
+        Self { kind: FailureKind::Retry, origin: None, node, partition, failure }
+    }
 }
 
 /// What to do about a failed batch.

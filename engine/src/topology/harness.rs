@@ -7,16 +7,20 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context as Task, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::{Definition, EventFailure, NodeIndex, Origin, Outgoing, Record, Row, Rows, Scan};
+use super::{
+    Definition, EventFailure, Local, NodeIndex, Origin, Outgoing, Record, Row, Rows, Scan, Visit,
+};
 use crate::codec::{self, FieldTable};
+use crate::migrate::{Half, Halves, Move, scan_both, step};
 use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy};
 use crate::schema::{Answer, Layout, ReadOp, Rows as FoundRows, Select};
 use crate::testing::{Io, counted};
@@ -42,6 +46,11 @@ pub struct Harness {
     partitions: Vec<Partition>,
     /// How far each topology has read each depot partition.
     read: BTreeMap<(usize, DepotIndex, PartitionId), usize>,
+    /// Migrations under way, and done: the names of `PState`s, with their ids.
+    moves: Vec<Arc<Move>>,
+    migrated: BTreeSet<(String, String)>,
+    /// So many units of each partition are moved by a microbatch.
+    step_units: usize,
     microbatches: u64,
     order: u64,
     batch_rows: usize,
@@ -89,6 +98,9 @@ impl Harness {
             sizes,
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
             read: BTreeMap::new(),
+            moves: Vec::new(),
+            migrated: BTreeSet::new(),
+            step_units: 200,
             microbatches: 0,
             order: 0,
             batch_rows: usize::MAX,
@@ -116,6 +128,81 @@ impl Harness {
     pub fn cold(mut self) -> Self {
         self.cold = true;
         self
+    }
+
+    /// Lets migrations move at most so many units of each partition in a microbatch; none, if 0.
+    #[must_use]
+    pub fn moving(mut self, units: usize) -> Self {
+        self.step_units = units;
+        self
+    }
+
+    /// Launches another version of the module over what is stored, as after opening an engine anew. A
+    /// migration begins, or goes on. What is called the same is the same.
+    ///
+    /// # Errors
+    /// A type of the module cannot be stored.
+    ///
+    /// # Panics
+    /// If a migration is under way that `module` does not declare.
+    pub fn relaunch(self, module: module::Definition) -> codec::Result<Self> {
+        let traced = module.trace(self.fields)?;
+        let mut sizes = traced.sizes();
+        let (mut moves, mut places) = (Vec::new(), BTreeMap::new());
+        let place_of = |name: &str| self.module.pstates.iter().position(|it| it.name == name);
+        for (place, (decl, layout)) in module.pstates.iter().zip(&traced.layouts).enumerate() {
+            let Some(was) = place_of(&decl.name) else { continue };
+            let (was, place) = (pstate_index(was), pstate_index(place));
+            let running = self.moves.iter().find(|it| it.pstate == was && !it.is_done());
+            let begins = decl
+                .migration
+                .as_ref()
+                .filter(|it| !self.migrated.contains(&(decl.name.clone(), it.id.clone())));
+            let Some(migration) = begins else {
+                assert!(running.is_none(), "{running:?} is under way");
+                places.insert(was, place);
+                continue;
+            };
+            let old = pstate_index(module.pstates.len() + moves.len());
+            if let Some(running) = running {
+                assert_eq!(running.id, migration.id, "it is under way");
+                places.extend([(was, place), (running.old, old)]);
+            } else {
+                places.insert(was, old);
+            }
+            moves.push(Arc::new(migration.begin(layout, place, old)));
+            sizes.push(None);
+        }
+        let depots = |from: DepotIndex| {
+            let name = &self.module.depots[from.0 as usize].name;
+            let place = module.depots.iter().position(|it| it.name == *name)?;
+            Some(DepotIndex(u32::try_from(place).ok()?))
+        };
+        let partitions = self.partitions.into_iter().map(|partition| {
+            let logs = partition.depots.into_iter();
+            let state = partition.state.into_iter();
+            Partition {
+                depots: logs.filter_map(|(depot, log)| Some((depots(depot)?, log))).collect(),
+                state: state
+                    .filter_map(|((pstate, key), row)| Some(((*places.get(&pstate)?, key), row)))
+                    .collect(),
+            }
+        });
+        let partitions = partitions.collect();
+        let topologies = |from: usize| {
+            let name = &self.module.topologies[from].name;
+            module.topologies.iter().position(|it| it.name == *name)
+        };
+        let read = self.read.into_iter().filter_map(|((topology, depot, partition), offset)| {
+            Some(((topologies(topology)?, depots(depot)?, partition), offset))
+        });
+        let read = read.collect();
+        Ok(Self { fields: traced.fields, sizes, partitions, read, moves, module, ..self })
+    }
+
+    /// Whether no migration is under way.
+    pub fn is_migrated(&self) -> bool {
+        self.moves.iter().all(|it| it.is_done())
     }
 
     /// Lets one access to state fail, after `accesses` that succeed, as if its shard had stopped.
@@ -200,6 +287,14 @@ impl Harness {
                 log.push((WallTime(log.len() as u64), bytes));
             }
         }
+        for moving in &self.moves {
+            let mut rows = self.partitions.iter().flat_map(|it| it.state.keys());
+            if rows.all(|(pstate, _)| *pstate != moving.old) {
+                moving.note_done();
+                let name = self.module.pstates[moving.pstate.0 as usize].name.clone();
+                self.migrated.insert((name, moving.id.clone()));
+            }
+        }
         Ok(ran)
     }
 
@@ -217,7 +312,9 @@ impl Harness {
                 *ran.rows.entry(node).or_default() += rows.count();
                 ran.batches += 1;
             }
-            let (done, io) = block_on(counted(definition, node, &locals[to.0 as usize], rows));
+            let local = &locals[to.0 as usize];
+            let seen: (&dyn Local, _) = (local, &*self.moves);
+            let (done, io) = block_on(counted(definition, node, seen, rows));
             *ran.io.entry(node).or_default() += io;
             let done = done?;
             if let Some(rejected) = done.rejected.into_iter().next() {
@@ -227,6 +324,13 @@ impl Harness {
                 assert!(outgoing.rows.count() > 0, "no batch is empty");
                 inbox.push(Some(to), outgoing);
             }
+        }
+        let is_owned =
+            |it: &&Arc<Move>| self.module.pstates[it.pstate.0 as usize].owner == topology;
+        let moves = self.moves.iter().filter(is_owned).filter(|_| self.step_units > 0);
+        for (moving, local) in moves.flat_map(|it| locals.iter().map(move |local| (it, local))) {
+            block_on(step(local, moving, &[], self.step_units, |_| true))
+                .map_err(|error| EventFailure::of_surroundings("step", local.partition(), error))?;
         }
         ran.misses = locals.iter().map(|local| local.misses.get()).sum();
         ran.prefetched = locals.iter().map(|local| local.prefetched.get()).sum();
@@ -254,10 +358,20 @@ impl Harness {
                     &self.partitions[at..=at]
                 }
             };
-            match &plan.op {
+            let moving = self.moves.iter().find(|it| it.pstate == pstate && !it.is_done());
+            Ok(match &plan.op {
                 ReadOp::Get { key } | ReadOp::Has { key } => {
                     let row = (pstate, key.to_vec());
-                    Part::One(partitions.iter().find_map(|p| p.state.get(&row).cloned()))
+                    let mut found = partitions.iter().find_map(|p| p.state.get(&row).cloned());
+                    if let (None, Some(moving)) = (&found, moving)
+                        && let Some(unit) = moving.unit(key)
+                    {
+                        let row = (moving.old, unit.to_vec());
+                        let old = partitions.iter().find_map(|p| p.state.get(&row));
+                        let made = old.map(|old| moving.value(&self.fields, unit, old, key));
+                        found = made.transpose()?.flatten();
+                    }
+                    Part::One(found)
                 }
                 ReadOp::Range(range) => {
                     let mut rows = FoundRows::new();
@@ -272,16 +386,24 @@ impl Harness {
                         keys_only: range.keys_only,
                     };
                     for partition in partitions {
-                        visit_range(&partition.state, pstate, scan, &mut |key, value| {
+                        let mut visit = |key: &[u8], value: &[u8]| {
                             rows.push(key, value);
                             ControlFlow::Continue(())
-                        });
+                        };
+                        match moving {
+                            None => visit_range(&partition.state, pstate, scan, &mut visit),
+                            Some(moving) => {
+                                let seen =
+                                    Seen { state: &partition.state, fields: &self.fields, moving };
+                                block_on(scan_both(&seen, moving, scan, &mut visit))?;
+                            }
+                        }
                     }
                     Part::Rows(rows)
                 }
-            }
+            })
         };
-        let parts: Vec<_> = reads.as_slice().iter().map(found).collect();
+        let parts = reads.as_slice().iter().map(found).collect::<codec::Result<Vec<_>>>()?;
         let answers = parts.iter().map(|part| match part {
             Part::One(value) => Answer::One(value.as_deref()),
             Part::Rows(rows) => Answer::Rows(rows),
@@ -309,6 +431,34 @@ impl Harness {
     fn count(&self) -> u32 {
         u32::try_from(self.partitions.len()).expect("made from a u32")
     }
+}
+
+/// Both forms of what is being migrated, in one partition.
+struct Seen<'h> {
+    state: &'h State,
+    fields: &'h FieldTable,
+    moving: &'h Move,
+}
+
+impl Halves for Seen<'_> {
+    type Error = codec::Error;
+
+    async fn scan(&self, half: Half, range: Scan<'_>, visit: &mut Visit<'_>) -> codec::Result<()> {
+        let pstate = match half {
+            Half::Old => self.moving.old,
+            Half::New => self.moving.pstate,
+        };
+        visit_range(self.state, pstate, range, visit);
+        Ok(())
+    }
+
+    fn rows(&self, unit: &[u8], old: &[u8]) -> codec::Result<FoundRows> {
+        self.moving.rows(self.fields, unit, old)
+    }
+}
+
+fn pstate_index(place: usize) -> PStateIndex {
+    PStateIndex(u32::try_from(place).expect("a module has fewer than 2^32 parts"))
 }
 
 /// Batches on their way.

@@ -197,7 +197,7 @@ where
 pub(crate) async fn caught<X>(event: impl Future<Output = Result<X>>) -> Result<X> {
     match AssertUnwindSafe(event).catch_unwind().await {
         Ok(result) => result,
-        Err(payload) => Err(Failure::reject(Panicked(message(&*payload)))),
+        Err(payload) => Err(Failure::reject(Panicked(panic_message(&*payload)))),
     }
 }
 
@@ -231,7 +231,8 @@ struct WentOn;
 #[error("panicked: {0}")]
 pub struct Panicked(pub String);
 
-fn message(payload: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&str>() {
         return (*text).to_owned();
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::env::memory::{self, MemoryDisk};
 use crate::manifest::CatalogueRef;
-use crate::node::catalogue::{ModuleEntry, Numbered};
+use crate::node::catalogue::Migrating;
 
 /// The files at the root of a closed directory with a catalogue, and where that ends.
 fn closed() -> (BTreeMap<String, Vec<u8>>, u64) {
@@ -103,6 +103,24 @@ fn a_catalogue_that_contradicts_itself_is_found() {
     assert!(has("share the number 1"), "{faults:?}");
     assert!(has("c has the number 0"), "{faults:?}");
     assert!(has("a has the number 1, 1 is next"), "{faults:?}");
+}
+
+#[test]
+fn both_numbers_of_a_pstate_that_is_migrated_are_looked_at() {
+    let layout = crate::schema::Layout::Set { element: crate::codec::KeyKind::U8, counted: false };
+    let migrating = |number| {
+        let from = Migrating { id: "wider".to_owned(), number, layout: layout.clone() };
+        Numbered { migrating: Some(from), ..Numbered::new("s", 1) }
+    };
+    let faults = |number| {
+        let (name, pstates) = ("m".to_owned(), vec![migrating(number)]);
+        let (depots, topologies) = (vec![], vec![]);
+        let module = ModuleEntry { name, version: 1, depots, pstates, topologies };
+        faults(&Catalogue { modules: vec![module], next_pstate: 3, ..Catalogue::default() })
+    };
+    assert_eq!(faults(2), [""; 0]);
+    assert_eq!(faults(1), ["PStates s and s@old share the number 1"]);
+    assert_eq!(faults(3), ["PState s@old has the number 3, 3 is next"]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod layouts;
 mod limits;
 mod lists;
 mod memory;
+mod migrations;
 mod notes;
 mod rejects;
 mod reopening;

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::env::memory::{self, MemoryDisk};
 use crate::manifest::{CatalogueRef, Manifest};
+use crate::migrate::{InnerValues, Migration, Values};
 use crate::module::{self, Module};
-use crate::schema::{List, Map, Schema, Set, Sub, Uncounted};
+use crate::schema::{Data, List, Map, Schema, Set, Sub, Uncounted};
 
 const GOLDEN_1: &str = include_str!("../../../testdata/catalogue-1.json");
 const GOLDEN_2: &str = include_str!("../../../testdata/catalogue-2.json");
 const GOLDEN_3: &str = include_str!("../../../testdata/catalogue-3.json");
+const GOLDEN_4: &str = include_str!("../../../testdata/catalogue-4.json");
 
 #[derive(Serialize, Deserialize)]
 struct Sale {
@@ -39,12 +41,15 @@ fn definition<S: Schema>() -> Definition {
 
 /// Launches the shop as the keeper does.
 fn launch<S: Schema>(catalogue: &Catalogue) -> Result<Catalogue> {
+    launch_definition(catalogue, definition::<S>())
+}
+
+fn launch_definition(catalogue: &Catalogue, definition: Definition) -> Result<Catalogue> {
     let mut next = catalogue.clone();
     let stored = match catalogue.fields.len() {
         0 => FieldTable::new(),
         _ => FieldTable::decode(&catalogue.fields).unwrap(),
     };
-    let definition = definition::<S>();
     let traced = definition.trace(stored).map_err(Error::invalid)?;
     next.install(Arc::new(definition), traced).map(|_| next)
 }
@@ -54,7 +59,11 @@ fn fresh<S: Schema>() -> Catalogue {
 }
 
 fn refusal<S: Schema>(catalogue: &Catalogue) -> String {
-    match launch::<S>(catalogue) {
+    refused(launch::<S>(catalogue))
+}
+
+fn refused(launched: Result<Catalogue>) -> String {
+    match launched {
         Err(Error::Invalid { what }) => what,
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("it was launched"),
@@ -74,7 +83,7 @@ fn a_catalogue_of_format_1_is_read_and_takes_the_layouts_of_the_next_launch() {
     // As it was written: nothing was added on the way.
     assert_eq!(String::from_utf8(old.encode()).unwrap(), GOLDEN_1);
     let new = launch::<ByDay>(&old).unwrap();
-    assert_eq!(new.format, 3);
+    assert_eq!(new.format, FORMAT);
     assert_eq!(new.modules[0].depots, old.modules[0].depots);
     assert_eq!(new.fields, old.fields);
     assert_eq!(layout(&new).to_string(), "Map<String, Sub<Map<u64, Sale>, Uncounted>>");
@@ -111,24 +120,28 @@ fn the_stored_form_stays_as_it_is() {
     let of_2 = Catalogue::decode(GOLDEN_2.as_bytes()).unwrap();
     assert_eq!(String::from_utf8(of_2.encode()).unwrap(), GOLDEN_2);
     // What a launch makes of files of the formats before.
-    let now = GOLDEN_2.replace("\"format\": 2", "\"format\": 3");
+    let now = GOLDEN_2.replace("\"format\": 2", "\"format\": 4");
     for before in [Catalogue::decode(GOLDEN_1.as_bytes()).unwrap(), of_2] {
         let new = launch::<ByDay>(&before).unwrap();
         assert_eq!(String::from_utf8(new.encode()).unwrap(), now);
     }
-    let sized = fresh::<Sized>();
-    assert_eq!(String::from_utf8(sized.encode()).unwrap(), GOLDEN_3);
-    assert_eq!(Catalogue::decode(GOLDEN_3.as_bytes()).unwrap(), sized);
+    let of_3 = Catalogue::decode(GOLDEN_3.as_bytes()).unwrap();
+    assert_eq!(String::from_utf8(of_3.encode()).unwrap(), GOLDEN_3);
+    assert_eq!(Catalogue { format: FORMAT, ..of_3 }, fresh::<Sized>());
+    let mut of_4 = migrating::<ByDay, _>(&fresh::<Counts>(), by_day("by-day")).unwrap();
+    of_4.modules[0].pstates[1].migrated.push("before".to_owned());
+    assert_eq!(String::from_utf8(of_4.encode()).unwrap(), GOLDEN_4);
+    assert_eq!(Catalogue::decode(GOLDEN_4.as_bytes()).unwrap(), of_4);
 }
 
 #[test]
 fn a_format_that_is_not_known_is_refused_by_its_number() {
-    for format in [0, 4] {
+    for format in [0, 5] {
         let later = GOLDEN_2.replace("\"format\": 2", &format!("\"format\": {format}"));
         // Whatever else it has.
         let later = later.replace("\"modules\"", "\"units\"");
         let problem = Catalogue::decode(later.as_bytes()).unwrap_err();
-        assert_eq!(problem, format!("its format is {format}, and 1 to 3 are read here"));
+        assert_eq!(problem, format!("its format is {format}, and 1 to 4 are read here"));
     }
 }
 
@@ -201,7 +214,7 @@ fn what_does_not_fit_is_refused_with_the_place_and_both_types() {
     let check = |refusal: String, parts: &[&str]| {
         let always = [
             "PState `by_day` of module `shop` is declared as `",
-            "Nothing was changed. Declare what was stored (`Map<String, Sub<Map<u64, Sale>>>`), or",
+            "Nothing was changed. Declare what was stored (`Map<String, Sub<Map<u64, Sale>>>`), ",
         ];
         for part in always.iter().chain(parts) {
             assert!(refusal.contains(part), "{part} in\n{refusal}");
@@ -303,4 +316,157 @@ fn what_could_not_be_read_again_is_not_written() {
 fn handles_of_another_type_are_other_declarations() {
     assert!(definition::<ByDay>().declares_the_same(&definition::<ByDay>()));
     assert!(!definition::<ByDay>().declares_the_same(&definition::<Map<String, Sale>>()));
+}
+
+/// What the days were in an earlier version: how many sales there were of each article.
+type Counts = Map<String, Vec<u32>>;
+
+/// A launch of the shop in which the days are migrated.
+fn migrating<S: Values, V1: Data>(
+    catalogue: &Catalogue,
+    migration: Migration<V1, S::Value>,
+) -> Result<Catalogue> {
+    let definition = module::define("shop", |m| {
+        m.version(3);
+        let sales = m.depot::<Sale>("sales").random();
+        let ledger = m.microbatch(|| "ledger");
+        ledger.pstate_migrated::<S, _>("by_day", migration);
+        ledger.pstate::<Set<String>>("skus");
+        ledger.source(sales).for_each(async |_, _| Ok(()));
+    });
+    launch_definition(catalogue, definition.unwrap().1)
+}
+
+/// The same, where it is the values within the days.
+fn migrating_within<S: InnerValues, V1: Data>(
+    catalogue: &Catalogue,
+    migration: Migration<V1, S::Value>,
+) -> Result<Catalogue> {
+    let definition = module::define("shop", |m| {
+        m.version(3);
+        let sales = m.depot::<Sale>("sales").random();
+        let ledger = m.microbatch(|| "ledger");
+        ledger.pstate_migrated_within::<S, _>("by_day", migration);
+        ledger.pstate::<Set<String>>("skus");
+        ledger.source(sales).for_each(async |_, _| Ok(()));
+    });
+    launch_definition(catalogue, definition.unwrap().1)
+}
+
+/// From counts to sales by their number.
+fn by_day(id: &str) -> Migration<Vec<u32>, Sub<Map<u64, Sale>, Uncounted>> {
+    Migration::structure(id, |_, _| Ok(()))
+}
+
+fn days(catalogue: &Catalogue) -> &Numbered {
+    &catalogue.modules[0].pstates[0]
+}
+
+#[test]
+fn a_migration_begins_once_and_is_held_to_until_it_is_done() {
+    let old = fresh::<Counts>();
+    assert_eq!((days(&old).number, old.next_pstate), (1, 3));
+    let begun = migrating::<ByDay, _>(&old, by_day("a")).unwrap();
+    assert_eq!((days(&begun).number, begun.next_pstate), (3, 4));
+    assert_eq!(layout(&begun).to_string(), "Map<String, Sub<Map<u64, Sale>, Uncounted>>");
+    let from = days(&begun).migrating.clone().unwrap();
+    assert_eq!((&*from.id, from.number, &from.layout), ("a", 1, layout(&old)));
+    // Resumed, and not begun anew.
+    assert_eq!(migrating::<ByDay, _>(&begun, by_day("a")).unwrap(), begun);
+
+    let expect = |launched: Result<Catalogue>, parts: &[&str]| {
+        let refused = refused(launched);
+        for part in
+            parts.iter().chain(&["PState `by_day` of module `shop` ", "Nothing was changed. "])
+        {
+            assert!(refused.contains(part), "{part} in\n{refused}");
+        }
+    };
+    expect(
+        migrating::<ByDay, _>(&begun, by_day("b")),
+        &[
+            "is declared with the migration `b`, and its migration `a` is under way",
+            "Declare that one",
+        ],
+    );
+    let under_way = &["is declared without a migration, and its migration `a` is under way"];
+    expect(launch::<ByDay>(&begun), under_way);
+    expect(launch::<Counts>(&begun), under_way);
+    expect(
+        migrating::<ByDay, _>(&begun, Migration::<u8, _>::structure("a", |_, _| Ok(()))),
+        &[
+            "is being migrated, now from `Map<String, u8>`, and what",
+            "migrate what was stored (`Map<String, Vec<u32>>`)",
+        ],
+    );
+    // What is new is held to as ever, and may widen.
+    let narrower = Migration::<Vec<u32>, Sub<Map<u64, narrow::Sale>, Uncounted>>::structure(
+        "a",
+        |_, _| Ok(()),
+    );
+    expect(
+        migrating::<Map<String, Sub<Map<u64, narrow::Sale>, Uncounted>>, _>(&begun, narrower),
+        &["at values > values > Sale.count: it was stored as `u32` and is declared as `u8`"],
+    );
+
+    let mut done = begun.clone();
+    done.migrated("shop", "by_day", "b");
+    done.migrated("shop", "skus", "a");
+    assert_eq!(done, begun);
+    done.migrated("shop", "by_day", "a");
+    assert_eq!(
+        (days(&done).number, &days(&done).migrating, &*days(&done).migrated),
+        (3, &None, &["a".to_owned()][..])
+    );
+    // With the declaration or without it: nothing happens.
+    assert_eq!(migrating::<ByDay, _>(&done, by_day("a")).unwrap(), done);
+    assert_eq!(launch::<ByDay>(&done).unwrap(), done);
+    expect(launch::<Counts>(&done), &["is declared as `Map<String, Vec<u32>>`"]);
+    // The next one.
+    let count = Migration::<u8, Vec<u8>>::values("b", |n| vec![n]);
+    expect(
+        migrating::<Map<String, Vec<u8>>, _>(&done, count),
+        &[
+            "is to be migrated from `Map<String, u8>`, and what is stored does not fit that, at values: it was \
+           stored as `Sub<Map<u64, Sale>, Uncounted>` and is declared as `u8`",
+            "Let `b` migrate what was stored",
+        ],
+    );
+    let within = Migration::<Sale, u32>::values("b", |sale| sale.count);
+    let next =
+        migrating_within::<Map<String, Sub<Map<u64, u32>, Uncounted>>, _>(&done, within).unwrap();
+    assert_eq!((days(&next).number, days(&next).migrating.as_ref().unwrap().number), (4, 3));
+}
+
+#[test]
+fn a_migration_of_what_is_not_stored_is_done() {
+    let fresh = migrating::<ByDay, _>(&Catalogue::default(), by_day("a")).unwrap();
+    assert_eq!((days(&fresh).number, &days(&fresh).migrating), (1, &None));
+    assert_eq!(days(&fresh).migrated, ["a"]);
+    assert_eq!(migrating::<ByDay, _>(&fresh, by_day("a")).unwrap(), fresh);
+    assert_eq!(launch::<ByDay>(&fresh).unwrap().modules[0].pstates, fresh.modules[0].pstates);
+}
+
+#[test]
+fn what_was_stored_before_layouts_were_is_taken_to_be_what_is_migrated() {
+    let old = Catalogue::decode(GOLDEN_1.as_bytes()).unwrap();
+    let begun = migrating::<ByDay, _>(&old, by_day("a")).unwrap();
+    let from = days(&begun).migrating.as_ref().unwrap();
+    assert_eq!(
+        (from.number, from.layout.to_string()),
+        (days(&old).number, "Map<String, Vec<u32>>".to_owned())
+    );
+}
+
+#[test]
+fn a_refusal_says_where_a_migration_helps() {
+    let migrate = ", migrate it (`pstate_migrated`), or a PState of another name";
+    assert!(refusal::<ByDay>(&fresh::<Counts>()).contains(migrate));
+    let catalogue = fresh::<ByDay>();
+    assert!(refusal::<Map<String, Sub<Map<u64, u8>, Uncounted>>>(&catalogue).contains(migrate));
+    // Not of keys, sets, or a structure as a whole.
+    assert!(!refusal::<Map<String, Sub<Map<u32, Sale>, Uncounted>>>(&catalogue).contains(migrate));
+    assert!(!refusal::<Map<String, Vec<u32>>>(&catalogue).contains(migrate));
+    assert!(!refusal::<Map<String, Sub<Set<u32>, Uncounted>>>(&catalogue).contains(migrate));
+    assert!(!refusal::<Set<String>>(&catalogue).contains(migrate));
 }

@@ -152,6 +152,7 @@ impl Shard {
             self.wake_events();
             running.hops.clear();
         }
+        topology.moves.dropped(attempt);
         let above = topology.running.borrow().keys().any(|it| it.id > attempt.id);
         let prepared_above = aborted.iter().any(|id| {
             let in_doubt = self.partitions[id].in_doubt();
@@ -185,6 +186,7 @@ impl Shard {
             partition.show_through(topology.id, id);
         }
         topology.visible.set(id);
+        topology.moves.visible(id);
         topology.module.note_shown(topology.place, self.env.shard(), id);
         // What had nothing to prepare here is still among the running ones.
         topology.running.borrow_mut().retain(|attempt, _| attempt.id > id);

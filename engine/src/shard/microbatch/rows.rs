@@ -145,6 +145,22 @@ impl Shard {
         self.count_bytes(topology, running, running.bytes.get() + bytes);
     }
 
+    /// Queues the step of the topology's migrations on a partition of this shard.
+    pub(in crate::shard) fn queue_step(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        partition: PartitionId,
+    ) {
+        let work = running.work(&self.partitions[&partition]);
+        if !work.has_step.replace(true) {
+            self.begin_piece(topology, running);
+            if !work.busy.replace(true) {
+                self.make_ready(topology, running, work);
+            }
+        }
+    }
+
     /// Rows wait on a partition, and no event runs there.
     fn make_ready(self: &Rc<Self>, topology: &Rc<Topology>, running: &Rc<Running>, work: Rc<Work>) {
         running.ready.borrow_mut().push_back(work);
@@ -244,17 +260,22 @@ impl Shard {
         work: Rc<Work>,
     ) -> bool {
         let next = work.queue.borrow_mut().pop_front();
-        let Some(Queued { node, rows, owed }) = next else {
+        let has_step = next.is_none() && work.has_step.take();
+        if next.is_none() && !has_step {
             // It was dropped with its attempt.
             work.busy.set(false);
             return true;
-        };
+        }
         let mut event = Box::pin({
             let (shard, topology, running, work) =
                 (Rc::clone(self), Rc::clone(topology), Rc::clone(running), Rc::clone(&work));
             async move {
-                let queued = rows.bytes() as u64;
                 shard.room_for_events(&running.failed).await;
+                let Some(Queued { node, rows, owed }) = next else {
+                    shard.run_moves(&topology, &running, &work).await;
+                    return shard.wrote(&topology, &running, &work, 0);
+                };
+                let queued = rows.bytes() as u64;
                 shard.run_event(&topology, &running, &work, node, rows).await;
                 shard.wrote(&topology, &running, &work, queued);
                 for (sender, bytes) in owed {
@@ -284,7 +305,7 @@ impl Shard {
         running: &Rc<Running>,
         work: Rc<Work>,
     ) {
-        if work.queue.borrow().is_empty() {
+        if work.queue.borrow().is_empty() && !work.has_step.get() {
             work.busy.set(false);
         } else {
             self.make_ready(topology, running, work);
@@ -305,13 +326,15 @@ impl Shard {
         topology.running.borrow_mut().insert(attempt, Rc::clone(&running));
         if !ranges.is_empty() {
             self.begin_piece(topology, &running);
-            let (shard, topology, running) = (Rc::clone(self), Rc::clone(topology), running);
+            let (shard, topology, running) =
+                (Rc::clone(self), Rc::clone(topology), Rc::clone(&running));
             let (ranges, exclusions) = (ranges.to_vec(), Rc::from(exclusions));
             self.env.spawn(Class::Topology, "source", async move {
                 shard.read_sources(&topology, &running, ranges, &exclusions).await;
                 shard.end_pieces(&topology, &running, 1);
             });
         }
+        self.queue_moves(topology, &running);
         self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
         self.offer_held(topology);
         let taken = ranges.iter().map(|it| SourceOffset { source: it.source, offset: it.to });

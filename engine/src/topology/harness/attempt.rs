@@ -94,7 +94,9 @@ impl<'h> Attempt<'h> {
     }
 
     fn check_owner(&self, pstate: PStateIndex) {
-        let owner = self.harness.module.pstates[pstate.0 as usize].owner;
+        let moves = &self.harness.moves;
+        let moved = moves.iter().find(|it| it.old == pstate).map_or(pstate, |it| it.pstate);
+        let owner = self.harness.module.pstates[moved.0 as usize].owner;
         assert_eq!(owner, self.topology, "only the owner writes a PState");
     }
 }

@@ -1,0 +1,433 @@
+//! [`Migrated`]: a partition as events see it while migrations are under way: [`Local`], over another one.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::scan::end_of;
+use super::{Half, Halves, Move, find, scan_both};
+use crate::codec::{self, FieldTable};
+use crate::env::LocalFuture;
+use crate::module::{DepotIndex, PStateIndex};
+use crate::probe::{Plant, planted};
+use crate::schema::{Layout, Rows};
+use crate::topology::{
+    Access, Done, EventFailure, Local, Node, Rows as EventRows, Scan, StateError, Visit,
+};
+use crate::types::{PartitionId, WallTime};
+
+/// One event's access to its partition. [`Migrated::settle`] comes last.
+pub(super) struct Migrated<'l> {
+    inner: &'l dyn Local,
+    moves: Vec<&'l Move>,
+    /// Units that must be moved and whose old form has to be read first, by their `PState`, and what was
+    /// written inside of them meanwhile.
+    waiting: RefCell<BTreeMap<(PStateIndex, Vec<u8>), Vec<Write>>>,
+}
+
+/// [`Local::get`] or [`Local::get_below`] of what lies under a number.
+type Ask<'a, 'l> = fn(
+    &'a Migrated<'l>,
+    PStateIndex,
+    &[u8],
+    &mut dyn FnMut(Option<&[u8]>),
+) -> Result<Access<'a>, StateError>;
+
+/// A write inside a unit.
+enum Write {
+    Put(Vec<u8>, Vec<u8>),
+    Delete(Vec<u8>),
+    DeleteRange(Vec<u8>, Option<Vec<u8>>),
+}
+
+impl Write {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Put(key, value) => key.len() + value.len(),
+            Self::Delete(key) => key.len(),
+            Self::DeleteRange(from, to) => from.len() + to.as_ref().map_or(0, Vec::len),
+        }
+    }
+
+    /// Whether it says what is at a key.
+    fn touches(&self, key: &[u8]) -> bool {
+        match self {
+            Self::Put(at, _) | Self::Delete(at) => at == key,
+            Self::DeleteRange(from, to) => {
+                **from <= *key && to.as_ref().is_none_or(|to| *key < **to)
+            }
+        }
+    }
+
+    /// What it leaves where it touches.
+    fn value(&self) -> Option<&[u8]> {
+        match self {
+            Self::Put(_, value) => Some(value),
+            Self::Delete(_) | Self::DeleteRange(..) => None,
+        }
+    }
+
+    fn make(&self, local: &dyn Local, pstate: PStateIndex) -> Result<(), StateError> {
+        match self {
+            Self::Put(key, value) => local.put(pstate, key, value),
+            Self::Delete(key) => local.delete(pstate, key),
+            Self::DeleteRange(from, to) => local.delete_range(pstate, from, to.as_deref()),
+        }
+    }
+}
+
+impl<'l> Migrated<'l> {
+    /// What events see of `inner`, while these are under way; none if none of them is any more.
+    fn over(inner: &'l dyn Local, moves: &'l [Arc<Move>]) -> Option<Self> {
+        let moves: Vec<&Move> = moves.iter().map(|it| &**it).filter(|it| !it.is_done()).collect();
+        (!moves.is_empty()).then(|| Self { inner, moves, waiting: RefCell::default() })
+    }
+
+    /// Ends the event: every unit that it has written into is where it was written.
+    ///
+    /// # Errors
+    /// As [`Local::get`] and [`Local::put`].
+    async fn settle(&self) -> Result<(), StateError> {
+        for moving in &self.moves {
+            self.settle_one(moving).await?;
+        }
+        Ok(())
+    }
+
+    async fn settle_one(&self, moving: &Move) -> Result<(), StateError> {
+        loop {
+            let all = (moving.pstate, Vec::new())..(PStateIndex(moving.pstate.0 + 1), Vec::new());
+            let next = self.waiting.borrow().range(all).next().map(|((_, unit), _)| unit.clone());
+            match next {
+                Some(unit) => self.settle_unit(moving, &unit).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Moves a unit that waits for that, and makes the writes that wait for it.
+    async fn settle_unit(&self, moving: &Move, unit: &[u8]) -> Result<(), StateError> {
+        while let Some(fetched) = self.move_unit(moving, unit)? {
+            fetched.await?;
+        }
+        let writes = self.waiting.borrow_mut().remove(&(moving.pstate, unit.to_vec()));
+        writes.into_iter().flatten().try_for_each(|write| write.make(self.inner, moving.pstate))
+    }
+
+    /// Moves a unit, if it is still in the old form. Or says what must be read first.
+    fn move_unit(
+        &self,
+        moving: &Move,
+        unit: &[u8],
+    ) -> Result<Option<LocalFuture<'_, Result<(), StateError>>>, StateError> {
+        let mut old = None;
+        let mut copy = |value: Option<&[u8]>| old = value.map(<[u8]>::to_vec);
+        if let Access::Miss(fetched) = self.inner.get(moving.old, unit, &mut copy)? {
+            return Ok(Some(fetched));
+        }
+        if let Some(old) = old {
+            put_moved(self.inner, moving, unit, &old)?;
+        }
+        Ok(None)
+    }
+
+    /// Writes inside a unit, which is moved before.
+    fn write_inside(&self, moving: &Move, unit: &[u8], write: Write) -> Result<(), StateError> {
+        let place = (moving.pstate, unit.to_vec());
+        let is_waiting = self.waiting.borrow().contains_key(&place);
+        if !is_waiting && self.move_unit(moving, unit)?.is_none() {
+            return write.make(self.inner, moving.pstate);
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.entry(place).or_default().push(write);
+        // They take memory until the event ends, as rows that it sends do.
+        self.inner.emitted(waiting.values().flatten().map(Write::bytes).sum())
+    }
+
+    /// Looks up what is at a key in the new form, by one of the two ways to look up.
+    fn look<'a>(
+        &'a self,
+        moving: &Move,
+        unit: &[u8],
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+        ask: Ask<'a, 'l>,
+    ) -> Result<Access<'a>, StateError> {
+        let mut is_there = false;
+        let mut new = |value: Option<&[u8]>| {
+            if value.is_some() {
+                is_there = true;
+                visit(value);
+            }
+        };
+        if let miss @ Access::Miss(_) = ask(self, moving.pstate, key, &mut new)? {
+            return Ok(miss);
+        }
+        if is_there {
+            return Ok(Access::Ready);
+        }
+        let mut made = Ok(None);
+        let mut old = |value: Option<&[u8]>| {
+            made = value.map(|old| moving.rows(self.fields(), unit, old)).transpose();
+        };
+        if let miss @ Access::Miss(_) = ask(self, moving.old, unit, &mut old)? {
+            return Ok(miss);
+        }
+        let made = made.map_err(|error| undecodable(self.inner, moving, error))?;
+        visit(made.as_ref().and_then(|rows| find(rows, key)));
+        Ok(Access::Ready)
+    }
+
+    fn ask<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<Access<'a>, StateError> {
+        self.inner.get(pstate, key, visit)
+    }
+
+    fn ask_below<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<Access<'a>, StateError> {
+        self.inner.get_below(pstate, key, visit)
+    }
+
+    fn moving(&self, pstate: PStateIndex) -> Option<&'l Move> {
+        self.moves.iter().find(|it| it.pstate == pstate).copied()
+    }
+}
+
+/// Runs an event over a partition, which it sees through these migrations.
+pub(crate) async fn run_event(
+    node: &Node,
+    (local, moves): (&dyn Local, &[Arc<Move>]),
+    rows: EventRows,
+) -> Result<Done, EventFailure> {
+    let Some(migrated) = Migrated::over(local, moves) else {
+        return node.event.run(local, rows).await;
+    };
+    let done = node.event.run(&migrated, rows).await?;
+    let settled = migrated.settle().await;
+    settled.map_err(|error| EventFailure::of_surroundings(&node.name, local.partition(), error))?;
+    Ok(done)
+}
+
+/// Moves a unit whose old form is known. How many bytes that wrote.
+///
+/// # Errors
+/// As [`Local::put`]; [`StateError::Undecodable`] if there is no new form of it. Then nothing was written.
+pub(crate) fn put_moved(
+    local: &dyn Local,
+    moving: &Move,
+    unit: &[u8],
+    old: &[u8],
+) -> Result<usize, StateError> {
+    let rows = moving.rows(local.fields(), unit, old);
+    let mut rows = rows.map_err(|error| undecodable(local, moving, error))?;
+    if planted(Plant::MigrationStepTwice) {
+        let again = rows.iter().next().map(|(_, made)| moving.rows(local.fields(), unit, made));
+        rows = again.and_then(Result::ok).unwrap_or(rows);
+    }
+    for (key, value) in rows.iter() {
+        local.put(moving.pstate, key, value)?;
+    }
+    local.delete(moving.old, unit)?;
+    Ok(rows.bytes_len())
+}
+
+#[cold]
+fn undecodable(local: &dyn Local, moving: &Move, source: codec::Error) -> StateError {
+    StateError::Undecodable { pstate: moving.pstate, partition: local.partition(), source }
+}
+
+/// Both forms, as an event sees them.
+struct Seen<'l> {
+    local: &'l dyn Local,
+    moving: &'l Move,
+}
+
+impl Halves for Seen<'_> {
+    type Error = StateError;
+
+    async fn scan(
+        &self,
+        half: Half,
+        range: Scan<'_>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StateError> {
+        let pstate = match half {
+            Half::Old => self.moving.old,
+            Half::New => self.moving.pstate,
+        };
+        self.local.scan(pstate, range, visit).await
+    }
+
+    fn rows(&self, unit: &[u8], old: &[u8]) -> Result<Rows, StateError> {
+        let rows = self.moving.rows(self.local.fields(), unit, old);
+        rows.map_err(|error| undecodable(self.local, self.moving, error))
+    }
+}
+
+impl Local for Migrated<'_> {
+    fn partition(&self) -> PartitionId {
+        self.inner.partition()
+    }
+
+    fn partitions(&self) -> u32 {
+        self.inner.partitions()
+    }
+
+    fn now(&self) -> WallTime {
+        self.inner.now()
+    }
+
+    fn seed(&self) -> u64 {
+        self.inner.seed()
+    }
+
+    fn fields(&self) -> &FieldTable {
+        self.inner.fields()
+    }
+
+    fn get<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<Access<'a>, StateError> {
+        let moving = self.moving(pstate).and_then(|it| Some((it, it.unit(key)?)));
+        let Some((moving, unit)) = moving else { return self.inner.get(pstate, key, visit) };
+        if let Some(writes) = self.waiting.borrow().get(&(pstate, unit.to_vec())) {
+            // What this event wrote there it knows, as it does of any other row.
+            if let Some(last) = writes.iter().rev().find(|write| write.touches(key)) {
+                visit(last.value());
+                return Ok(Access::Ready);
+            }
+            let unit = unit.to_vec();
+            return Ok(Access::Miss(Box::pin(
+                async move { self.settle_unit(moving, &unit).await },
+            )));
+        }
+        self.look(moving, unit, key, visit, Self::ask)
+    }
+
+    fn get_below<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        key: &[u8],
+        visit: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<Access<'a>, StateError> {
+        let moving = self.moving(pstate).and_then(|it| Some((it, it.unit(key)?)));
+        match moving {
+            Some((moving, unit)) => self.look(moving, unit, key, visit, Self::ask_below),
+            None => self.inner.get_below(pstate, key, visit),
+        }
+    }
+
+    fn sizes(&self, pstate: PStateIndex) -> Option<&Layout> {
+        self.inner.sizes(pstate)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        range: Scan<'a>,
+        visit: &'a mut Visit<'a>,
+    ) -> LocalFuture<'a, Result<(), StateError>> {
+        let Some(moving) = self.moving(pstate) else {
+            return self.inner.scan(pstate, range, visit);
+        };
+        Box::pin(async move {
+            self.settle_one(moving).await?;
+            scan_both(&Seen { local: self.inner, moving }, moving, range, visit).await
+        })
+    }
+
+    fn put(&self, pstate: PStateIndex, key: &[u8], value: &[u8]) -> Result<(), StateError> {
+        let Some(moving) = self.moving(pstate) else { return self.inner.put(pstate, key, value) };
+        match moving.unit(key) {
+            Some(unit) if !moving.is_value => {
+                self.write_inside(moving, unit, Write::Put(key.to_vec(), value.to_vec()))
+            }
+            Some(unit) => {
+                self.inner.put(pstate, key, value)?;
+                self.inner.delete(moving.old, unit)
+            }
+            None => self.inner.put(pstate, key, value),
+        }
+    }
+
+    fn delete(&self, pstate: PStateIndex, key: &[u8]) -> Result<(), StateError> {
+        let Some(moving) = self.moving(pstate) else { return self.inner.delete(pstate, key) };
+        match moving.unit(key) {
+            Some(unit) if !moving.is_value => {
+                self.write_inside(moving, unit, Write::Delete(key.to_vec()))
+            }
+            Some(unit) => {
+                self.inner.delete(pstate, key)?;
+                self.inner.delete(moving.old, unit)
+            }
+            None => self.inner.delete(pstate, key),
+        }
+    }
+
+    fn delete_range(
+        &self,
+        pstate: PStateIndex,
+        from: &[u8],
+        to: Option<&[u8]>,
+    ) -> Result<(), StateError> {
+        let Some(moving) = self.moving(pstate) else {
+            return self.inner.delete_range(pstate, from, to);
+        };
+        // Of what the range begins or ends inside of, the rest stays.
+        let last = to.and_then(|to| moving.cut(to));
+        let first = moving.cut(from).filter(|first| Some(*first) != last);
+        for unit in first.into_iter().chain(last) {
+            let end = end_of(unit);
+            let from = from.max(unit).to_vec();
+            let to = to.map(<[u8]>::to_vec).into_iter().chain(end).min();
+            self.write_inside(moving, unit, Write::DeleteRange(from, to))?;
+        }
+        self.inner.delete_range(pstate, from, to)?;
+        let to = last.or(to);
+        if to.is_some_and(|to| to <= from) {
+            return Ok(());
+        }
+        self.inner.delete_range(moving.old, from, to)?;
+        let whole = |unit: &[u8]| from <= unit && to.is_none_or(|to| unit < to);
+        self.waiting.borrow_mut().retain(|(other, unit), _| *other != pstate || !whole(unit));
+        Ok(())
+    }
+
+    fn emitted(&self, bytes: usize) -> Result<(), StateError> {
+        self.inner.emitted(bytes)
+    }
+
+    fn prefetch<'a>(
+        &'a self,
+        pstate: PStateIndex,
+        keys: &'a [&'a [u8]],
+    ) -> LocalFuture<'a, Result<(), StateError>> {
+        let Some(moving) = self.moving(pstate) else { return self.inner.prefetch(pstate, keys) };
+        Box::pin(async move {
+            self.inner.prefetch(pstate, keys).await?;
+            let mut units: Vec<_> = keys.iter().filter_map(|key| moving.unit(key)).collect();
+            units.sort_unstable();
+            units.dedup();
+            self.inner.prefetch(moving.old, &units).await
+        })
+    }
+
+    fn pause(&self) -> Option<LocalFuture<'_, ()>> {
+        self.inner.pause()
+    }
+
+    fn append(&self, depot: DepotIndex, record: &[u8]) -> Result<(), StateError> {
+        self.inner.append(depot, record)
+    }
+}
