@@ -30,6 +30,7 @@ mod shape;
 mod trouble;
 
 use history::History;
+use module::Era;
 use oracles::explained::{self, Trouble};
 use shape::Shape;
 
@@ -62,6 +63,8 @@ struct Shared {
     /// How many shards opened the directory last, and at most.
     shards_last: Cell<Option<u16>>,
     shards_max: Cell<u16>,
+    /// The version of the module that is launched.
+    era: Cell<Era>,
     /// The last life ended in a clean close.
     closed: Cell<bool>,
     /// Nothing goes wrong any more.
@@ -118,6 +121,7 @@ async fn run(world: World) -> Result<Outcome, Failure> {
         calls: RefCell::default(),
         shards_last: Cell::new(None),
         shards_max: Cell::new(0),
+        era: Cell::new(Era::Migrated),
         closed: Cell::new(false),
         healthy: Cell::new(false),
         damaging: Cell::new(false),
@@ -126,6 +130,8 @@ async fn run(world: World) -> Result<Outcome, Failure> {
     let mut shards = shared.shape.shards;
     let mut lives = 0;
     while !contents::troubled_enough(&world, &shared, lives)? {
+        let first = shared.shape.migrates_after.is_some_and(|after| lives < after);
+        shared.era.set(if first { Era::First } else { Era::Migrated });
         lives += 1;
         life::troubled(&world, &shared, shards).await?;
         let last = shared.shards_last.get().unwrap_or(shards);
@@ -135,6 +141,7 @@ async fn run(world: World) -> Result<Outcome, Failure> {
         let last = shared.shards_last.get().unwrap_or(shards);
         shards = shape::another(last, world.random());
     }
+    shared.era.set(Era::Migrated);
     healing::heal(&world, &shared, shards).await?;
     if world.random().one_in(3) {
         shared.count("damaged", 1);
@@ -142,6 +149,7 @@ async fn run(world: World) -> Result<Outcome, Failure> {
     }
     let mut outcome = shared.outcome.take();
     outcome.add("deals", u64::from(shared.shape.deals));
+    outcome.add("migrations", u64::from(shared.shape.migrates_after.is_some()));
     let spilled = outcome.counters.get("rows spilled").is_some_and(|&rows| rows > 0);
     outcome.add("seeds with spilled rows", u64::from(spilled));
     outcome.add("lives", lives);

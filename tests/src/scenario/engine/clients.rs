@@ -292,6 +292,10 @@ impl Client {
         let floor = self.shared.history.borrow().floor(of);
         match self.call("select", bank.select(path)).await {
             Ok(chain) => {
+                let chain = match of {
+                    ChainOf::Sent(_) => chain.map(|chain| bank.era.read(chain)),
+                    ChainOf::Received(_) | ChainOf::Counted(_) => chain,
+                };
                 self.shared.count("reads", 1);
                 let mut history = self.shared.history.borrow_mut();
                 unchanged::chain(&mut history, of, floor, chain.unwrap_or_default())

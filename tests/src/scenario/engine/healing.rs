@@ -36,7 +36,8 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
         move |error: Error| Failure::new(NAME, format!("{what} without faults: {error}"))
     };
     let engine = life::open(shared, shards).await.map_err(failed("opening"))?;
-    let bank = engine.launch("bank", module::bank).await.map_err(failed("launching"))?;
+    let launching = engine.launch("bank", |m| module::bank(m, module::Era::Migrated));
+    let bank = launching.await.map_err(failed("launching"))?;
     explained::torn(&shared.node.disk(), &engine.recovery().torn, shared.closed.get())?;
     life::look(world, shared, &bank).await?;
     let mut rounds = 0;
@@ -51,6 +52,9 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
     }
     for topology in module::TOPOLOGIES {
         bank.caught_up(topology).await.map_err(failed("catching up"))?;
+    }
+    while !bank.migrations().await.map_err(failed("migrating"))?.is_empty() {
+        world.sleep(Duration::from_millis(1)).await;
     }
     let depots = read::depots(&bank).await.map_err(failed("reading depots"))?;
     let read = read::state(&bank, shared.shape.accounts).await;

@@ -118,6 +118,11 @@ async fn live(
     }
     let again = early.then_some(crashes);
     let Some(bank) = launch(world, shared, &opened, again).await? else { return Ok(Left::Open) };
+    // If there are more of them than migrations, some were resumed.
+    if let Ok(running) = bank.migrations().await {
+        let is_amid = running.iter().any(|it| !it.left.is_empty());
+        shared.count("launches with something left to migrate", u64::from(is_amid));
+    }
     let closed = shared.closed.replace(false);
     if explained::torn(&shared.node.disk(), &opened.recovery().torn, closed)? {
         shared.given_up.set(true);
@@ -144,7 +149,9 @@ async fn launch(
     again: Option<u64>,
 ) -> Result<Option<Launched<Bank>>, Failure> {
     for tries in 0..LAUNCHES_MAX {
-        let launched = world.timeout(LIFE_MAX, engine.launch("bank", module::bank)).await;
+        let era = shared.era.get();
+        let launching = engine.launch("bank", move |m| module::bank(m, era));
+        let launched = world.timeout(LIFE_MAX, launching).await;
         let Some(launched) = launched else {
             return Err(Failure::new("answers", format!("a launch took more than {LIFE_MAX:?}")));
         };

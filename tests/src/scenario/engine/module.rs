@@ -4,6 +4,7 @@
 //! * `ledger` books deposits and transfers; what was paid in is also kept apart. A transfer is applied where the sender lives, then where the
 //!   receiver lives, and leaves a receipt; some clear the sender's history first, or part of it; some are
 //!   refused, here or there; some fail a few times before they work.
+//! * Before [`Era::Migrated`], `sent` counts from zero, and `done` keeps what an account sent as one value.
 //! * `tally` counts receipts, those of the ledger and those that clients append.
 //! * `audit` counts events, nearly all of them where its coordinator lives, so that it mostly commits with
 //!   one write.
@@ -12,10 +13,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tidemill::migrate::Migration;
 use tidemill::module::{Depot, Module};
 use tidemill::schema::aggregate::{Count, Sum};
-use tidemill::schema::{Map, PState, Set, Sub};
+use tidemill::schema::{Map, Owned, PState, Set, Sub};
 use tidemill::topology::Failure;
+use tidemill::types::PStateId;
 
 use crate::random::mix;
 
@@ -98,8 +101,35 @@ pub(super) type Done = Map<u64, Sub<Map<u64, Sub<Set<u64>>>>>;
 /// In which set of [`Done`] a transfer lies: its id modulo this.
 pub(super) const GROUPS: u64 = 3;
 
+/// Which version of the module runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Era {
+    /// The first one, of seeds that migrate.
+    First,
+    /// The one that all end with. Its function is not idempotent, so whoever is migrated twice, or not at all, is
+    /// seen.
+    Migrated,
+}
+
+/// What [`Era::Migrated`] counts from.
+const COUNTED_FROM: u64 = 1 << 32;
+
+impl Era {
+    /// What is stored of a chain, and back.
+    fn stored(self, chain: Chain) -> Chain {
+        let from = if self == Self::Migrated { COUNTED_FROM } else { 0 };
+        Chain { count: chain.count + from, ..chain }
+    }
+
+    pub(super) fn read(self, stored: Chain) -> Chain {
+        let from = if self == Self::Migrated { COUNTED_FROM } else { 0 };
+        Chain { count: stored.count.wrapping_sub(from), ..stored }
+    }
+}
+
 /// What the module function returns.
 pub(super) struct Bank {
+    pub(super) era: Era,
     pub(super) deposits: Depot<Deposit>,
     pub(super) transfers: Depot<Transfer>,
     pub(super) happenings: Depot<Happening>,
@@ -109,11 +139,36 @@ pub(super) struct Bank {
     pub(super) sent: PState<Map<u64, Chain>>,
     pub(super) history: PState<Map<u64, Sub<Map<u64, Line>>>>,
     pub(super) done: PState<Done>,
+    /// The same before [`Era::Migrated`].
+    pub(super) done_first: PState<Map<u64, Vec<u64>>>,
     pub(super) received: PState<Map<u64, Chain>>,
     pub(super) tallied: PState<Map<u64, i64>>,
     pub(super) counted: PState<Map<u64, Chain>>,
     pub(super) happened: PState<Map<u64, u64>>,
 }
+
+/// `done`, as its owner has it.
+enum OwnDone<O> {
+    First(Owned<Map<u64, Vec<u64>>, O>),
+    Migrated(Owned<Done, O>),
+}
+
+impl<O> OwnDone<O> {
+    fn id(self) -> PStateId {
+        match self {
+            Self::First(done) => done.id(),
+            Self::Migrated(done) => done.id(),
+        }
+    }
+}
+
+impl<O> Clone for OwnDone<O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<O> Copy for OwnDone<O> {}
 
 /// The topologies.
 pub(super) const TOPOLOGIES: [&str; 3] = ["ledger", "tally", AUDIT];
@@ -151,7 +206,7 @@ pub(super) fn forgets(id: u64) -> bool {
 }
 
 /// The module function.
-pub(super) fn bank(m: &Module) -> Bank {
+pub(super) fn bank(m: &Module, era: Era) -> Bank {
     let deposits = m.depot::<Deposit>("deposits").hash_by(|deposit| &deposit.account);
     let transfers = m.depot::<Transfer>("transfers").hash_by(|transfer| &transfer.from);
     let happenings = m.depot::<Happening>("happenings").hash_by(|happening| &happening.key);
@@ -159,23 +214,38 @@ pub(super) fn bank(m: &Module) -> Bank {
 
     let ledger = m.microbatch(|| "ledger");
     let funds = ledger.pstate::<Map<u64, i64>>("funds");
-    let sent = ledger.pstate::<Map<u64, Chain>>("sent");
+    let sent = match era {
+        Era::First => ledger.pstate::<Map<u64, Chain>>("sent"),
+        Era::Migrated => ledger.pstate_migrated::<Map<u64, Chain>, _>(
+            "sent",
+            Migration::values("counted-from", |chain: Chain| Era::Migrated.stored(chain)),
+        ),
+    };
     let paid = ledger.pstate::<Map<u64, i64>>("paid");
     let history = ledger.pstate::<Map<u64, Sub<Map<u64, Line>>>>("history");
-    let done = ledger.pstate::<Done>("done");
+    let done = match era {
+        Era::First => OwnDone::First(ledger.pstate("done")),
+        Era::Migrated => OwnDone::Migrated(ledger.pstate_migrated::<Done, _>(
+            "done",
+            Migration::structure("in-groups", |old: Vec<u64>, new| {
+                old.into_iter().try_for_each(|id| new.put(new.key(id % GROUPS).has(id), true))
+            }),
+        )),
+    };
     ledger
         .source(deposits)
         .also(|it| it.aggregate(paid, |paid, it| paid.key(it.account).add(Sum(it.cents))))
         .aggregate(funds, |funds, it| funds.key(it.account).add(Sum(it.cents)));
     ledger
         .source(transfers)
-        .using((funds, sent, history, done))
-        .filter_map(async |at, (funds, sent, history, done), it: Transfer| {
+        .using((funds, sent, history))
+        .filter_map(async move |at, (funds, sent, history), it: Transfer| {
             if it.refused == Refused::AtSender {
                 return Err(Refusal("refused where the sender lives").into());
             }
             call_outside(&it)?;
-            let chain = at.get(sent.key(it.from)).await?.unwrap_or_default();
+            let chain = at.get(sent.key(it.from)).await?;
+            let chain = chain.unwrap_or_else(|| era.stored(Chain::default()));
             at.put(sent.key(it.from), chain.with(it.id))?;
             let balance = at.get(funds.key(it.from)).await?.unwrap_or(0);
             at.put(funds.key(it.from), balance - it.cents)?;
@@ -186,7 +256,15 @@ pub(super) fn bank(m: &Module) -> Bank {
             }
             let line = Line { to: it.to, cents: it.cents, memo: it.memo.clone() };
             at.put(history.key(it.from).key(it.id), line)?;
-            at.put(done.key(it.from).key(it.id % GROUPS).has(it.id), true)?;
+            match done {
+                OwnDone::First(done) => {
+                    let old = at.get(done.key(it.from)).await?.unwrap_or_default();
+                    at.put(done.key(it.from), [old, vec![it.id]].concat())?;
+                }
+                OwnDone::Migrated(done) => {
+                    at.put(done.key(it.from).key(it.id % GROUPS).has(it.id), true)?;
+                }
+            }
             Ok(Some(it))
         })
         .hash_by(|it| &it.to)
@@ -228,6 +306,7 @@ pub(super) fn bank(m: &Module) -> Bank {
         });
 
     Bank {
+        era,
         deposits,
         transfers,
         happenings,
@@ -236,7 +315,8 @@ pub(super) fn bank(m: &Module) -> Bank {
         paid: paid.reader(),
         sent: sent.reader(),
         history: history.reader(),
-        done: done.reader(),
+        done: PState::from_id(done.id()),
+        done_first: PState::from_id(done.id()),
         received: received.reader(),
         tallied: tallied.reader(),
         counted: counted.reader(),

@@ -1,6 +1,8 @@
 //! Reading everything back through the client API.
 
-use tidemill::client::{Launched, Snapshot};
+use std::collections::BTreeMap;
+
+use tidemill::client::{Launched, SelectingMany, Snapshot};
 use tidemill::error::{Error, Result};
 use tidemill::module::Depot;
 use tidemill::schema::Select;
@@ -8,7 +10,7 @@ use tidemill::topology::Row;
 use tidemill::types::{Offset, PartitionId};
 
 use super::history::{Kind, Place, Record};
-use super::module::{Bank, GROUPS, Line};
+use super::module::{Bank, Chain, Era, GROUPS, Line};
 use super::oracles::sized::Sizes;
 use super::replay::{Depots, State};
 
@@ -62,14 +64,14 @@ pub(super) async fn state(bank: &Launched<Bank>, accounts: u64) -> Result<(State
     let mut state = State {
         funds: bank.select(bank.funds.all()).await?.into_iter().collect(),
         paid: bank.select(bank.paid.all()).await?.into_iter().collect(),
-        sent: bank.select(bank.sent.all()).await?.into_iter().collect(),
+        sent: chains(bank, bank.select(bank.sent.all()).await?),
         received: bank.select(bank.received.all()).await?.into_iter().collect(),
         tallied: bank.select(bank.tallied.all()).await?.into_iter().collect(),
         counted: bank.select(bank.counted.all()).await?.into_iter().collect(),
         happened: bank.select(bank.happened.all()).await?.into_iter().collect(),
         ..State::default()
     };
-    let sent = bank.select_many((0..accounts).map(|account| sent(bank, account))).await?;
+    let sent = all_sent(bank, accounts, None).await?;
     let sizes = add_sent(&mut state, sent);
     Ok((state, sizes))
 }
@@ -88,6 +90,48 @@ fn sent(bank: &Bank, account: u64) -> impl Select<Out = Sent> + use<> {
         (ids.clone().size(), ids.all())
     });
     ((history.clone().size(), history.all()), done.size(), (a, b, c))
+}
+
+/// The same of every account.
+async fn all_sent(
+    bank: &Launched<Bank>,
+    accounts: u64,
+    snapshot: Option<&Snapshot>,
+) -> Result<Vec<Sent>> {
+    match bank.era {
+        Era::First => {
+            let of = |account| {
+                let history = bank.history.key(account);
+                ((history.clone().size(), history.all()), bank.done_first.key(account))
+            };
+            let found = at(bank.select_many((0..accounts).map(of)), snapshot).await?;
+            let counted = |ids: Vec<u64>| (ids.len() as u64, ids);
+            let sent = found.into_iter().map(|(history, ids)| {
+                let ids = ids.unwrap_or_default();
+                let [a, b, c] = [0, 1, 2].map(|group| {
+                    ids.iter().copied().filter(|id| id % GROUPS == group).collect::<Vec<_>>()
+                });
+                let full = [&a, &b, &c].into_iter().filter(|ids| !ids.is_empty()).count();
+                (history, full as u64, (counted(a), counted(b), counted(c)))
+            });
+            Ok(sent.collect())
+        }
+        Era::Migrated => {
+            at(bank.select_many((0..accounts).map(|account| sent(bank, account))), snapshot).await
+        }
+    }
+}
+
+fn at<P: Select>(selecting: SelectingMany<P>, snapshot: Option<&Snapshot>) -> SelectingMany<P> {
+    match snapshot {
+        Some(snapshot) => selecting.at(snapshot),
+        None => selecting,
+    }
+}
+
+/// Chains of senders, by sender.
+fn chains(bank: &Bank, stored: Vec<(u64, Chain)>) -> BTreeMap<u64, Chain> {
+    stored.into_iter().map(|(key, chain)| (key, bank.era.read(chain))).collect()
 }
 
 fn add_sent(state: &mut State, sent: Vec<Sent>) -> Sizes {
@@ -120,13 +164,13 @@ pub(super) async fn held(
     let mut state = State {
         funds: bank.select(bank.funds.all()).at(snapshot).await?.into_iter().collect(),
         paid: bank.select(bank.paid.all()).at(snapshot).await?.into_iter().collect(),
-        sent: bank.select(bank.sent.all()).at(snapshot).await?.into_iter().collect(),
+        sent: chains(bank, bank.select(bank.sent.all()).at(snapshot).await?),
         counted: bank.select(bank.counted.all()).at(snapshot).await?.into_iter().collect(),
         happened: bank.select(bank.happened.all()).at(snapshot).await?.into_iter().collect(),
         ..State::default()
     };
-    let sent = bank.select_many((0..accounts).map(|account| sent(bank, account)));
-    let sizes = add_sent(&mut state, sent.at(snapshot).await?);
+    let sent = all_sent(bank, accounts, Some(snapshot)).await?;
+    let sizes = add_sent(&mut state, sent);
     Ok((state, sizes))
 }
 

@@ -21,6 +21,9 @@ pub(super) struct Shape {
     pub(super) shards: u16,
     /// This seed reopens with other numbers of shards.
     pub(super) deals: bool,
+    /// In this seed the module begins as [`Era::First`](module::Era), and is launched migrated after so many
+    /// lives.
+    pub(super) migrates_after: Option<u64>,
     pub(super) options: Options,
 }
 
@@ -39,6 +42,7 @@ impl Shape {
             clients: random.within(2..6),
             shards: *random.pick(&[2, 2, 2, 3]),
             deals: random.one_in(3),
+            migrates_after: random.one_in(2).then(|| random.within(1..3)),
             options: Options {
                 shards: 2,
                 partitions: Some(PARTITIONS),
@@ -47,6 +51,7 @@ impl Shape {
                 journal_file_bytes: file_bytes,
                 microbatch_records_max: *random.pick(&[2, 8, 64]),
                 microbatch_bytes_max: 1 << 20,
+                migration_values_max: *random.pick(&[1, 1, 200]),
                 history: Duration::ZERO,
                 history_bytes_max: Some(*random.pick(&[HISTORY_ROOMY, HISTORY_ROOMY, 128 << 10])),
                 hop_bytes_max: *random.pick(&[1 << 20, 1, 300, 4 << 10]),
