@@ -58,6 +58,8 @@ pub mod shape;
 #[cfg(test)]
 mod tests;
 mod token;
+#[cfg(doctest)]
+mod tutorial;
 
 pub use aggregate::{Aggregate, Change};
 pub use layout::Layout;
