@@ -64,9 +64,11 @@ marker!(
 /// A path to a single place: what `put`, `delete` and `add` take, and what `key` and `range` go on
 /// from.
 #[diagnostic::on_unimplemented(
-    message = "this path does not end at one stored element, so it cannot be written blindly",
+    message = "this path leads to many elements, where one place is needed",
     label = "leads to many elements",
-    note = "`put`, `delete`, `add`, `key` and `range` start from a path of `key` steps only"
+    note = "`.key`, `.has`, `.field`, `.range`, `.all`, `.add`, `put` and `delete` go on from one place: a path of \
+            `.key` and `.field` steps, that may end in `.has`",
+    note = "all elements of a range are deleted by `at.delete_range`"
 )]
 pub trait Direct {}
 
@@ -77,7 +79,9 @@ impl Direct for Maybe {}
 #[diagnostic::on_unimplemented(
     message = "this PState belongs to another topology: only the topology that declared it may \
                write it",
-    label = "not owned by this topology"
+    label = "not owned by this topology",
+    note = "read it here, and append what is to be written to a depot that its own topology reads",
+    note = "a token that `reader()` gave, a `PState<..>`, cannot write: keep the `Owned<..>` one"
 )]
 pub trait OwnedBy<O> {}
 
@@ -209,7 +213,7 @@ impl<S, M, O> Path<S, M, O> {
     }
 }
 
-impl<T: Data, M: Direct, O> Path<Sub<List<T>>, M, O> {
+impl<S: Listed, M: Direct, O> Path<S, M, O> {
     /// The key of the list, where it leaves `room` bytes for what its rows have behind it.
     ///
     /// # Errors
@@ -217,7 +221,7 @@ impl<T: Data, M: Direct, O> Path<Sub<List<T>>, M, O> {
     pub(crate) fn list_target(mut self, room: usize) -> Result<Target> {
         let bytes = self.raw.key.len() + room;
         if bytes > KEY_BYTES_MAX {
-            self.raw.too_long::<Sub<List<T>>>(bytes);
+            self.raw.too_long::<S>(bytes);
         }
         self.raw.target()
     }
@@ -439,7 +443,10 @@ impl AsKey<Vec<u8>> for &[u8] {
 #[diagnostic::on_unimplemented(
     message = "no `key` here: `{S}` is not a map stored element by element",
     label = "there is nothing with keys at this place of the path",
-    note = "write `Sub<Map<K, V>>` in the PState's type to store a collection element by element"
+    note = "write `Sub<Map<K, V>>` in the PState's type to store a collection element by element; one that is \
+            one value is read whole",
+    note = "of a set, ask `.has(e)`; of a record, `.field(|it| it.name)`; a list gives its items by `at.item` and \
+            `.all()`"
 )]
 pub trait KeyIn<S> {
     /// What is under the key.
@@ -460,9 +467,12 @@ impl<K, V, Z, Q: AsKey<K>> KeyIn<Sub<Map<K, V>, Z>> for Q {
 
 /// What [`Path::has`] takes where the position is `S`.
 #[diagnostic::on_unimplemented(
-    message = "no `has` here: `{S}` is not a set stored element by element",
-    label = "there is no set at this place of the path",
-    note = "write `Sub<Set<E>>` in the PState's type to store a set element by element"
+    message = "`{Self}` is not an element of `{S}`",
+    label = "not an element of what is stored here",
+    note = "`.has(e)` takes an element of a `Sub<Set<E>>`: an `E`, an `&E`, or a `&str` where that is `String`",
+    note = "write `Sub<Set<E>>` in the PState's type to store a set element by element; one that is one value is \
+            read whole",
+    note = "of a map, `.key(k)` gives what is there or `None`"
 )]
 pub trait ElementOf<S> {
     /// Appends the element's bytes.
@@ -480,7 +490,8 @@ impl<E, Z, Q: AsKey<E>> ElementOf<Sub<Set<E>, Z>> for Q {
 #[diagnostic::on_unimplemented(
     message = "no ranges here: `{S}` is stored as one value",
     label = "cannot be read by ranges of keys",
-    note = "write `Sub<..>` around the collection in the PState's type to store it element by             element, in key order; or read it whole"
+    note = "write `Sub<..>` around the collection in the PState's type to store it element by \
+            element, in key order; or read it whole"
 )]
 pub trait RangeOf<S> {
     /// What the range consists of.
@@ -518,7 +529,8 @@ fn behind_head<Z: Counting>(prefix: &KeyBuf, (mut from, to): Bounds) -> Bounds {
 #[diagnostic::on_unimplemented(
     message = "no ranges here: `{Self}` is stored as one value",
     label = "cannot be read element by element",
-    note = "write `Sub<..>` around the collection in the PState's type to store it element by             element, in key order; or read it whole"
+    note = "write `Sub<..>` around the collection in the PState's type to store it element by \
+            element, in key order; or read it whole"
 )]
 pub trait Ranged {
     /// What the collection consists of.
@@ -625,6 +637,22 @@ pub trait Blind: Elements {}
 impl<K, V> Blind for Entry<K, V, Uncounted> {}
 impl<K> Blind for KeyOf<K, Uncounted> {}
 impl<V> Blind for ValueOf<V, Uncounted> {}
+
+/// Lists stored element by element: what is pushed to, and edited at an index.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a list stored element by element",
+    label = "there is no list at this place of the path",
+    note = "write `Sub<List<T>>` in the PState's type to store a list element by element",
+    note = "a `Vec` is one value: change it by `at.update`, or add `ListOf(item)` to it"
+)]
+pub trait Listed: 'static {
+    /// What the list consists of.
+    type Item: Data;
+}
+
+impl<T: Data> Listed for Sub<List<T>> {
+    type Item = T;
+}
 
 /// A range of keys of type `K`.
 #[diagnostic::on_unimplemented(

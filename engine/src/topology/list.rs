@@ -6,8 +6,9 @@ use super::read::{fetch, index as index_of, scan};
 use super::{At, Context, StateError};
 use crate::codec::{Error as CodecError, decode, encode};
 use crate::schema::list::{self, Row, Rows};
+use crate::schema::path::Listed;
 use crate::schema::plan::RangeOp;
-use crate::schema::{Data, Direct, List, OwnedBy, Path, Sub, Target};
+use crate::schema::{Data, Direct, OwnedBy, Path, Target};
 
 /// Lists. Indexes begin at 0. An edit costs as much as the list has levels, of which 64 to the power of their
 /// number is the length: see `schema/list.rs`.
@@ -20,10 +21,10 @@ impl<O> At<'_, O> {
     /// # Errors
     /// [`StateError::Misplaced`] if the first key lives elsewhere; [`StateError::Refused`] if key or value are
     /// too long; [`StateError::Unavailable`], [`StateError::Undecodable`].
-    pub async fn push<T: Data, M: Direct, O2: OwnedBy<O>>(
+    pub async fn push<L: Listed, M: Direct, O2: OwnedBy<O>>(
         self,
-        path: Path<Sub<List<T>>, M, O2>,
-        value: T,
+        path: Path<L, M, O2>,
+        value: L::Item,
     ) -> Result<(), StateError> {
         const OP: &str = "push to";
         let place = Place::of(self.context(), OP, path)?;
@@ -35,11 +36,11 @@ impl<O> At<'_, O> {
     ///
     /// # Errors
     /// As [`At::push`]; [`StateError::Beyond`].
-    pub async fn insert<T: Data, M: Direct, O2: OwnedBy<O>>(
+    pub async fn insert<L: Listed, M: Direct, O2: OwnedBy<O>>(
         self,
-        path: Path<Sub<List<T>>, M, O2>,
+        path: Path<L, M, O2>,
         index: u64,
-        value: T,
+        value: L::Item,
     ) -> Result<(), StateError> {
         let place = Place::of(self.context(), "insert into", path)?;
         let value = place.encoded(&value)?;
@@ -50,11 +51,11 @@ impl<O> At<'_, O> {
     ///
     /// # Errors
     /// As [`At::push`]; [`StateError::Beyond`].
-    pub async fn replace<T: Data, M: Direct, O2: OwnedBy<O>>(
+    pub async fn replace<L: Listed, M: Direct, O2: OwnedBy<O>>(
         self,
-        path: Path<Sub<List<T>>, M, O2>,
+        path: Path<L, M, O2>,
         index: u64,
-        value: T,
+        value: L::Item,
     ) -> Result<(), StateError> {
         let place = Place::of(self.context(), "replace in", path)?;
         let value = place.encoded(&value)?;
@@ -65,9 +66,9 @@ impl<O> At<'_, O> {
     ///
     /// # Errors
     /// As [`At::push`]; [`StateError::Beyond`].
-    pub async fn remove<T: Data, M: Direct, O2: OwnedBy<O>>(
+    pub async fn remove<L: Listed, M: Direct, O2: OwnedBy<O>>(
         self,
-        path: Path<Sub<List<T>>, M, O2>,
+        path: Path<L, M, O2>,
         index: u64,
     ) -> Result<(), StateError> {
         let place = Place::of(self.context(), "remove from", path)?;
@@ -78,11 +79,11 @@ impl<O> At<'_, O> {
     ///
     /// # Errors
     /// [`StateError::Misplaced`], [`StateError::Unavailable`], [`StateError::Undecodable`].
-    pub async fn item<T: Data, M: Direct, O2>(
+    pub async fn item<L: Listed, M: Direct, O2>(
         self,
-        path: Path<Sub<List<T>>, M, O2>,
+        path: Path<L, M, O2>,
         index: u64,
-    ) -> Result<Option<T>, StateError> {
+    ) -> Result<Option<L::Item>, StateError> {
         let found = self.items(path, index..index.saturating_add(1)).await?;
         Ok(found.into_iter().next())
     }
@@ -91,11 +92,11 @@ impl<O> At<'_, O> {
     ///
     /// # Errors
     /// As [`At::item`].
-    pub async fn items<T: Data, M: Direct, O2>(
+    pub async fn items<L: Listed, M: Direct, O2>(
         self,
-        path: Path<Sub<List<T>>, M, O2>,
+        path: Path<L, M, O2>,
         indexes: Range<u64>,
-    ) -> Result<Vec<T>, StateError> {
+    ) -> Result<Vec<L::Item>, StateError> {
         let place = Place::of(self.context(), "read", path)?;
         let count = indexes.end.saturating_sub(indexes.start);
         let found = place.list().slice(indexes.start, count).await;
@@ -114,10 +115,10 @@ struct Place<'c, 'a> {
 
 impl<'c, 'a> Place<'c, 'a> {
     /// A list that may be read and written here.
-    fn of<T: Data, M: Direct, O>(
+    fn of<L: Listed, M: Direct, O>(
         context: &'c Context<'a>,
         op: &'static str,
-        path: Path<Sub<List<T>>, M, O>,
+        path: Path<L, M, O>,
     ) -> Result<Self, StateError> {
         let target = path.list_target(list::KEY_BYTES);
         let target = target.map_err(|error| context.refused(op, error))?;

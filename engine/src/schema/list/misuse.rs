@@ -36,7 +36,7 @@
 //!
 //! A list that is one value is pushed to by `update`:
 //!
-//! ```compile_fail,E0308
+//! ```compile_fail,E0277
 //! # use tidemill::schema::{List, Map, Owned, Sub};
 //! # use tidemill::topology::{At, StateError};
 //! # async fn wrong<O>(at: At<'_, O>, texts: Owned<Map<u32, Vec<String>>, O>) -> Result<(), StateError> {
