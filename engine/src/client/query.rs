@@ -2,9 +2,10 @@
 
 use super::Launched;
 use crate::error::{Error, Result};
+use crate::module::PStateIndex;
 use crate::schema::Select;
-use crate::schema::ast::{Functions, Query};
-use crate::schema::eval::{self, Outcome, Queried, Selects};
+use crate::schema::ast::{Functions, Query, check};
+use crate::schema::eval::{self, Cx, Outcome, Queried, Selects};
 
 impl<H> Launched<H> {
     /// All that a query reaches of what is visible, in order, each as a `T`, or as it is as a
@@ -61,7 +62,11 @@ impl<H> Launched<H> {
         query: &Query,
         functions: &Functions,
     ) -> Result<Vec<T>> {
-        let found = eval::query(self, &self.module.fields, pstate, query, functions).await;
+        let pstate = pstate.queried();
+        let (name, layout) = self.module.described(PStateIndex(pstate.0));
+        check(name, layout, query).map_err(Error::invalid)?;
+        let cx = Cx::new(layout, &self.module.fields, functions);
+        let found = eval::query(self, pstate, &cx, query).await;
         found.map_err(|error| match error {
             eval::Error::Source(error) => error,
             eval::Error::Path(problem) if problem.is_of_rows() => {

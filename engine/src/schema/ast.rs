@@ -48,8 +48,10 @@ use super::Data;
 use crate::codec::value::raw::Raw;
 use crate::codec::{self, FieldTable};
 
+mod check;
 mod json;
 
+pub use check::{Refused, check};
 pub use json::JsonError;
 
 /// An encoded value.
@@ -212,6 +214,9 @@ pub enum Step {
     Keys,
     /// Each value of a map.
     Values,
+    /// How many items, elements or entries there are; none of nil. T: the outcome takes the place of what was
+    /// here.
+    Size,
     /// Each `[place, item]` of a list. T: changes items, and puts them in the order of the new places;
     /// those of the same place stay in the order they had.
     Indexed,
@@ -316,6 +321,66 @@ pub enum Step {
     /// The path with nothing collected; what it collects is forgotten at its end, and what was collected
     /// before is there again.
     Fresh(Query),
+}
+
+impl Step {
+    /// Its name in JSON.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Key(_) => "key",
+            Self::Must(_) => "must",
+            Self::MapKey(_) => "map_key",
+            Self::Elem(_) => "elem",
+            Self::Field { .. } => "field",
+            Self::Nth(_) => "nth",
+            Self::First => "first",
+            Self::Last => "last",
+            Self::Index(_) => "index",
+            Self::All => "all",
+            Self::Keys => "keys",
+            Self::Values => "values",
+            Self::Size => "size",
+            Self::Indexed => "indexed",
+            Self::Begin => "begin",
+            Self::End => "end",
+            Self::BeforeFirst => "before_first",
+            Self::AfterLast => "after_last",
+            Self::InsertAt(_) => "insert_at",
+            Self::NewElem => "new_elem",
+            Self::Range { .. } => "range",
+            Self::Sublist(..) => "sublist",
+            Self::SublistOf(..) => "sublist_of",
+            Self::SubMap(_) => "sub_map",
+            Self::SubSet(_) => "sub_set",
+            Self::Filtered(_) => "filtered",
+            Self::Runs(_) => "runs",
+            Self::Compare(..) => "compare",
+            Self::Test(_) => "test",
+            Self::Selected(_) => "selected",
+            Self::NotSelected(_) => "not_selected",
+            Self::Collected(_) => "collected",
+            Self::View(_) => "view",
+            Self::Default(_) => "default",
+            Self::NoneTo(_) => "none_to",
+            Self::Transformed(..) => "transformed",
+            Self::Stay => "stay",
+            Self::Stop => "stop",
+            Self::If(..) => "if",
+            Self::Cond(_) => "cond",
+            Self::Multi(_) => "multi",
+            Self::SubSelect(_) => "sub_select",
+            Self::ThenStay(_) => "then_stay",
+            Self::Fix(..) => "fix",
+            Self::Again(_) => "again",
+            Self::Collect(_) => "collect",
+            Self::CollectOne(_) => "collect_one",
+            Self::PutValue(_) => "put_value",
+            Self::PutCurrent => "put_current",
+            Self::DropCollected => "drop_collected",
+            Self::Fresh(_) => "fresh",
+        }
+    }
 }
 
 /// How values are compared.

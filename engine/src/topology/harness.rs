@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::{Definition, EventFailure, NodeIndex, Origin, Outgoing, Record, Row, Rows, Scan};
 use crate::codec::{self, FieldTable};
-use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy};
+use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy, Traced};
 use crate::schema::{Answer, Layout, ReadOp, Rows as FoundRows, Select};
 use crate::testing::{Io, counted};
 use crate::types::{Offset, PartitionId, WallTime};
@@ -37,6 +37,7 @@ type Written = (State, Vec<(DepotIndex, Bytes)>);
 pub struct Harness {
     module: module::Definition,
     fields: FieldTable,
+    layouts: Vec<Layout>,
     /// The layouts of `PState`s in which sizes are kept.
     sizes: Vec<Option<Layout>>,
     partitions: Vec<Partition>,
@@ -83,9 +84,11 @@ impl Harness {
         assert!(partitions.is_power_of_two());
         let traced = module.trace(FieldTable::new())?;
         let sizes = traced.sizes();
+        let Traced { fields, layouts } = traced;
         Ok(Self {
             module,
-            fields: traced.fields,
+            fields,
+            layouts,
             sizes,
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
             read: BTreeMap::new(),
@@ -304,6 +307,12 @@ impl Harness {
             partition.state.iter().map(row)
         });
         rows.collect()
+    }
+
+    /// The name of a `PState`, and how it lies in rows.
+    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+        let place = pstate.0 as usize;
+        (&self.module.pstates[place].name, &self.layouts[place])
     }
 
     fn count(&self) -> u32 {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::read::{fetch, index as index_of, scan};
 use super::{At, Context, StateError};
 use crate::codec::{Error as CodecError, decode, encode};
-use crate::schema::list::{self, Row, Rows};
+use crate::schema::list::{self, Edits, Row, Rows};
 use crate::schema::plan::RangeOp;
 use crate::schema::{Data, Direct, List, OwnedBy, Path, Sub, Target};
 
@@ -171,7 +171,9 @@ impl Rows for Place<'_, '_> {
         let rows = scan(self.context, self.target.pstate, range).await?;
         Ok(rows.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect())
     }
+}
 
+impl Edits for Place<'_, '_> {
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
         self.context.put(index_of(self.target.pstate), key, value, None)
     }

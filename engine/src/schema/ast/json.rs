@@ -129,6 +129,7 @@ fn step_to(step: &Step) -> Result<Json> {
         Step::Keys => json!("keys"),
         Step::Values => json!("values"),
         Step::Indexed => json!("indexed"),
+        Step::Size => json!("size"),
         Step::Begin => json!("begin"),
         Step::End => json!("end"),
         Step::BeforeFirst => json!("before_first"),
@@ -237,6 +238,7 @@ impl Reader {
             ("keys", []) => Step::Keys,
             ("values", []) => Step::Values,
             ("indexed", []) => Step::Indexed,
+            ("size", []) => Step::Size,
             ("begin", []) => Step::Begin,
             ("end", []) => Step::End,
             ("before_first", []) => Step::BeforeFirst,
@@ -528,7 +530,7 @@ fn written<T, E: std::fmt::Debug>(result: Result<T, E>) {
 
 const STEP: &str = "a step: its name, or an array of its name and arguments";
 
-const STEPS: [&str; 50] = [
+const STEPS: [&str; 51] = [
     "key",
     "must",
     "map_key",
@@ -542,6 +544,7 @@ const STEPS: [&str; 50] = [
     "keys",
     "values",
     "indexed",
+    "size",
     "begin",
     "end",
     "before_first",

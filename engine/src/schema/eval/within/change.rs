@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::parts::{At, entries, items, items_or_entries, key_of_field, list, pair, place};
 use super::{
-    Change, Last, Several, compare, found, gather, integer, mismatch, reaches, runs, several,
+    Change, Last, Several, compare, found, gather, integer, mismatch, reaches, runs, several, size,
     transformed,
 };
 use crate::codec::value::raw::{Kind, Raw, push_list, push_map};
@@ -151,6 +151,7 @@ pub(in super::super) fn transform(
             items.insert(usize::try_from(to.clamp(0, end)).unwrap_or(0), item);
             Ok(Change::To(list(&items)))
         }
+        Step::Size => transform(cx, trail, Some(Value::from(size(here)?).raw()), last),
         Step::Indexed => indexed(here, &mut change),
         Step::Begin | Step::End => {
             let items = items(here, "begin")?;
