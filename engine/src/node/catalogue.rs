@@ -22,7 +22,7 @@ use crate::codec::FieldTable;
 use crate::codec::table::Misfit;
 use crate::error::{Error, Result};
 use crate::module::{Definition, PStateIndex, Traced};
-use crate::schema::Layout;
+use crate::schema::{Layout, ReadPlan, Reads};
 use crate::types::{DepotId, MicrobatchId, PStateId, ShardId, TopologyId};
 
 /// Everything that has a number.
@@ -120,6 +120,14 @@ impl Installed {
     pub(crate) fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
         let place = pstate.0 as usize;
         (&self.definition.pstates[place].name, &self.layouts[place])
+    }
+
+    /// What some reads are of, for people.
+    pub(crate) fn names(&self, reads: &Reads) -> String {
+        let name = |plan: &ReadPlan| self.described(PStateIndex(plan.pstate.0)).0;
+        let mut names: Vec<_> = reads.as_slice().iter().map(name).collect();
+        names.dedup();
+        format!("a read of `{}`", names.join("`, `"))
     }
 
     /// How far one of its topologies is visible.

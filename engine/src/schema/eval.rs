@@ -38,7 +38,7 @@ use std::rc::Rc;
 use super::Layout;
 use super::ast::{Function, Functions, Query, Step, Term, Value};
 use crate::codec::value::raw::{Bad, Kind, Raw, push_list};
-use crate::codec::{self, FieldTable};
+use crate::codec::{self, FieldTable, KeyBuf};
 use crate::env::LocalFuture;
 
 /// The steps that do not depend on the value, as a pattern: [`Trail::next`] takes them.
@@ -284,6 +284,11 @@ pub async fn select<S: Source>(
     // Whether the caller wanted no more is the caller's to know.
     let (ControlFlow::Continue(()) | ControlFlow::Break(())) = flow;
     Ok(())
+}
+
+/// The bytes of a first key.
+pub(crate) fn first_key(layout: &Layout, key: &Value) -> Result<KeyBuf, Problem> {
+    rows::Spot::root(layout).key(key.raw())
 }
 
 /// Replaces each part that a query reaches by what the term makes of it.
