@@ -36,7 +36,7 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use super::Layout;
-use super::ast::{Function, Functions, Query, Step, Term, Value};
+use super::ast::{Function, Functions, LocalNavigator, Navigator, Query, Step, Term, Value};
 use crate::codec::value::raw::{Bad, Kind, Raw, push_list};
 use crate::codec::{self, FieldTable, KeyBuf};
 use crate::env::LocalFuture;
@@ -76,6 +76,8 @@ mod within;
 
 pub use remote::{Outcome, Queried};
 pub(crate) use remote::{Selects, outcomes, query};
+#[cfg(test)]
+pub(crate) use tests::random_query;
 
 /// The rows of one `PState`.
 pub trait Source {
@@ -233,8 +235,8 @@ pub enum Problem {
         /// The field or variant.
         name: String,
     },
-    /// No function of this name was given.
-    #[error("there is no function `{0}`: register it where the query is evaluated")]
+    /// No function, or no navigator, of this name was given.
+    #[error("there is no function or navigator `{0}`: register it where the query is evaluated")]
     NoFunction(String),
     /// `again` outside of a `fix` of this name.
     #[error("there is no `fix` of the name `{0}` around this `again`")]
@@ -334,6 +336,11 @@ impl<'a> Cx<'a> {
         let collected = list(collected);
         let collected: Vec<_> = collected.iter().map(|value| value.raw()).collect();
         local.call(self.fields, &collected, value).map_err(Problem::Function)
+    }
+
+    fn navigator<'n>(&'n self, navigator: &'n Navigator) -> Result<&'n LocalNavigator, Problem> {
+        let found = self.functions.navigator(navigator);
+        found.map_err(|name| Problem::NoFunction(name.to_owned()))
     }
 
     fn test(

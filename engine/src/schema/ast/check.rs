@@ -198,7 +198,7 @@ fn go<'l>(here: &Type<'l>, step: &Step) -> Result<Type<'l>, Misfit> {
             along(&item, path)?;
             Type::List(Box::new(item))
         }
-        Step::View(_) | Step::Again(_) => Type::Any,
+        Step::View(_) | Step::Navigate(_) | Step::Again(_) => Type::Any,
         Step::Transformed(path, _) => {
             along(here, path)?;
             Type::Any

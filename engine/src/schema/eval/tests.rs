@@ -9,7 +9,7 @@ use super::{Cx, Error, Problem, Row, Scan, Source, Visit, Writer, select, transf
 use crate::codec::FieldTable;
 use crate::codec::table::Trace;
 use crate::env::LocalFuture;
-use crate::schema::ast::{Function, Functions, Op, Query, Step, Term, Value};
+use crate::schema::ast::{Function, Functions, Navigate, Navigator, Op, Query, Step, Term, Value};
 use crate::schema::{Layout, Map, Schema, Set, Sub, Uncounted};
 
 mod generate;
@@ -104,6 +104,11 @@ impl Writer for Store {
         self.rows.borrow_mut().retain(|key, _| !is_in(key));
         Ok(())
     }
+}
+
+/// A query such as the random tests ask.
+pub(crate) fn random_query(seed: u64) -> Query {
+    generate::case(&mut generate::Dice::new(seed)).query
 }
 
 /// A store in memory never waits.

@@ -127,6 +127,14 @@ pub(super) fn select(
             let seen = cx.call(function, &trail.collected, value)?;
             return select(cx, trail, seen.as_ref().map_or(Raw::NIL, Value::raw), out);
         }
+        Step::Navigate(navigator) => {
+            for part in cx.navigator(navigator)?.select(cx.fields, value)? {
+                if select(cx, trail.clone(), part.raw(), out)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            None
+        }
         Step::Default(other) if value.kind()? == Kind::Nil => Some(other.raw()),
         Step::Default(_) | Step::NoneTo(_) => Some(value),
         Step::BeforeFirst | Step::AfterLast | Step::InsertAt(_) => {

@@ -2,7 +2,7 @@
 //! reach something.
 
 use super::naive::{L, NAMES, V};
-use super::{Bound, Function, Layout, Op, Query, Step, Term, Trace, Value};
+use super::{Bound, Function, Layout, Navigator, Op, Query, Step, Term, Trace, Value};
 use crate::codec::KeyKind;
 use crate::codec::table::ValueKind;
 use crate::schema::layout::FieldLayout;
@@ -259,7 +259,8 @@ fn fitting(dice: &mut Dice, shape: &Shape, depth: u64) -> (Step, Shape) {
     let pair = || Shape::List(Box::new(Shape::Int));
     let same = shape.clone();
     match shape {
-        Shape::Int => match dice.below(4) {
+        Shape::Int => match dice.below(5) {
+            4 => (Step::Navigate(Navigator::named("parts")), same),
             0 => {
                 const OPS: [Op; 6] = [
                     Op::Equal,

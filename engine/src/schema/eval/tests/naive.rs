@@ -493,6 +493,10 @@ pub(super) fn select(path: &Path, mut coll: Vec<V>, value: &V, out: &mut Out<'_>
         Step::Collected(function) => {
             next.extend(test(function, &coll, &V::Nil)?.then(|| value.clone()));
         }
+        Step::Navigate(_) => {
+            let V::Int(it) = value else { return Err("function") };
+            next.extend([V::Int(it.div_euclid(3)), V::Int(it.rem_euclid(3))]);
+        }
         Step::View(function) => next.push(call(function, &coll, value)?.unwrap_or(V::Nil)),
         Step::Default(other) if *value == V::Nil => next.push(V::of(other.raw())),
         Step::Default(_) | Step::Stay | Step::NoneTo(_) => next.push(value.clone()),

@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use super::generate::{Case, Dice, case, erased};
 use super::naive::{Ch, Got, V, call, moves, results, select as mean, stored, term_of};
 use super::naive::{L, transform as become_};
-use super::{Cx, FieldTable, Function, Functions, Problem, Store, now, problem, select, transform};
+use super::{
+    Cx, FieldTable, Function, Functions, Navigate, Problem, Store, now, problem, select, transform,
+};
 use crate::codec;
 use crate::schema::ast::{Query, Step, Term, Value};
 
@@ -48,10 +50,33 @@ fn fields() -> FieldTable {
     fields
 }
 
+/// What is left of a number that is divided by three, and the rest.
+struct Parts;
+
+impl Navigate for Parts {
+    type From = i64;
+    type To = i64;
+
+    fn select(&self, from: i64, reach: &mut dyn FnMut(i64)) {
+        reach(from.div_euclid(3));
+        reach(from.rem_euclid(3));
+    }
+
+    fn transform(
+        &self,
+        from: i64,
+        change: &mut dyn FnMut(i64) -> Result<Option<i64>, Problem>,
+    ) -> Result<Option<i64>, Problem> {
+        let whole = change(from.div_euclid(3))?.unwrap_or(0);
+        let rest = change(from.rem_euclid(3))?.unwrap_or(0);
+        Ok(Some(3 * whole + rest))
+    }
+}
+
 /// The functions of the model, to be called with encoded values.
 fn functions() -> Functions {
     ["inc", "copy", "gone", "sum", "even", "is_list", "some", "fails"].into_iter().fold(
-        Functions::none(),
+        Functions::none().with_navigator("parts", Parts),
         |all, name| {
             let function = Function::raw(move |_, collected, value| {
                 let collected: Vec<V> = collected.iter().map(|it| V::of(*it)).collect();

@@ -229,6 +229,21 @@ pub(in super::super) fn transform(
             let seen = cx.call(function, &trail.collected, here)?;
             transform(cx, trail, Some(seen.as_ref().map_or(Raw::NIL, Value::raw)), last)
         }
+        Step::Navigate(navigator) => {
+            let mut part = |part: Raw<'_>| {
+                Ok(match change(Some(part))? {
+                    Change::Same => Some(Value::from_bytes(part.bytes())),
+                    Change::Void => None,
+                    Change::To(new) => Some(Value::from_bytes(new)),
+                })
+            };
+            let whole = cx.navigator(navigator)?.transform(cx.fields, here, &mut part)?;
+            Ok(match whole {
+                Some(whole) if whole.raw().bytes() == here.bytes() => Change::Same,
+                Some(whole) => Change::To(whole.raw().bytes().to_vec()),
+                None => Change::Void,
+            })
+        }
         Step::Default(other) if here.kind()? == Kind::Nil => change(Some(other.raw())),
         Step::NoneTo(other) if value.is_none() => change(Some(other.raw())),
         Step::Default(_) | Step::NoneTo(_) => change(value),

@@ -468,6 +468,20 @@ fn changed(
                 Ok(Ch::Same)
             }
         }
+        Step::Navigate(_) => {
+            let V::Int(it) = here else { return Err("function") };
+            let mut parts = Vec::new();
+            for part in [it.div_euclid(3), it.rem_euclid(3)] {
+                parts.push(match on!(rest, Some(&V::Int(part)))? {
+                    Ch::Same => part,
+                    Ch::Void => 0,
+                    Ch::To(V::Int(new)) => new,
+                    Ch::To(_) => return Err("wrong type"),
+                });
+            }
+            let new = 3 * parts[0] + parts[1];
+            Ok(if new == *it { Ch::Same } else { Ch::To(V::Int(new)) })
+        }
         Step::View(function) => {
             let seen = call(function, &coll, here)?.unwrap_or(V::Nil);
             on!(rest, Some(&seen))
