@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! Engine     one open directory: launch, counters, reopen a shard, close
-//! Launched   one running module: append (append.rs), select (select.rs), snapshot (snapshot.rs), wait (wait.rs),
+//! Launched   one running module: append (append.rs), select (select.rs), pages (pages.rs), query (query.rs), snapshot (snapshot.rs), wait (wait.rs),
 //!            depots (records.rs)
 //! Append     an append on its way: a future
 //! ```
@@ -26,6 +26,8 @@ use crate::types::ShardId;
 
 mod append;
 mod block_on;
+mod merge;
+mod pages;
 mod query;
 mod records;
 mod select;
@@ -34,6 +36,8 @@ mod wait;
 
 pub use append::{Append, AppendMany, Appended};
 pub use block_on::block_on;
+pub use pages::Pages;
+pub use query::Querying;
 pub use records::{DepotRecord, Rejected};
 pub use select::{Selecting, SelectingMany};
 pub use snapshot::Snapshot;

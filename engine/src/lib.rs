@@ -72,6 +72,7 @@ pub mod testing;
 pub mod topology;
 pub mod types;
 pub mod verify;
+pub mod wire;
 
 pub use client::{Engine, Launched, block_on};
 pub use error::Error;

@@ -65,10 +65,10 @@ mod tutorial;
 
 pub use aggregate::{Aggregate, Change};
 pub use layout::Layout;
-pub use path::{Direct, Many, Maybe, One, OwnedBy, Path, Presence};
+pub use path::{AtIndex, Direct, Many, Maybe, One, OwnedBy, Path, Presence};
 pub use plan::{Answer, ReadOp, ReadPlan, Reads, Removal, Rows, Target, Written};
 pub use record::{Field, Record};
-pub use select::Select;
+pub use select::{RowOf, Select};
 pub use shape::Shape;
 pub use sizes::{Counted, Uncounted};
 /// Stores a struct field by field; see [`record`].

@@ -45,6 +45,7 @@ pub(crate) mod setup;
 mod tails;
 #[cfg(test)]
 mod tests;
+pub(crate) mod walk;
 
 pub use event::DeadLetter;
 pub use message::{Acknowledge, Counters, Effects};
@@ -248,6 +249,7 @@ impl Shard {
             }
             Message::Append(request) => self.appends.push(request, self.queue_bytes_max()),
             Message::Read(request) => self.read(request),
+            Message::Walk(request) => self.walk(request),
             Message::ReadDepot(request) => self.read_depot(request),
             Message::Wait(request) => self.wait(request),
             Message::Control { from, to, bytes } => self.control(sender, (from, to), &bytes),

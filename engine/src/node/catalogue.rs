@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::codec::FieldTable;
 use crate::codec::table::Misfit;
 use crate::error::{Error, Result};
-use crate::module::{Definition, Traced};
-use crate::schema::Layout;
+use crate::module::{Definition, PStateIndex, Traced};
+use crate::schema::{Layout, ReadPlan, Reads};
 use crate::types::{DepotId, MicrobatchId, PStateId, ShardId, TopologyId};
 
 /// Everything that has a number.
@@ -91,6 +91,8 @@ pub(crate) struct Installed {
     /// Where each topology's rejected records go.
     pub(crate) dead_letters: Vec<DepotId>,
     pub(crate) fields: Arc<FieldTable>,
+    /// Of its `PState`s as it declares them, by place.
+    pub(crate) layouts: Vec<Layout>,
     /// How far each topology is visible: the highest id that some shard of this process has shown. All
     /// participants have applied it durably.
     visible: Vec<AtomicU64>,
@@ -112,6 +114,20 @@ impl Installed {
     pub(crate) fn visible(&self) -> Vec<(TopologyId, MicrobatchId)> {
         let visible = self.visible.iter().map(|id| MicrobatchId(id.load(Ordering::SeqCst)));
         self.topologies.iter().copied().zip(visible).collect()
+    }
+
+    /// The name of a `PState`, and how it lies in rows.
+    pub(crate) fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+        let place = pstate.0 as usize;
+        (&self.definition.pstates[place].name, &self.layouts[place])
+    }
+
+    /// What some reads are of, for people.
+    pub(crate) fn names(&self, reads: &Reads) -> String {
+        let name = |plan: &ReadPlan| self.described(PStateIndex(plan.pstate.0)).0;
+        let mut names: Vec<_> = reads.as_slice().iter().map(name).collect();
+        names.dedup();
+        format!("a read of `{}`", names.join("`, `"))
     }
 
     /// How far one of its topologies is visible.
@@ -251,8 +267,8 @@ impl Catalogue {
             .iter()
             .map(|it| TopologyId(number(&mut entry.topologies, &it.name, &mut self.next_topology)))
             .collect();
-        for ((pstate, id), layout) in definition.pstates.iter().zip(&pstates).zip(layouts) {
-            entry.remember(&pstate.name, layout, id.0 >= pstates_before)?;
+        for ((pstate, id), layout) in definition.pstates.iter().zip(&pstates).zip(&layouts) {
+            entry.remember(&pstate.name, layout.clone(), id.0 >= pstates_before)?;
         }
         self.check_readable(&definition.name)?;
         Ok(Installed {
@@ -267,6 +283,7 @@ impl Catalogue {
             topologies,
             dead_letters,
             fields,
+            layouts,
         })
     }
 }

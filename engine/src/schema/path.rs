@@ -8,9 +8,9 @@ use std::marker::PhantomData;
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 use super::aggregate::{Adds, Change};
-use super::plan::{RangeOp, ReadOp, ReadPlan, Removal, Target};
+use super::plan::{ItemsOp, RangeOp, ReadOp, ReadPlan, Removal, Target};
 use super::sizes::{self, Counting, Uncounted};
-use super::{Data, Field, Is, List, Map, Position, Record, Set, Sub, list};
+use super::{Data, Field, Is, List, Map, Position, Record, RowOf, Set, Sub, list};
 use crate::codec::{EncodeKey, Error, KEY_BYTES_MAX, Key, KeyBuf, Placement, Result};
 use crate::types::PStateId;
 
@@ -29,6 +29,10 @@ pub enum One {}
 /// How many: one or none.
 #[derive(Clone, Copy, Debug)]
 pub enum Maybe {}
+
+/// How many: one or none, which has to be looked for: such a path is read, and not written blindly.
+#[derive(Clone, Copy, Debug)]
+pub enum AtIndex {}
 
 /// How many: any number, in key order.
 #[derive(Clone, Copy, Debug)]
@@ -213,6 +217,41 @@ impl<S, M, O> Path<S, M, O> {
     }
 }
 
+impl<T: Data, M: Direct, O> Path<Sub<List<T>>, M, O> {
+    /// The item at a place of the list, counted from 0, if there are so many. One scan of at most 64 rows for
+    /// each level of the list finds it. (The last ones are had by `.all().reverse().limit(n)`.)
+    ///
+    /// ```
+    /// use tidemill::schema::{List, Map, Sub};
+    /// use tidemill::testing::TestPState;
+    ///
+    /// let posts = TestPState::<Map<u32, Sub<List<String>>>>::new()?;
+    /// posts.run(async |at| {
+    ///     for text in ["a", "b", "c"] {
+    ///         at.push(posts.token().key(7), text.to_owned()).await?;
+    ///     }
+    ///     Ok(())
+    /// }).unwrap();
+    /// let of_ann = posts.token().key(7);
+    /// assert_eq!(posts.select(of_ann.clone().item(1)).unwrap().as_deref(), Some("b"));
+    /// assert_eq!(posts.select(of_ann.items(1..9)).unwrap(), ["b", "c"]);
+    /// # Ok::<(), tidemill::codec::Error>(())
+    /// ```
+    #[must_use]
+    pub fn item(mut self, index: u64) -> Path<T, AtIndex, O> {
+        self.raw.items::<Sub<List<T>>>(index, 1);
+        Path::from_raw(self.raw)
+    }
+
+    /// The items whose places lie in a range, in the order of the list; fewer where it is shorter.
+    #[must_use]
+    pub fn items(mut self, indexes: Range<u64>) -> Path<Item<T>, Many, O> {
+        let count = indexes.end.saturating_sub(indexes.start);
+        self.raw.items::<Sub<List<T>>>(indexes.start, count);
+        Path::from_raw(self.raw)
+    }
+}
+
 impl<S: Listed, M: Direct, O> Path<S, M, O> {
     /// The key of the list, where it leaves `room` bytes for what its rows have behind it.
     ///
@@ -245,8 +284,10 @@ impl<S, O> Path<S, Many, O> {
     /// Highest key first.
     #[must_use]
     pub fn reverse(mut self) -> Self {
-        if let Some(range) = self.raw.range_mut() {
-            range.reverse = !range.reverse;
+        match self.raw.more.as_deref_mut() {
+            Some(More::Range(range)) => range.reverse = !range.reverse,
+            Some(More::Items(items)) => items.reverse = !items.reverse,
+            Some(More::TooLong { .. }) | None => {}
         }
         self
     }
@@ -254,10 +295,27 @@ impl<S, O> Path<S, Many, O> {
     /// At most `count` elements: the first ones, or with [`Path::reverse`] the last ones.
     #[must_use]
     pub fn limit(mut self, count: u64) -> Self {
-        if let Some(range) = self.raw.range_mut() {
-            range.limit = Some(range.limit.map_or(count, |before| before.min(count)));
+        match self.raw.more.as_deref_mut() {
+            Some(More::Range(range)) => {
+                range.limit = Some(range.limit.map_or(count, |before| before.min(count)));
+            }
+            Some(More::Items(items)) => {
+                items.limit = items.limit.min(count);
+                if !items.reverse {
+                    items.count = items.count.min(count);
+                }
+            }
+            Some(More::TooLong { .. }) | None => {}
         }
         self
+    }
+
+    /// What it reads.
+    pub(crate) fn plan(self) -> Result<ReadPlan>
+    where
+        S: RowOf,
+    {
+        self.raw.read(What::Rows { keys_only: S::KEYS_ONLY })
     }
 
     /// The rows it leads to, for whoever wants to delete them.
@@ -298,6 +356,8 @@ struct RawPath {
 enum More {
     /// The path ends in a range.
     Range(RangeOp),
+    /// The path ends in items of a list.
+    Items(ItemsOp),
     /// The path has no key.
     TooLong { part: u8, part_type: &'static str, bytes: usize },
 }
@@ -338,10 +398,17 @@ impl RawPath {
         }
     }
 
-    fn range_mut(&mut self) -> Option<&mut RangeOp> {
-        match self.more.as_deref_mut() {
-            Some(More::Range(range)) => Some(range),
-            Some(More::TooLong { .. }) | None => None,
+    /// Ends the path in items of the list that it leads to.
+    fn items<L>(&mut self, from: u64, count: u64) {
+        let bytes = self.key.len() + list::KEY_BYTES;
+        self.parts = self.parts.saturating_add(1);
+        if bytes > KEY_BYTES_MAX {
+            self.too_long::<L>(bytes);
+        }
+        if self.more.is_none() {
+            let items =
+                ItemsOp { list: self.key.clone(), from, count, reverse: false, limit: u64::MAX };
+            self.more = Some(Box::new(More::Items(items)));
         }
     }
 
@@ -369,7 +436,9 @@ impl RawPath {
             Some(&More::TooLong { part, part_type, bytes }) => {
                 return Err(self.too_long_error(part, part_type, bytes));
             }
-            Some(More::Range(_)) => unreachable!("a range is not a direct path"),
+            Some(More::Range(_) | More::Items(_)) => {
+                unreachable!("a range is not a direct path")
+            }
         }
         assert!(self.parts > 0, "a token alone is not a path to one element");
         Ok(Target { pstate: self.pstate, place: self.place(), key: self.key })
@@ -392,7 +461,8 @@ impl RawPath {
             (Some(More::TooLong { part, part_type, bytes }), _) => {
                 return Err(self.too_long_error(part, part_type, bytes));
             }
-            (None, What::Rows { .. }) | (Some(More::Range(_)), _) => {
+            (Some(More::Items(items)), What::Rows { .. }) => ReadOp::Items(Box::new(items)),
+            (None, What::Rows { .. }) | (Some(More::Range(_) | More::Items(_)), _) => {
                 unreachable!("a path is a range exactly if its type says Many")
             }
         };
@@ -723,6 +793,7 @@ impl<S, M, O> fmt::Debug for Path<S, M, O> {
         match self.raw.more.as_deref() {
             None => {}
             Some(More::Range(range)) => write!(f, ", {range:?}")?,
+            Some(More::Items(items)) => write!(f, ", {items:?}")?,
             Some(More::TooLong { bytes, .. }) => write!(f, ", too long: {bytes} bytes")?,
         }
         f.write_str(")")

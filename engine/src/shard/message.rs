@@ -1,15 +1,17 @@
 //! What reaches a shard through the mesh, from its peers and from clients. Values are moved.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_channel::oneshot;
 
 use crate::depot::Batch;
 use crate::error::{Error, Result};
 use crate::journal::JournalId;
-use crate::module::Definition;
+use crate::module::{Definition, PStateIndex};
 use crate::node::Installed;
 use crate::node::pins::Pin;
+use crate::schema::ast::{Functions, Query, Value};
 use crate::schema::{self, ReadOp};
 use crate::shard::entry::Transaction;
 use crate::topology::{NodeIndex, Rows};
@@ -36,6 +38,8 @@ pub(crate) enum Message {
     Append(AppendRequest),
     /// Reads of one partition at one moment.
     Read(ReadRequest),
+    /// A query of one partition.
+    Walk(WalkRequest),
     /// Records of one depot partition.
     ReadDepot(ReadDepotRequest),
     /// The effects of everything below an offset.
@@ -126,7 +130,23 @@ pub(crate) struct ReadRequest {
     pub(crate) partition: PartitionId,
     pub(crate) operations: Vec<ReadOperation>,
     pub(crate) when: When,
+    /// How long it may take here.
+    pub(crate) within: Option<Duration>,
     pub(crate) reply: Reply<Vec<ReadAnswer>>,
+}
+
+/// A query that stays in one partition.
+#[derive(Debug)]
+pub(crate) struct WalkRequest {
+    pub(crate) module: Arc<Installed>,
+    pub(crate) partition: PartitionId,
+    pub(crate) pstate: PStateIndex,
+    pub(crate) query: Query,
+    pub(crate) functions: Functions,
+    pub(crate) when: When,
+    /// How long it may take here.
+    pub(crate) within: Option<Duration>,
+    pub(crate) reply: Reply<Vec<Value>>,
 }
 
 /// The moment that is read.

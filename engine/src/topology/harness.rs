@@ -17,7 +17,9 @@ use bytes::Bytes;
 
 use super::{Definition, EventFailure, NodeIndex, Origin, Outgoing, Record, Row, Rows, Scan};
 use crate::codec::{self, FieldTable};
-use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy};
+use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy, Traced};
+use crate::schema::list::{self, List};
+use crate::schema::plan::RangeOp;
 use crate::schema::{Answer, Layout, ReadOp, Rows as FoundRows, Select};
 use crate::testing::{Io, counted};
 use crate::types::{Offset, PartitionId, WallTime};
@@ -37,6 +39,7 @@ type Written = (State, Vec<(DepotIndex, Bytes)>);
 pub struct Harness {
     module: module::Definition,
     fields: FieldTable,
+    layouts: Vec<Layout>,
     /// The layouts of `PState`s in which sizes are kept.
     sizes: Vec<Option<Layout>>,
     partitions: Vec<Partition>,
@@ -83,9 +86,11 @@ impl Harness {
         assert!(partitions.is_power_of_two());
         let traced = module.trace(FieldTable::new())?;
         let sizes = traced.sizes();
+        let Traced { fields, layouts } = traced;
         Ok(Self {
             module,
-            fields: traced.fields,
+            fields,
+            layouts,
             sizes,
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
             read: BTreeMap::new(),
@@ -279,6 +284,16 @@ impl Harness {
                     }
                     Part::Rows(rows)
                 }
+                ReadOp::Items(items) => {
+                    let [partition] = partitions else { unreachable!("a list has a first key") };
+                    let rows = StateRows { state: &partition.state, pstate };
+                    let list = List::new(&rows, &items.list);
+                    match block_on(list.slice(items.from, items.count)) {
+                        Ok(found) => Part::Rows(items.rows(&found)),
+                        Err(list::Error::Rows(never)) => match never {},
+                        Err(error) => panic!("a list is damaged: {error:?}"),
+                    }
+                }
             }
         };
         let parts: Vec<_> = reads.as_slice().iter().map(found).collect();
@@ -306,8 +321,45 @@ impl Harness {
         rows.collect()
     }
 
+    /// The name of a `PState`, and how it lies in rows.
+    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+        let place = pstate.0 as usize;
+        (&self.module.pstates[place].name, &self.layouts[place])
+    }
+
     fn count(&self) -> u32 {
         u32::try_from(self.partitions.len()).expect("made from a u32")
+    }
+}
+
+/// The rows of a `PState` in a partition's state.
+struct StateRows<'s> {
+    state: &'s State,
+    pstate: PStateIndex,
+}
+
+impl list::Rows for StateRows<'_> {
+    type Error = std::convert::Infallible;
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Self::Error> {
+        Ok(self.state.get(&(self.pstate, key.to_vec())).cloned())
+    }
+
+    async fn scan(&self, range: &RangeOp) -> Result<Vec<list::Row>, Self::Error> {
+        let limit = range.limit.and_then(|limit| usize::try_from(limit).ok());
+        let scan = Scan {
+            from: &range.from,
+            to: range.to.as_deref(),
+            reverse: range.reverse,
+            limit: limit.unwrap_or(usize::MAX),
+            keys_only: range.keys_only,
+        };
+        let mut rows = Vec::new();
+        visit_range(self.state, self.pstate, scan, &mut |key, value| {
+            rows.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        });
+        Ok(rows)
     }
 }
 

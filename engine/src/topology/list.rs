@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use super::read::{fetch, index as index_of, scan};
 use super::{At, Context, StateError};
-use crate::codec::{Error as CodecError, decode, encode};
-use crate::schema::list::{self, Row, Rows};
+use crate::codec::{Error as CodecError, KeyBuf, decode, encode};
+use crate::schema::list::{self, Edits, Row, Rows};
 use crate::schema::path::Listed;
-use crate::schema::plan::RangeOp;
-use crate::schema::{Data, Direct, OwnedBy, Path, Target};
+use crate::schema::plan::{ItemsOp, RangeOp};
+use crate::schema::{Data, Direct, OwnedBy, Path, Rows as FoundRows};
+use crate::types::PStateId;
 
 /// Lists. Indexes begin at 0. An edit costs as much as the list has levels, of which 64 to the power of their
 /// number is the length: see `schema/list.rs`.
@@ -106,11 +107,24 @@ impl<O> At<'_, O> {
     }
 }
 
+/// Items of a list of this partition.
+pub(super) async fn items(
+    context: &Context<'_>,
+    pstate: PStateId,
+    items: &ItemsOp,
+) -> Result<FoundRows, StateError> {
+    let place = Place { context, op: "read", pstate, key: items.list.clone() };
+    let found = place.list().slice(items.from, items.count).await;
+    Ok(items.rows(&place.done(items.from, found)?))
+}
+
 /// Where a list lies, and what is done there.
 struct Place<'c, 'a> {
     context: &'c Context<'a>,
     op: &'static str,
-    target: Target,
+    pstate: PStateId,
+    /// What the keys of its rows begin with.
+    key: KeyBuf,
 }
 
 impl<'c, 'a> Place<'c, 'a> {
@@ -123,11 +137,11 @@ impl<'c, 'a> Place<'c, 'a> {
         let target = path.list_target(list::KEY_BYTES);
         let target = target.map_err(|error| context.refused(op, error))?;
         context.check_target(op, &target)?;
-        Ok(Self { context, op, target })
+        Ok(Self { context, op, pstate: target.pstate, key: target.key })
     }
 
     fn list(&self) -> list::List<'_, Self> {
-        list::List::new(self, &self.target.key)
+        list::List::new(self, &self.key)
     }
 
     fn encoded<T: Data>(&self, value: &T) -> Result<Vec<u8>, StateError> {
@@ -147,7 +161,7 @@ impl<'c, 'a> Place<'c, 'a> {
             list::Error::Malformed(problem) => self.undecodable(list::malformed(problem)),
             list::Error::Beyond { count } => StateError::Beyond {
                 op: self.op,
-                pstate: index_of(self.target.pstate),
+                pstate: index_of(self.pstate),
                 partition: self.context.local().partition(),
                 index,
                 count,
@@ -156,7 +170,7 @@ impl<'c, 'a> Place<'c, 'a> {
     }
 
     fn undecodable(&self, error: CodecError) -> StateError {
-        self.context.undecodable(self.target.pstate, error)
+        self.context.undecodable(self.pstate, error)
     }
 }
 
@@ -165,25 +179,27 @@ impl Rows for Place<'_, '_> {
 
     async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         let copy = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
-        fetch(self.context, self.target.pstate, key, copy).await
+        fetch(self.context, self.pstate, key, copy).await
     }
 
     async fn scan(&self, range: &RangeOp) -> Result<Vec<Row>, StateError> {
-        let rows = scan(self.context, self.target.pstate, range).await?;
+        let rows = scan(self.context, self.pstate, range).await?;
         Ok(rows.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect())
     }
+}
 
+impl Edits for Place<'_, '_> {
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        self.context.put(index_of(self.target.pstate), key, value, None)
+        self.context.put(index_of(self.pstate), key, value, None)
     }
 
     fn delete(&self, key: &[u8]) -> Result<(), StateError> {
-        self.context.delete(index_of(self.target.pstate), key, None)
+        self.context.delete(index_of(self.pstate), key, None)
     }
 
     /// Of rows that are no heads, so nobody counts them.
     fn delete_range(&self, from: &[u8], to: &[u8]) -> Result<(), StateError> {
-        let pstate = index_of(self.target.pstate);
+        let pstate = index_of(self.pstate);
         self.context.noted(self.context.local().delete_range(pstate, from, Some(to)))
     }
 }

@@ -19,6 +19,7 @@ mod limits;
 mod lists;
 mod memory;
 mod notes;
+mod reads;
 mod rejects;
 mod reopening;
 mod sizes;

@@ -62,3 +62,13 @@
 //! let _ = texts.key(7).key(3);
 //! # }
 //! ```
+//!
+//! Nor is one of its items put blindly, which has to be found first; `replace` does:
+//!
+//! ```compile_fail,E0277
+//! # use tidemill::schema::{List, Map, Owned, Sub};
+//! # use tidemill::topology::{At, StateError};
+//! # fn wrong<O>(at: At<'_, O>, texts: Owned<Map<u32, Sub<List<String>>>, O>) -> Result<(), StateError> {
+//! at.put(texts.key(7).item(0), "a".to_owned())
+//! # }
+//! ```
