@@ -56,6 +56,8 @@ named! {
         DealtBeforeFolded = "dealt-before-folded",
         /// What a snapshot holds is let go while it is read, and nobody tells its reader.
         SnapshotReleasedWhileRead = "snapshot-released-while-read",
+        /// A subscriber that reads its value anew misses the first microbatch above the id that it reads at.
+        DiffLostAtResync = "diff-lost-at-resync",
     }
 }
 

@@ -23,6 +23,7 @@ mod rejects;
 mod reopening;
 mod snapshots;
 mod stopped;
+mod subscriptions;
 
 /// What [`kit::Process`] can run in a process of its own, by name.
 type Child = (&'static str, fn(&std::path::Path));
