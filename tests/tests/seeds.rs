@@ -109,6 +109,7 @@ fn planted_bugs_are_caught() {
         ("engine", Plant::PrepareForgotten),
         ("engine", Plant::OffsetsWithoutState),
         ("engine", Plant::SnapshotReleasedWhileRead),
+        ("engine", Plant::DiffLostAtResync),
     ];
     let mut caught = BTreeMap::new();
     for (name, plant) in plants {
