@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! Engine     one open directory: launch, counters, reopen a shard, close
-//! Launched   one running module: append (append.rs), select (select.rs), pages (pages.rs), query (query.rs), snapshot (snapshot.rs), wait (wait.rs),
-//!            depots (records.rs)
+//! Launched   one running module: append (append.rs), select (select.rs), pages (pages.rs), query (query.rs),
+//!            snapshot (snapshot.rs), subscribe (subscribe.rs), wait (wait.rs), depots (records.rs)
 //! Append     an append on its way: a future
 //! ```
 
@@ -32,6 +32,7 @@ mod query;
 mod records;
 mod select;
 mod snapshot;
+mod subscribe;
 mod wait;
 
 pub use append::{Append, AppendMany, Appended};
@@ -41,6 +42,7 @@ pub use query::Querying;
 pub use records::{DepotRecord, Rejected};
 pub use select::{Selecting, SelectingMany};
 pub use snapshot::Snapshot;
+pub use subscribe::Subscription;
 
 /// An open data directory. Clones are handles to the same engine; the last one dropped ends it as a
 /// crash would, [`Engine::close`] ends it cleanly.

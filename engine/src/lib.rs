@@ -68,6 +68,7 @@ pub mod probe;
 pub mod pstate;
 pub mod schema;
 pub mod shard;
+pub mod subscribe;
 pub mod testing;
 pub mod topology;
 pub mod types;

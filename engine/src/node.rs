@@ -63,6 +63,12 @@ pub struct Options {
     /// nobody reads older ids. If it is not enough, the oldest goes, and its readers get `SnapshotExpired`.
     /// Default: a sixteenth of `memory_bytes`.
     pub history_bytes_max: Option<u64>,
+    /// Bytes of changes that may wait for one subscriber. More is a gap: they are dropped, and the subscriber reads
+    /// its value anew. Default: 1 MiB.
+    pub subscription_bytes_max: u64,
+    /// After this time at most, a subscriber learns how far its topology is visible although nothing has changed
+    /// for it, and one that went away is forgotten. Default: one second.
+    pub subscription_heartbeat: Duration,
     /// Segment sizes and windows of depots.
     pub depot: depot::Options,
     /// How shards share the cores with other threads; of no use on another platform than production's.
@@ -86,6 +92,8 @@ impl Default for Options {
             hop_bytes_max: 4 << 20,
             history: Duration::ZERO,
             history_bytes_max: None,
+            subscription_bytes_max: 1 << 20,
+            subscription_heartbeat: Duration::from_secs(1),
             depot: depot::Options::default(),
             threads: production::Threads::default(),
             event_hook: None,
@@ -156,6 +164,10 @@ impl Options {
             (
                 self.hop_bytes_max > 0,
                 "hop_bytes_max is 0: nothing could be sent from shard to shard".to_owned(),
+            ),
+            (
+                self.subscription_heartbeat > Duration::ZERO,
+                "subscription_heartbeat is 0: shards would do nothing else".to_owned(),
             ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {

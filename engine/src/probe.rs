@@ -58,6 +58,8 @@ named! {
         SnapshotReleasedWhileRead = "snapshot-released-while-read",
         /// Recovery forgets the heads of collections, which say how many elements they have.
         SizeForgottenInCrash = "size-forgotten-in-crash",
+        /// A subscriber that reads its value anew misses the first microbatch above the id that it reads at.
+        DiffLostAtResync = "diff-lost-at-resync",
     }
 }
 

@@ -49,6 +49,7 @@ mod verify;
 pub use history::Wanted;
 use layer::{Layer, Part};
 pub use read::{Loaded, Miss};
+pub(crate) use run::RunPart;
 pub use run::{Run, RunError, Write, WriteSet};
 pub use verify::{Finding, Row, Verified, verify, verify_rows};
 
@@ -284,6 +285,19 @@ impl Store {
         let mut state = self.inner.state.borrow_mut();
         let stack = state.stacks.entry(topology).or_default();
         stack.visible = stack.visible.max(id);
+    }
+
+    /// The stacked runs of `topology` with an id above one and up to another, in that order.
+    pub(crate) fn stacked_runs(
+        &self,
+        topology: TopologyId,
+        above: MicrobatchId,
+        through: MicrobatchId,
+    ) -> Vec<(MicrobatchId, Rc<Run>)> {
+        let state = self.inner.state.borrow();
+        let runs = state.stacks.get(&topology).map(|stack| stack.runs.iter());
+        let runs = runs.into_iter().flatten();
+        runs.filter(|(id, _)| above < *id && *id <= through).cloned().collect()
     }
 
     /// Moves the lowest stacked run of `topology`, which must be `id`, into the memtable; from then on it

@@ -42,6 +42,7 @@ mod pressure;
 pub(crate) mod read;
 pub(crate) mod recover;
 pub(crate) mod setup;
+mod subscribers;
 mod tails;
 #[cfg(test)]
 mod tests;
@@ -68,6 +69,7 @@ pub(crate) struct Shard {
     pub(crate) partitions: BTreeMap<PartitionId, Rc<Partition>>,
     topologies: RefCell<BTreeMap<TopologyId, Rc<Topology>>>,
     appends: append::Queue,
+    subscribers: subscribers::Subscribers,
     pressure: pressure::Pressure,
     tails: tails::Tails,
     /// Something is visible and not merged, and a task merges.
@@ -152,6 +154,7 @@ impl Shard {
             partitions,
             topologies: RefCell::default(),
             appends: append::Queue::default(),
+            subscribers: subscribers::Subscribers::default(),
             pressure: pressure::Pressure::default(),
             tails: tails::Tails::default(),
             merge_due: Cell::default(),
@@ -228,6 +231,7 @@ impl Shard {
         env.spawn(Class::Client, "append", Rc::clone(self).run_appends());
         env.spawn(Class::Background, "fold", Rc::clone(self).run_folds());
         env.spawn(Class::Background, "flush", Rc::clone(self).run_tails());
+        env.spawn(Class::Client, "heartbeat", Rc::clone(self).run_heartbeats());
     }
 
     async fn receive(self: Rc<Self>) {
@@ -250,6 +254,8 @@ impl Shard {
             Message::Append(request) => self.appends.push(request, self.queue_bytes_max()),
             Message::Read(request) => self.read(request),
             Message::Walk(request) => self.walk(request),
+            Message::Subscribe(request) => self.subscribe(request),
+            Message::Page(request) => self.page(request),
             Message::ReadDepot(request) => self.read_depot(request),
             Message::Wait(request) => self.wait(request),
             Message::Control { from, to, bytes } => self.control(sender, (from, to), &bytes),
@@ -368,6 +374,7 @@ impl Shard {
             folds_least: folds_least.unwrap_or_default(),
             overlay_bytes: overlay,
             history_bytes: self.history_bytes(),
+            subscribers: self.subscribers_count(),
             page_hits: pages.hits,
             page_misses: pages.misses,
             ..self.counters.borrow().clone()

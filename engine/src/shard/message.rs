@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 
+use crate::codec::KeyBuf;
 use crate::depot::Batch;
 use crate::error::{Error, Result};
 use crate::journal::JournalId;
@@ -14,6 +15,8 @@ use crate::node::pins::Pin;
 use crate::schema::ast::{Functions, Query, Value};
 use crate::schema::{self, ReadOp};
 use crate::shard::entry::Transaction;
+use crate::subscribe::index::Watch;
+use crate::subscribe::queue::Receiver;
 use crate::topology::{NodeIndex, Rows};
 use crate::types::{
     DepotId, MicrobatchId, Offset, PStateId, PartitionId, Run, ShardId, TopologyId,
@@ -40,6 +43,10 @@ pub(crate) enum Message {
     Read(ReadRequest),
     /// A query of one partition.
     Walk(WalkRequest),
+    /// Somebody wants to know what becomes of some rows.
+    Subscribe(SubscribeRequest),
+    /// What they are at the id from which that is told.
+    Page(PageRequest),
     /// Records of one depot partition.
     ReadDepot(ReadDepotRequest),
     /// The effects of everything below an offset.
@@ -177,6 +184,45 @@ pub(crate) enum ReadAnswer {
 }
 
 #[derive(Debug)]
+pub(crate) struct SubscribeRequest {
+    pub(crate) module: Arc<Installed>,
+    /// The place of the topology that writes what is watched among those of its module.
+    pub(crate) owner: usize,
+    pub(crate) partition: PartitionId,
+    pub(crate) watch: Watch,
+    /// The subscriber had registered before, and has missed something.
+    pub(crate) again: bool,
+    pub(crate) reply: Reply<Subscribed>,
+}
+
+/// A registration: from `id` on, which the pin holds, everything comes through the queue.
+#[derive(Debug)]
+pub(crate) struct Subscribed {
+    pub(crate) pin: Arc<Pin>,
+    pub(crate) id: MicrobatchId,
+    pub(crate) queue: Receiver,
+}
+
+#[derive(Debug)]
+pub(crate) struct PageRequest {
+    pub(crate) pin: Arc<Pin>,
+    /// As in the registration, like the next two.
+    pub(crate) owner: usize,
+    pub(crate) partition: PartitionId,
+    pub(crate) watch: Watch,
+    /// The last key of the page before.
+    pub(crate) after: Option<KeyBuf>,
+    pub(crate) reply: Reply<Page>,
+}
+
+/// Rows of a range, in order.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) rows: schema::Rows,
+    pub(crate) is_last: bool,
+}
+
+#[derive(Debug)]
 pub(crate) struct ReadDepotRequest {
     pub(crate) depot: DepotId,
     pub(crate) partition: PartitionId,
@@ -268,6 +314,8 @@ pub struct Counters {
     pub history_bytes: u64,
     /// Times that some of that had to be given up although somebody wanted it.
     pub history_drops: u64,
+    /// Subscribers.
+    pub subscribers: u64,
     /// Pages found in memory, and read from disk.
     pub page_hits: u64,
     /// See `page_hits`.
@@ -298,6 +346,7 @@ impl Counters {
             overlay_bytes: self.overlay_bytes + other.overlay_bytes,
             history_bytes: self.history_bytes + other.history_bytes,
             history_drops: self.history_drops + other.history_drops,
+            subscribers: self.subscribers + other.subscribers,
             page_hits: self.page_hits + other.page_hits,
             page_misses: self.page_misses + other.page_misses,
         }

@@ -174,6 +174,11 @@ impl Topology {
         Placement::of(name.as_bytes()).partition(partitions)
     }
 
+    /// How far readers of this shard see it.
+    pub(super) fn visible(&self) -> MicrobatchId {
+        self.visible.get()
+    }
+
     pub(super) fn definition(&self) -> &topology::Definition {
         &self.module.definition.topologies[self.place]
     }

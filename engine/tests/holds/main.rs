@@ -25,6 +25,7 @@ mod reopening;
 mod sizes;
 mod snapshots;
 mod stopped;
+mod subscriptions;
 
 /// What [`kit::Process`] can run in a process of its own, by name.
 type Child = (&'static str, fn(&std::path::Path));

@@ -19,6 +19,7 @@ use crate::world::World;
 
 mod clients;
 mod contents;
+mod followers;
 mod healing;
 mod history;
 mod life;

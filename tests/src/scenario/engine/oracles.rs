@@ -4,6 +4,7 @@ pub(super) mod acknowledged;
 pub(super) mod applied;
 pub(super) mod explained;
 pub(super) mod folded;
+pub(super) mod followed;
 pub(super) mod offline;
 pub(super) mod once;
 pub(super) mod sized;

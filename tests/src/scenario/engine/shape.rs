@@ -49,6 +49,8 @@ impl Shape {
                 microbatch_bytes_max: 1 << 20,
                 history: Duration::ZERO,
                 history_bytes_max: Some(*random.pick(&[HISTORY_ROOMY, HISTORY_ROOMY, 128 << 10])),
+                subscription_bytes_max: *random.pick(&[1 << 20, 250, 250]),
+                subscription_heartbeat: Duration::from_millis(10),
                 hop_bytes_max: *random.pick(&[1 << 20, 1, 300, 4 << 10]),
                 depot: depot::Options {
                     allocation_bytes_min: 16 << 10,
