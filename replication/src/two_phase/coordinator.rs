@@ -56,6 +56,8 @@ pub struct Coordinator {
     /// is applied, so that no attempt runs on a shard that does not hold the state below it.
     settling: bool,
     pause_asked: bool,
+    /// No attempt starts, be it of a new id or of one that failed.
+    held: bool,
     /// The pause reason given last.
     pause: Option<PauseReason>,
     token: Token,
@@ -112,6 +114,7 @@ impl Coordinator {
             down: BTreeSet::new(),
             settling: true,
             pause_asked: false,
+            held: false,
             pause: None,
             token: Token(0),
             wake_ns: None,
@@ -176,6 +179,8 @@ impl Coordinator {
             Input::Wake => self.wake_ns = None,
             Input::Pause => self.pause_asked = true,
             Input::Resume => self.on_resume(),
+            Input::Hold => self.held = true,
+            Input::Release => self.held = false,
         }
         if self.started {
             self.advance(now_ns, effects);
@@ -521,7 +526,7 @@ impl Coordinator {
         }
         self.tell_pause(effects);
         let mut wake_ns = None;
-        if !self.settling && self.down.is_empty() {
+        if !self.settling && self.down.is_empty() && !self.held {
             self.start_waiting(now_ns, &mut wake_ns, effects);
             self.start_next(effects);
         }
@@ -749,6 +754,16 @@ impl Coordinator {
     /// read.
     pub fn is_caught_up(&self) -> bool {
         self.flights.is_empty() && self.unapplied.is_empty() && self.unread().is_empty()
+    }
+
+    /// Whether it is held, and everything that was begun is decided, and applied by all, or aborted. What was
+    /// sent before may still be on its way.
+    pub fn is_at_rest(&self) -> bool {
+        self.held
+            && self.started
+            && self.down.is_empty()
+            && self.unapplied.is_empty()
+            && self.flights.iter().all(Flight::is_waiting)
     }
 
     /// Where the sources stand after all that is planned.
