@@ -29,6 +29,7 @@ use crate::types::{ShardId, Time, WallTime};
 
 mod below;
 mod buf;
+pub(crate) mod copy;
 pub mod memory;
 pub mod production;
 pub mod suite;

@@ -56,6 +56,8 @@ named! {
         DealtBeforeFolded = "dealt-before-folded",
         /// What a snapshot holds is let go while it is read, and nobody tells its reader.
         SnapshotReleasedWhileRead = "snapshot-released-while-read",
+        /// Folds write over pages of a root that a backup is copying.
+        BackupForgetsHeldRoot = "backup-forgets-held-root",
     }
 }
 

@@ -16,8 +16,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::{
-    Below, Buf, Class, Clock, Disk, Env, File, LocalFuture, Mesh, Open, Parcel, Sender, Spawner, Sync,
-    WithBuf,
+    Below, Buf, Class, Clock, Disk, Env, File, LocalFuture, Mesh, Open, Parcel, Sender, Spawner,
+    Sync, WithBuf,
 };
 use crate::types::{ShardId, Time, WallTime};
 
