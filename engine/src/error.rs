@@ -76,6 +76,12 @@ pub enum Error {
         /// The lowest one above it that can be read in that partition.
         oldest: MicrobatchId,
     },
+    /// No backup was made. The engine goes on.
+    #[error("the backup was not made: {what}")]
+    Backup {
+        /// Why, and where.
+        what: String,
+    },
     /// The engine was closed.
     #[error("the engine is closed")]
     Closed,

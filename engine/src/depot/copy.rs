@@ -3,14 +3,16 @@
 //! Recorded bytes never change, so this runs beside everything else. They are checked on the way, block after
 //! block along the chain up to the recorded end of it.
 
+use std::rc::Rc;
+
 use crc32fast::Hasher;
 
 use super::Error;
-use super::format::{FIRST_BLOCK_AT, HEAD_BYTES, Head, Identity, Kind, Wrong, decode_header};
+use super::format::{HEAD_BYTES, Head, Identity, Kind, Wrong, decode_header};
 use super::segment::Walk;
 use super::state::SegmentState;
 use crate::env::copy::{PIECE_BYTES, Pieces, TargetError};
-use crate::env::{BLOCK_BYTES, Buf, Env, IO_BYTES_MAX, Open, Sync, read_full, write_full};
+use crate::env::{BLOCK_BYTES, Buf, Env, File, IO_BYTES_MAX, Open, Sync, read_full, write_full};
 use crate::types::{DepotId, PartitionId};
 
 /// Why there is no copy.
@@ -72,7 +74,7 @@ impl Recorded {
     }
 
     /// Makes the file `path` of `to`, which must not exist, with the recorded bytes of that of `from`; synced,
-    /// but for its name.
+    /// but for its name. What an earlier copy has of it, at that path of `earlier`, is taken from there.
     ///
     /// # Errors
     /// See [`CopyError`]; what there is of the copy is of no use.
@@ -81,46 +83,89 @@ impl Recorded {
         path: &str,
         from: &Env,
         to: &Env,
+        earlier: Option<&Env>,
         pieces: &dyn Pieces,
     ) -> Result<(), CopyError> {
-        let read_error =
-            |op, at, source| CopyError::Source(Error::Io { op, file: path.to_owned(), at, source });
-        let corrupt =
-            |byte, what| CopyError::Source(Error::Corrupt { file: path.to_owned(), byte, what });
         let opened = from.disk().open(path, Open::Existing).await;
         let source = opened.map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => corrupt(0, "the file is missing"),
-            _ => read_error("open", 0, error),
+            std::io::ErrorKind::NotFound => corrupt(path, 0, "the file is missing"),
+            _ => read_error("open", path, 0, error),
         })?;
         let made = to.disk().open(path, Open::New).await;
         let target = made.map_err(TargetError::of("create", path, 0))?;
         let bytes = self.state.bytes;
         // Nothing below meets a full disk then.
         target.allocate(bytes).await.map_err(TargetError::of("allocate", path, bytes))?;
-        let mut chain = Chain::new(*self);
-        let mut at = 0;
-        while at < bytes {
-            let piece = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(PIECE_BYTES);
-            let (read, buf) = read_full(&*source, at, Buf::zeroed(piece)).await;
-            read.map_err(|error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => corrupt(at, "the file is cut short"),
-                _ => read_error("read", at, error),
-            })?;
-            chain.take(&buf).map_err(|(byte, what)| corrupt(byte, what))?;
-            let (written, _) = write_full(&*target, at, buf, Sync::No).await;
-            written.map_err(TargetError::of("write", path, at))?;
-            at += piece as u64;
-            if !pieces.done(piece as u64, false) {
-                return Err(CopyError::Stopped);
+        let earlier = match earlier {
+            Some(earlier) => earlier.disk().open(path, Open::Existing).await.ok(),
+            None => None,
+        };
+        let copying = Copying { recorded: *self, path, env: from, source, target, pieces };
+        match copying.run(earlier.as_deref()).await {
+            // What the earlier copy has is not the beginning of this segment, or damaged.
+            Err(CopyError::Source(Error::Corrupt { .. })) if earlier.is_some() => {
+                copying.run(None).await?;
             }
-            if from.should_yield() {
-                from.yield_now().await;
-            }
+            result => result?,
         }
-        chain.end().map_err(|(byte, what)| corrupt(byte, what))?;
-        target.sync().await.map_err(TargetError::of("sync", path, 0))?;
+        copying.target.sync().await.map_err(TargetError::of("sync", path, 0))?;
         Ok(())
     }
+}
+
+/// One copying.
+struct Copying<'c> {
+    recorded: Recorded,
+    path: &'c str,
+    env: &'c Env,
+    source: Rc<dyn File>,
+    target: Rc<dyn File>,
+    pieces: &'c dyn Pieces,
+}
+
+impl Copying<'_> {
+    async fn run(&self, earlier: Option<&dyn File>) -> Result<(), CopyError> {
+        let (path, bytes) = (self.path, self.recorded.state.bytes);
+        let earlier_bytes = earlier.and_then(|file| file.len().ok()).unwrap_or_default();
+        let mut chain = Chain::new(self.recorded);
+        let (mut at, mut taken_over) = (0, 0);
+        while at < bytes {
+            let piece = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(PIECE_BYTES);
+            let end = at + piece as u64;
+            let old = earlier.filter(|_| end <= earlier_bytes);
+            let (read, buf) = read_full(old.unwrap_or(&*self.source), at, Buf::zeroed(piece)).await;
+            read.map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => corrupt(path, at, "the file is cut short"),
+                // The source may have what an earlier copy cannot give.
+                _ if old.is_some() => corrupt(path, at, "an earlier copy cannot be read"),
+                _ => read_error("read", path, at, error),
+            })?;
+            chain.take(&buf).map_err(|(byte, what)| corrupt(path, byte, what))?;
+            let (written, _) = write_full(&*self.target, at, buf, Sync::No).await;
+            written.map_err(TargetError::of("write", path, at))?;
+            // What is taken over counts when all of it has proved right.
+            let copied = if old.is_some() { 0 } else { piece as u64 };
+            taken_over += piece as u64 - copied;
+            if !self.pieces.done(copied, false) {
+                return Err(CopyError::Stopped);
+            }
+            if self.env.should_yield() {
+                self.env.yield_now().await;
+            }
+            at = end;
+        }
+        chain.end().map_err(|(byte, what)| corrupt(path, byte, what))?;
+        self.pieces.done(taken_over, true);
+        Ok(())
+    }
+}
+
+fn corrupt(path: &str, byte: u64, what: Wrong) -> CopyError {
+    CopyError::Source(Error::Corrupt { file: path.to_owned(), byte, what })
+}
+
+fn read_error(op: &'static str, path: &str, at: u64, source: std::io::Error) -> CopyError {
+    CopyError::Source(Error::Io { op, file: path.to_owned(), at, source })
 }
 
 /// Checks a segment that comes in pieces, each a multiple of [`BLOCK_BYTES`] long.
@@ -165,7 +210,7 @@ impl Chain {
             if (identity, chain) != (self.recorded.identity, self.walk.chain) {
                 return Err((0, "the header is that of another segment"));
             }
-            return Ok(FIRST_BLOCK_AT as usize);
+            return Ok(BLOCK_BYTES);
         }
         let (mut partial, from) = if let Some(partial) = self.partial.take() {
             (partial, 0)

@@ -359,27 +359,7 @@ impl Copy<'_> {
         let taken_over = found.is_some();
         let bytes = match found {
             Some(bytes) => bytes,
-            None => {
-                let (read, bytes) = read_full(&*held.file, at, buf()).await;
-                match read {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                        return Err(held.corrupt(at, "the file is cut short"));
-                    }
-                    Err(error) => {
-                        return Err(CopyError::Source(Error::io(
-                            "read",
-                            held.file.path(),
-                            at,
-                            error,
-                        )));
-                    }
-                }
-                if let Some((byte, what)) = is_sound(&bytes) {
-                    return Err(held.corrupt(byte, what));
-                }
-                bytes
-            }
+            None => self.read(at, buf(), is_sound).await?,
         };
         let bytes = self.write(at, bytes).await?;
         if !self.pieces.done(bytes.len() as u64, taken_over) {
@@ -390,6 +370,30 @@ impl Copy<'_> {
             env.yield_now().await;
         }
         Ok(bytes)
+    }
+
+    /// Reads pages of the store, and has them checked.
+    async fn read(
+        &self,
+        at: u64,
+        buf: Buf,
+        is_sound: &dyn Fn(&[u8]) -> Option<(u64, &'static str)>,
+    ) -> Result<Buf, CopyError> {
+        let held = self.held;
+        let (read, bytes) = read_full(&*held.file, at, buf).await;
+        match read {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(held.corrupt(at, "the file is cut short"));
+            }
+            Err(error) => {
+                return Err(CopyError::Source(Error::io("read", held.file.path(), at, error)));
+            }
+        }
+        match is_sound(&bytes) {
+            Some((byte, what)) => Err(held.corrupt(byte, what)),
+            None => Ok(bytes),
+        }
     }
 
     async fn write(&self, at: u64, bytes: Buf) -> Result<Buf, CopyError> {

@@ -66,6 +66,8 @@ pub(crate) struct Topology {
     wake_coordinator: Cell<Option<u64>>,
     pub(super) paused: RefCell<Option<String>>,
     started: Cell<bool>,
+    /// Nothing begins, for a backup.
+    pub(super) hold: RefCell<Option<super::backup::Hold>>,
 }
 
 /// Who waits for the effects of which record.
@@ -174,6 +176,11 @@ impl Topology {
         Placement::of(name.as_bytes()).partition(partitions)
     }
 
+    /// The coordinator, if it lives here.
+    pub(super) fn coordinator(&self) -> std::cell::Ref<'_, Option<coordinator::Coordinator>> {
+        self.coordinator.borrow()
+    }
+
     pub(super) fn definition(&self) -> &topology::Definition {
         &self.module.definition.topologies[self.place]
     }
@@ -265,6 +272,7 @@ impl Shard {
             wake_coordinator: Cell::default(),
             paused: RefCell::default(),
             started: Cell::default(),
+            hold: RefCell::default(),
         }
     }
 
@@ -454,6 +462,7 @@ impl Shard {
             }
         }
         topology.performing.set(false);
+        self.note_rest(topology);
     }
 
     fn perform_participant(self: &Rc<Self>, topology: &Rc<Topology>, effect: participant::Effect) {

@@ -540,6 +540,11 @@ impl Partition {
         depots.map(|depots| depots.map(|(depot, _)| *depot).collect()).unwrap_or_default()
     }
 
+    /// Whether something is committed that readers do not see yet.
+    pub(crate) fn hides_commits(&self) -> bool {
+        !self.unmerged.borrow().is_empty()
+    }
+
     /// The last id of a topology that was committed here.
     pub(crate) fn committed(&self, topology: TopologyId) -> MicrobatchId {
         self.committed.borrow().get(&topology).copied().unwrap_or_default()
@@ -783,6 +788,12 @@ pub(crate) struct Frozen {
     pub(crate) pending: Vec<Index>,
     states: Vec<(DepotId, Rc<Depot>, depot::State)>,
     layers: pstate::Frozen,
+}
+
+impl Frozen {
+    pub(crate) fn covers(&self) -> Index {
+        self.covers
+    }
 }
 
 /// What a fold contains now.

@@ -169,9 +169,9 @@ fn damage_is_named_and_copies_nothing_wrong() {
                 panic!("page {place}: {result:?}")
             };
             assert_eq!(file, PATH);
-            let at = u64::try_from(at).unwrap();
-            assert!(byte <= at && at < byte + EXTENT_BYTES as u64, "{at} is not at {byte}");
-            it.disk.damage(PATH, |file| file[at as usize] ^= 4);
+            let byte = usize::try_from(byte).unwrap();
+            assert!(byte <= at && at < byte + EXTENT_BYTES, "{at} is not at {byte}");
+            it.disk.damage(PATH, |file| file[at] ^= 4);
         }
     });
 }

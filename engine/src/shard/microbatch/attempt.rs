@@ -380,7 +380,7 @@ impl Shard {
         }
     }
 
-    fn topology(&self, id: TopologyId) -> Result<Rc<Topology>> {
+    pub(in crate::shard) fn topology(&self, id: TopologyId) -> Result<Rc<Topology>> {
         let found = self.topologies.borrow().get(&id).cloned();
         // Clients know no topology that was not launched, so this life of the shard is a new one.
         found.ok_or_else(|| Error::ShardStopped {
