@@ -1,10 +1,11 @@
 //! Reading everything back through the client API.
 
+use tidemill::backup;
 use tidemill::client::{Launched, Snapshot};
 use tidemill::error::{Error, Result};
 use tidemill::module::Depot;
 use tidemill::topology::Row;
-use tidemill::types::{Offset, PartitionId};
+use tidemill::types::{MicrobatchId, Offset, PartitionId};
 
 use super::history::{Kind, Place, Record};
 use super::module::Bank;
@@ -89,6 +90,39 @@ pub(super) async fn held(bank: &Launched<Bank>, snapshot: &Snapshot) -> Result<S
         sent: bank.select(bank.sent.all()).at(snapshot).await?.into_iter().collect(),
         counted: bank.select(bank.counted.all()).at(snapshot).await?.into_iter().collect(),
         happened: bank.select(bank.happened.all()).at(snapshot).await?.into_iter().collect(),
+        ..State::default()
+    })
+}
+
+/// What there was at the last microbatch that `backup` has of each topology, as far as it must add up.
+pub(super) async fn backed_up(bank: &Launched<Bank>, backup: &backup::Report) -> Result<State> {
+    let id = |topology| {
+        let mut found = backup.ids.iter().filter(|it| it.topology == topology);
+        found.next().map_or(MicrobatchId(0), |it| it.id)
+    };
+    let (ledger, tally, audit) = (id("ledger"), id("tally"), id(super::module::AUDIT));
+    Ok(State {
+        funds: bank.select(bank.funds.all()).as_of("ledger", ledger).await?.into_iter().collect(),
+        paid: bank.select(bank.paid.all()).as_of("ledger", ledger).await?.into_iter().collect(),
+        sent: bank.select(bank.sent.all()).as_of("ledger", ledger).await?.into_iter().collect(),
+        received: bank
+            .select(bank.received.all())
+            .as_of("tally", tally)
+            .await?
+            .into_iter()
+            .collect(),
+        counted: bank
+            .select(bank.counted.all())
+            .as_of(super::module::AUDIT, audit)
+            .await?
+            .into_iter()
+            .collect(),
+        happened: bank
+            .select(bank.happened.all())
+            .as_of(super::module::AUDIT, audit)
+            .await?
+            .into_iter()
+            .collect(),
         ..State::default()
     })
 }
