@@ -107,11 +107,10 @@ fn a_target_that_is_full_at_any_moment_costs_the_backup_and_nothing_else() {
                 Err(error) => panic!("{error}"),
             }
             assert!(own.contents("target/1/MANIFEST").is_none());
-            let opening =
-                boot(&env.with_disk(env.disk().elsewhere("target/1").unwrap()), &options());
             // Not even the mark may have been there.
             if own.contents("target/1/BACKUP").is_some_and(|mark| !mark.is_empty()) {
-                let error = opening.await.err().unwrap().to_string();
+                let unfinished = env.with_disk(env.disk().elsewhere("target/1").unwrap());
+                let error = boot(&unfinished, &options()).await.err().unwrap().to_string();
                 assert!(error.contains("was not finished"), "{error}");
             }
             room += 20_000;
