@@ -154,11 +154,10 @@ async fn clear(env: &Env) -> Result<bool, TargetError> {
         files.extend(list(&dir).await?.into_iter().map(|name| format!("{dir}/{name}")));
     }
     for path in files {
-        match disk.remove(&path).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(TargetError::of("remove", &path, 0)(error));
-            }
-            _ => {}
+        if let Err(error) = disk.remove(&path).await
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(TargetError::of("remove", &path, 0)(error));
         }
     }
     Ok(true)

@@ -310,9 +310,10 @@ fn make_durably(dir: &Path) -> io::Result<PathBuf> {
     let dir = std::path::absolute(dir)?;
     let mut missing: Vec<&Path> = dir.ancestors().take_while(|it| !it.exists()).collect();
     while let Some(next) = missing.pop() {
-        match fs::create_dir(next) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+        if let Err(error) = fs::create_dir(next)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(error);
         }
         if let Some(above) = next.parent() {
             fs::File::open(above)?.sync_all()?;

@@ -54,7 +54,6 @@ impl Store {
 
     /// Fixes what the next fold brings into the trees: what is visible now. [`Store::fold_frozen`] follows; if
     /// it does not, the next fold contains it.
-    #[must_use]
     pub fn freeze(&self) -> Frozen {
         let mut state = self.inner.state.borrow_mut();
         let memtable = std::mem::take(&mut state.memtable);

@@ -184,8 +184,8 @@ fn a_full_target_and_a_change_of_mind_end_the_copy_and_harm_nothing() {
         let counted = Counted { pieces_max: Some(3), ..Counted::default() };
         let stopped = it.copy(&held, "1", None, &counted).await;
         assert!(matches!(stopped, Err(CopyError::Stopped)), "{stopped:?}");
-        let used: usize =
-            it.disk.paths().iter().map(|it_| it.disk.contents(it_).unwrap().len()).sum();
+        let paths = it.disk.paths();
+        let used: usize = paths.iter().map(|path| it.disk.contents(path).unwrap().len()).sum();
         it.disk.limit(Some(used as u64 + 1_000));
         let full = it.copy(&held, "2", None, &Counted::default()).await;
         let Err(CopyError::Target(TargetError { op: "allocate", file, source, .. })) = full else {
