@@ -91,6 +91,12 @@ pub enum Error {
         /// The time that it was given, counted on its shard.
         within: std::time::Duration,
     },
+    /// No backup was made. The engine goes on.
+    #[error("the backup was not made: {what}")]
+    Backup {
+        /// Why, and where.
+        what: String,
+    },
     /// The engine was closed.
     #[error("the engine is closed")]
     Closed,

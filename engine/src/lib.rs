@@ -54,6 +54,7 @@ extern crate self as tidemill;
 #[doc(hidden)]
 pub use serde;
 
+pub mod backup;
 pub mod client;
 pub mod codec;
 pub mod depot;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select, select_all, try_join_all};
+use futures_util::lock::Mutex;
 
 use crate::depot;
 use crate::env::{BLOCK_BYTES, Platform, production};
@@ -22,6 +23,7 @@ use crate::shard::{Setup, microbatch::Topology};
 use crate::testing::EventHook;
 use crate::types::ShardId;
 
+mod backup;
 pub mod catalogue;
 pub(crate) mod pins;
 
@@ -197,6 +199,10 @@ pub(crate) struct Node {
     progress: Arc<dyn Fn(Progress) + Send + Sync>,
     /// All shards were ended: those that may run on the platform now belong to another opening.
     ended: AtomicBool,
+    /// Held by a launch, and while topologies are held.
+    launching: Mutex<()>,
+    /// Held while a backup is made: how many there were.
+    backups: Mutex<u64>,
 }
 
 /// What an opening found.
@@ -225,7 +231,14 @@ impl Node {
         let setup = Arc::new(Setup::new(options, shape, run, keeper));
         let dealt = plans.iter().any(|plan| matches!(plan, Plan::Create { .. }));
         let journals: Vec<JournalId> = plans.iter().map(Plan::journal).collect();
-        let node = Self { platform, setup, progress, ended: AtomicBool::new(false) };
+        let node = Self {
+            platform,
+            setup,
+            progress,
+            ended: AtomicBool::new(false),
+            launching: Mutex::default(),
+            backups: Mutex::default(),
+        };
         let mut waiting = Vec::new();
         for (shard, plan) in node.shards().zip(plans) {
             waiting.push(node.start(shard, Life::First(run, plan)));
@@ -317,6 +330,7 @@ impl Node {
     /// # Errors
     /// `ShardStopped` if some shard is down: it installs the module by itself when it is reopened.
     pub(crate) async fn launch(&self, definition: Definition) -> Result<Arc<Installed>> {
+        let _one = self.launching.lock().await;
         let module = self.number(definition).await?;
         // Whoever is down now finds it among the modules when it starts; so this asks all of them.
         let installed =

@@ -24,7 +24,7 @@ use std::rc::Rc;
 use crate::env::{Env, File};
 pub use crate::page::Error;
 use crate::page::root::TreeRoot;
-use crate::page::space::Space;
+use crate::page::space::{Live, Space};
 use crate::page::{Cache, EXTENT_BYTES, FileId, PAGE_BYTES};
 use crate::types::{Index, MicrobatchId, PStateId, PartitionId, TopologyId};
 
@@ -32,6 +32,7 @@ mod ahead;
 mod catalogue;
 mod changes;
 mod fold;
+mod held;
 mod history;
 mod layer;
 mod open;
@@ -46,6 +47,8 @@ mod tests;
 mod undo;
 mod verify;
 
+pub use fold::Frozen;
+pub(crate) use held::{CopyError, Held};
 pub use history::Wanted;
 use layer::{Layer, Part};
 pub use read::{Loaded, Miss};
@@ -86,6 +89,9 @@ struct State {
     /// more than one only after a fold found no space.
     frozen: Vec<Rc<Layer>>,
     trees: BTreeMap<PStateId, Tree>,
+    /// Pages of roots that are being copied, by the number of the copy.
+    holds: BTreeMap<u64, Live>,
+    holds_last: u64,
     /// Whose description changed since the last fold began.
     described: BTreeSet<PStateId>,
     catalogue: TreeRoot,

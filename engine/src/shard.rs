@@ -27,6 +27,7 @@ use crate::types::{DepotId, Offset, PartitionId, Run, Term, TopologyId};
 
 pub(crate) mod append;
 mod background;
+pub(crate) mod backup;
 mod credit;
 pub(crate) mod entry;
 mod event;
@@ -86,6 +87,7 @@ pub(crate) struct Shard {
     closing: Cell<bool>,
     /// Old entries are being copied to the end of the journal.
     copying: Cell<bool>,
+    backup: backup::Backup,
 }
 
 /// Why a shard ends.
@@ -167,6 +169,7 @@ impl Shard {
             ended: RefCell::default(),
             closing: Cell::default(),
             copying: Cell::default(),
+            backup: backup::Backup::default(),
         }
     }
 
@@ -293,6 +296,7 @@ impl Shard {
                     answer(reply, shard.fold_all().await);
                 });
             }
+            Message::Backup(request) => self.back_up(request),
             Message::Close { reply } => {
                 let shard = Rc::clone(self);
                 self.env.spawn(Class::Background, "close", async move {

@@ -9,8 +9,10 @@ use crate::codec::KeyBuf;
 use crate::depot::Batch;
 use crate::error::{Error, Result};
 use crate::journal::JournalId;
+use crate::manifest::Manifest;
 use crate::module::{Definition, PStateIndex};
 use crate::node::Installed;
+use crate::node::catalogue::Catalogue;
 use crate::node::pins::Pin;
 use crate::schema::ast::{Functions, Query, Value};
 use crate::schema::{self, ReadOp};
@@ -69,6 +71,8 @@ pub(crate) enum Message {
     Counters { reply: Reply<Counters> },
     /// Folds every partition.
     FoldAll { reply: Reply<()> },
+    /// A step of a backup.
+    Backup(super::backup::Request),
     /// Accepts nothing more, folds, closes the journal, and waits for [`Message::End`].
     Close { reply: Reply<Closed> },
     /// Ends the shard.
@@ -86,6 +90,8 @@ pub(crate) enum Message {
 pub(crate) enum KeeperRequest {
     /// Gives numbers to a module and makes them durable.
     Launch { definition: Arc<Definition>, reply: Reply<Arc<Installed>> },
+    /// What the directory holds, as its manifest has it.
+    Read { reply: Reply<(Manifest, Catalogue)> },
     /// Every journal was closed: the directory is clean.
     Clean { closed: Vec<Closed>, reply: Reply<()> },
     /// Journals that were created are the directory's journals from now on, and no others.

@@ -66,6 +66,8 @@ pub(crate) struct Topology {
     wake_coordinator: Cell<Option<u64>>,
     pub(super) paused: RefCell<Option<String>>,
     started: Cell<bool>,
+    /// Nothing begins, for a backup.
+    pub(super) hold: RefCell<Option<super::backup::Hold>>,
 }
 
 /// Who waits for the effects of which record.
@@ -179,6 +181,11 @@ impl Topology {
         self.visible.get()
     }
 
+    /// The coordinator, if it lives here.
+    pub(super) fn coordinator(&self) -> std::cell::Ref<'_, Option<coordinator::Coordinator>> {
+        self.coordinator.borrow()
+    }
+
     pub(super) fn definition(&self) -> &topology::Definition {
         &self.module.definition.topologies[self.place]
     }
@@ -270,6 +277,7 @@ impl Shard {
             wake_coordinator: Cell::default(),
             paused: RefCell::default(),
             started: Cell::default(),
+            hold: RefCell::default(),
         }
     }
 
@@ -459,6 +467,7 @@ impl Shard {
             }
         }
         topology.performing.set(false);
+        Self::note_rest(topology);
     }
 
     fn perform_participant(self: &Rc<Self>, topology: &Rc<Topology>, effect: participant::Effect) {

@@ -8,6 +8,7 @@
 )]
 
 mod api;
+mod backup;
 mod budget;
 mod damage;
 mod faults;

@@ -55,7 +55,7 @@ pub struct Coordinator {
     /// A shard or the coordinator itself has recovered: nothing begins before all that is decided
     /// is applied, so that no attempt runs on a shard that does not hold the state below it.
     settling: bool,
-    pause_asked: bool,
+    asked: Asked,
     /// The pause reason given last.
     pause: Option<PauseReason>,
     token: Token,
@@ -69,6 +69,15 @@ pub struct Coordinator {
     /// The last attempt of ids that lost their place when a lower one shrank, and when they first
     /// began: numbers are not used twice.
     displaced: BTreeMap<MicrobatchId, (Attempt, u64)>,
+}
+
+/// What it was asked to leave for now.
+#[derive(Clone, Copy, Debug, Default)]
+struct Asked {
+    /// To begin no microbatch.
+    pause: bool,
+    /// To start no attempt, be it of a new id or of one that failed.
+    hold: bool,
 }
 
 /// A decision on its way.
@@ -111,7 +120,7 @@ impl Coordinator {
             flights: VecDeque::new(),
             down: BTreeSet::new(),
             settling: true,
-            pause_asked: false,
+            asked: Asked::default(),
             pause: None,
             token: Token(0),
             wake_ns: None,
@@ -174,8 +183,10 @@ impl Coordinator {
             Input::ShardDown(shard) => self.on_shard_down(now_ns, shard, effects),
             Input::ShardUp(shard) => self.on_shard_up(shard, effects),
             Input::Wake => self.wake_ns = None,
-            Input::Pause => self.pause_asked = true,
+            Input::Pause => self.asked.pause = true,
             Input::Resume => self.on_resume(),
+            Input::Hold => self.asked.hold = true,
+            Input::Release => self.asked.hold = false,
         }
         if self.started {
             self.advance(now_ns, effects);
@@ -502,7 +513,7 @@ impl Coordinator {
     }
 
     fn on_resume(&mut self) {
-        self.pause_asked = false;
+        self.asked.pause = false;
         for flight in &mut self.flights {
             flight.rejected = None;
         }
@@ -521,7 +532,7 @@ impl Coordinator {
         }
         self.tell_pause(effects);
         let mut wake_ns = None;
-        if !self.settling && self.down.is_empty() {
+        if !self.settling && self.down.is_empty() && !self.asked.hold {
             self.start_waiting(now_ns, &mut wake_ns, effects);
             self.start_next(effects);
         }
@@ -693,7 +704,7 @@ impl Coordinator {
             Some(PauseReason::Rejected { id: flight.id, message })
         });
         let pause = rejected
-            .or_else(|| self.pause_asked.then_some(PauseReason::Asked))
+            .or_else(|| self.asked.pause.then_some(PauseReason::Asked))
             .or_else(|| self.down.first().copied().map(PauseReason::ShardDown));
         if pause != self.pause {
             effects.push(match &pause {
@@ -749,6 +760,16 @@ impl Coordinator {
     /// read.
     pub fn is_caught_up(&self) -> bool {
         self.flights.is_empty() && self.unapplied.is_empty() && self.unread().is_empty()
+    }
+
+    /// Whether it is held, and everything that was begun is decided, and applied by all, or aborted. What was
+    /// sent before may still be on its way.
+    pub fn is_at_rest(&self) -> bool {
+        self.asked.hold
+            && self.started
+            && self.down.is_empty()
+            && self.unapplied.is_empty()
+            && self.flights.iter().all(Flight::is_waiting)
     }
 
     /// Where the sources stand after all that is planned.

@@ -17,6 +17,7 @@ use super::{Failure, Outcome, Scenario};
 use crate::node::Node;
 use crate::world::World;
 
+mod backups;
 mod clients;
 mod contents;
 mod followers;

@@ -91,6 +91,7 @@ impl Seen {
             "row batch held",
             "stale row batch",
             "two undecided",
+            "held at rest",
         ] {
             assert!(self.counts.contains_key(situation), "{situation} never occurred: {self:?}");
         }

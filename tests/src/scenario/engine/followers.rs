@@ -11,6 +11,7 @@ use tidemill::types::MicrobatchId;
 
 use super::clients::Client;
 use super::contents::FOLLOWED;
+use super::module::GROUPS;
 use super::oracles::followed;
 use crate::scenario::Failure;
 
@@ -36,13 +37,14 @@ impl Client {
         let random = self.world.random();
         let account = random.below(self.shared.shape.accounts);
         let bank = &self.bank;
-        match random.below(4) {
+        match random.below(5) {
             0 => self.follow_path(account, bank.funds.key(account), Clone::clone).await,
             1 => self.follow_path(account, bank.sent.key(account), Clone::clone).await,
             2 => {
-                let all = bank.done.key(account).all();
+                let all = bank.done.key(account).key(random.below(GROUPS)).all();
                 self.follow_path(account, all, |done| done.iter().copied().collect()).await
             }
+            3 => self.follow_path(account, bank.history.key(account).size(), Clone::clone).await,
             _ => {
                 let all = bank.history.key(account).all();
                 self.follow_path(account, all, |lines| {

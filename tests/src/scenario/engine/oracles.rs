@@ -2,6 +2,7 @@
 
 pub(super) mod acknowledged;
 pub(super) mod applied;
+pub(super) mod backed_up;
 pub(super) mod explained;
 pub(super) mod folded;
 pub(super) mod followed;

@@ -21,6 +21,8 @@ pub(super) struct Shape {
     pub(super) shards: u16,
     /// This seed reopens with other numbers of shards.
     pub(super) deals: bool,
+    /// This seed makes backups.
+    pub(super) backs_up: bool,
     pub(super) options: Options,
 }
 
@@ -32,8 +34,10 @@ impl Shape {
         };
         let file_bytes: u32 = *random.pick(&[64 << 10, 128 << 10]);
         let bulk_bytes_min = 8 << 10;
+        let accounts = random.within(12..40);
         Self {
-            accounts: random.within(12..40),
+            accounts,
+            backs_up: accounts.is_multiple_of(3),
             bulk_bytes: bulk_bytes_min,
             keys_at_audit: (0..64).filter(lives_at_audit).collect(),
             clients: random.within(2..6),
