@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 use tidemill::module::{Depot, Module};
 use tidemill::schema::aggregate::{Top, TopN};
-use tidemill::schema::{Map, PState, Sub};
+use tidemill::schema::{Map, PState, Sub, Uncounted};
 use tidemill::{Engine, Options, block_on};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,8 +18,9 @@ pub(crate) struct Purchase {
     pub(crate) cents: u64,
 }
 
-/// Week by week: a `Sub` stores each week as a row of its own, so adding to one reads no other.
-type Spent = Map<String, Sub<Map<u32, u64>>>;
+/// Week by week: a `Sub` stores each week as a row of its own, so adding to one reads no other. Nobody asks how many
+/// weeks there are, so they are not counted.
+type Spent = Map<String, Sub<Map<u32, u64>, Uncounted>>;
 
 /// Of each week, the best three by cents: one value, since it is small and read whole.
 type Best = Map<u32, Top<String, u64, 3>>;

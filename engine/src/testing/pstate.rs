@@ -31,11 +31,11 @@ pub enum Test {}
 ///
 /// ```
 /// use tidemill::schema::aggregate::{Count, SetOf};
-/// use tidemill::schema::{Map, Set, Sub};
+/// use tidemill::schema::{Map, Set, Sub, Uncounted};
 /// use tidemill::testing::{Test, TestPState};
 /// use tidemill::topology::{At, Result};
 ///
-/// type Fans = Map<String, Sub<Set<String>>>;
+/// type Fans = Map<String, Sub<Set<String>, Uncounted>>;
 ///
 /// /// What is to be tested: lets one user follow those whom another one follows.
 /// async fn copy<O>(
