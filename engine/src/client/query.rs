@@ -26,7 +26,7 @@ use crate::types::{MicrobatchId, PStateId, PartitionId};
 
 impl<H> Launched<H> {
     /// All that a query reaches of what is visible, in order, each as a `T`, or as it is as a
-    /// [`Value`](crate::schema::ast::Value) that can be shown as JSON. Where the query names no first key,
+    /// [`Value`] that can be shown as JSON. Where the query names no first key,
     /// it reaches what lies on all partitions.
     ///
     /// All of it is of one moment. A query that begins with a first key is one request to the shard that has it,
