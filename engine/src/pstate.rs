@@ -293,17 +293,21 @@ impl Store {
         stack.visible = stack.visible.max(id);
     }
 
-    /// The stacked runs of `topology` with an id above one and up to another, in that order.
-    pub(crate) fn stacked_runs(
+    /// Visits the stacked runs of `topology` with an id above one and up to another, in that order.
+    pub(crate) fn each_stacked(
         &self,
         topology: TopologyId,
         above: MicrobatchId,
         through: MicrobatchId,
-    ) -> Vec<(MicrobatchId, Rc<Run>)> {
+        mut visit: impl FnMut(MicrobatchId, &Rc<Run>),
+    ) {
         let state = self.inner.state.borrow();
-        let runs = state.stacks.get(&topology).map(|stack| stack.runs.iter());
-        let runs = runs.into_iter().flatten();
-        runs.filter(|(id, _)| above < *id && *id <= through).cloned().collect()
+        let Some(stack) = state.stacks.get(&topology) else { return };
+        // The newest are looked for, and they are last.
+        let from = stack.runs.iter().rposition(|(id, _)| *id <= above).map_or(0, |at| at + 1);
+        for (id, run) in stack.runs.iter().skip(from).take_while(|(id, _)| *id <= through) {
+            visit(*id, run);
+        }
     }
 
     /// Moves the lowest stacked run of `topology`, which must be `id`, into the memtable; from then on it

@@ -133,10 +133,14 @@ impl Shard {
     pub(super) fn note_news(&self, topology: TopologyId, above: MicrobatchId, id: MicrobatchId) {
         let subscribers = &self.subscribers;
         let indexes = subscribers.indexes.borrow();
-        for &partition in indexes.keys() {
-            let runs = self.partitions[&partition].store.stacked_runs(topology, above, id);
-            let mut due = subscribers.due.borrow_mut();
-            due.extend(runs.into_iter().map(|(id, run)| Due { topology, id, partition, run }));
+        let mut due = subscribers.due.borrow_mut();
+        for (&partition, index) in indexes.iter() {
+            self.partitions[&partition].store.each_stacked(topology, above, id, |id, run| {
+                // Whoever subscribes before it is told reads a value that has it.
+                if index.concerns(run) {
+                    due.push_back(Due { topology, id, partition, run: Rc::clone(run) });
+                }
+            });
         }
     }
 

@@ -120,6 +120,11 @@ impl Index {
         self.pstates.is_empty()
     }
 
+    /// Whether a run writes a `PState` of which something is subscribed.
+    pub(crate) fn concerns(&self, run: &Run) -> bool {
+        run.parts().any(|(pstate, _)| self.pstates.contains_key(&pstate))
+    }
+
     /// What a run did to what is subscribed, in the order in which it did it.
     pub(crate) fn matches(&self, run: &Run) -> Matches {
         let mut matches = Matches::new();

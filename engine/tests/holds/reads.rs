@@ -248,6 +248,11 @@ fn items_of_a_list_are_read_by_their_places() {
     block_on(engine.close()).unwrap();
 }
 
+/// Whether a timeout says what was read, and where.
+fn names(late: &Error, read: &str) -> bool {
+    matches!(late, Error::Timeout { what, .. } if what.starts_with(read) && what.contains(" on shard "))
+}
+
 #[test]
 fn who_does_not_wait_forever_is_told_what_was_not_read() {
     let engine = block_on(Engine::open(directory("reads-timeouts"), options(2))).unwrap();
@@ -259,8 +264,7 @@ fn who_does_not_wait_forever_is_told_what_was_not_read() {
         let (short, long) = (Duration::from_nanos(1), Duration::from_mins(1));
 
         let late = bank.select(bank.sent.key(1).all()).within(short).await.unwrap_err();
-        let says = "a read of `sent` in partition ";
-        assert!(matches!(&late, Error::Timeout { what, .. } if what.starts_with(says)), "{late}");
+        assert!(names(&late, "a read of `sent` in partition "), "{late}");
         assert_eq!(bank.select(bank.sent.key(1).all()).within(long).await.unwrap().len(), 30_000);
         let late = bank.pages(bank.sent.key(1).all(), 30_000).within(short).next().await;
         assert!(matches!(&late, Err(Error::Timeout { .. })), "{late:?}");
@@ -278,8 +282,7 @@ fn who_does_not_wait_forever_is_told_what_was_not_read() {
         );
         let asked = || bank.query_with::<i64>(bank.pockets, &path, &slow);
         let late = asked().within(Duration::from_millis(1)).await.unwrap_err();
-        let says = "a query of `pockets` in partition ";
-        assert!(matches!(&late, Error::Timeout { what, .. } if what.starts_with(says)), "{late}");
+        assert!(names(&late, "a query of `pockets` in partition "), "{late}");
         assert_eq!(asked().within(long).await.unwrap(), [29_999, -29_999]);
 
         // Whoever asks a shard that is down hears so.
