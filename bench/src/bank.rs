@@ -5,7 +5,7 @@
 //!          └────────────────────────> check <── the whole state, read back ──┘
 //!
 //! run    measures              crash  kills a child under load, again and again, and checks each time
-//! real   books the transactions of a file instead
+//! audit  sums up meanwhile     real   books the transactions of a file instead
 //! ```
 
 use std::fmt::Write as _;
@@ -16,6 +16,7 @@ use clap::Args;
 
 use crate::{Context, Measured, Workload};
 
+mod audit;
 pub mod check;
 pub mod crash;
 pub mod load;
@@ -51,6 +52,9 @@ pub struct BankFlags {
     #[arg(long, value_name = "N", conflicts_with_all = ["rate", "gate", "seconds"],
         value_parser = clap::value_parser!(u32).range(1..))]
     pub crash: Option<u32>,
+    /// Beside the load, read all accounts as of one id after the other; every sum must be exact
+    #[arg(long, conflicts_with_all = ["crash", "input"])]
+    pub audit: bool,
     /// Book the transactions of this file instead of drawing transfers
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "crash", "accounts", "rate", "gate", "seconds", "cross", "batch", "seed",

@@ -125,6 +125,16 @@ fn an_open_loop_starts_as_many_as_asked() {
 }
 
 #[test]
+fn an_audit_beside_the_load_finds_every_sum_exact() {
+    let Some(dir) = Dir::new("audit") else { return };
+    let document = document(&dir, &[&TINY[..], &["--audit"]].concat());
+    assert_eq!(document["verified"], true, "{document:#}");
+    let exact = "money is exact as of every id, while transfers run";
+    assert!(holding(&document).contains(&exact), "{document:#}");
+    assert!(number(&document["figures"]["audit_reads_older"]) > 0.0, "{document:#}");
+}
+
+#[test]
 fn one_shard_and_single_appends_work_too() {
     let Some(dir) = Dir::new("single") else { return };
     let output = Command::new(env!("CARGO_BIN_EXE_tidemill-bench"))

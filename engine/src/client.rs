@@ -5,8 +5,9 @@
 //!
 //! ```text
 //! Engine     one open directory: launch, counters, reopen a shard, close
-//! Launched   one running module: append (append.rs), select (select.rs), snapshot (snapshot.rs), wait (wait.rs),
-//!            depots (records.rs), migrations (migrations.rs)
+//! Launched   one running module: append (append.rs), select (select.rs), pages (pages.rs), query (query.rs),
+//!            snapshot (snapshot.rs), subscribe (subscribe.rs), wait (wait.rs), depots (records.rs),
+//!            migrations (migrations.rs)
 //! Append     an append on its way: a future
 //! ```
 
@@ -16,6 +17,7 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::backup;
 use crate::env::Platform;
 use crate::env::production::{self, Production};
 use crate::error::{Error, Result};
@@ -26,19 +28,25 @@ use crate::types::ShardId;
 
 mod append;
 mod block_on;
+mod merge;
 mod migrations;
+mod pages;
 mod query;
 mod records;
 mod select;
 mod snapshot;
+mod subscribe;
 mod wait;
 
 pub use append::{Append, AppendMany, Appended};
 pub use block_on::block_on;
 pub use migrations::Migrating;
+pub use pages::Pages;
+pub use query::Querying;
 pub use records::{DepotRecord, Rejected};
 pub use select::{Selecting, SelectingMany};
 pub use snapshot::Snapshot;
+pub use subscribe::Subscription;
 
 /// An open data directory. Clones are handles to the same engine; the last one dropped ends it as a
 /// crash would, [`Engine::close`] ends it cleanly.
@@ -185,6 +193,57 @@ impl Engine {
             node.answered(shard, answer).await?;
         }
         Ok(())
+    }
+
+    /// Makes a backup while everything goes on, in a directory of its own below `dir`: `dir/1`, `dir/2`, ...
+    /// Each is complete by itself: it can be verified, opened, copied elsewhere, and deleted without harm to
+    /// others. Not opened but deleted is what a backup that failed has left; the next one does that by itself.
+    ///
+    /// All `PState`s in it are at one vector of ids ([`Report::ids`](backup::Report::ids)), and depots have at
+    /// least what those have read. For that, no microbatch begins for a moment, mostly some milliseconds
+    /// ([`Report::pause`](backup::Report::pause)); appends and reads go on. Copying runs in the background.
+    ///
+    /// A second backup reads from the data directory what has changed; the rest it takes from the first one:
+    /// segments that are full as second names of the same files, all else as copies, checked. So space is taken
+    /// anew each time for what `PState`s hold and for segments that are not full.
+    ///
+    /// `dir` is made if it is missing; it is for backups of this data only, outside of the data directory, on a
+    /// file system that allows direct I/O. A dropped future gives the backup up.
+    ///
+    /// ```
+    /// use tidemill::{Engine, Options, block_on};
+    ///
+    /// # let (data, backups) = (tempfile::tempdir_in(".").unwrap(), tempfile::tempdir_in(".").unwrap());
+    /// # let (data, backups) = (data.path(), backups.path());
+    /// let engine = block_on(Engine::open(data, Options::default()))?;
+    /// let report = block_on(engine.backup(backups))?;
+    /// println!("{}: {} bytes", report.directory.display(), report.copied_bytes);
+    ///
+    /// let copy = block_on(Engine::open(&report.directory, Options::default()))?;
+    /// # block_on(copy.close())?;
+    /// # block_on(engine.close())?;
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// None of them stops anything. `Backup` says what failed: the target's device, a topology that does not
+    /// come to rest, a prepared microbatch of a module that is not launched. `DiskFull` if there is no room here
+    /// or there; `Corrupt` names what is damaged in the data directory; `ShardStopped`; `Invalid` if `dir` is
+    /// not for backups of this data, or another backup is being made; `Closed`.
+    pub async fn backup(&self, dir: impl AsRef<Path>) -> Result<backup::Report> {
+        self.backup_with(dir, |_| {}).await
+    }
+
+    /// [`Engine::backup`], telling `progress` how far the copying is, on threads of the engine.
+    ///
+    /// # Errors
+    /// As [`Engine::backup`].
+    pub async fn backup_with(
+        &self,
+        dir: impl AsRef<Path>,
+        progress: impl Fn(backup::Progress) + Send + Sync + 'static,
+    ) -> Result<backup::Report> {
+        self.inner.node.backup(dir.as_ref(), Arc::new(progress)).await
     }
 
     /// Why a shard has stopped; `None` while it runs.

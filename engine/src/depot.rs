@@ -35,6 +35,7 @@ use crate::types::Offset;
 
 pub mod batch;
 mod bulk;
+mod copy;
 mod dedup;
 mod flush;
 mod format;
@@ -50,6 +51,7 @@ mod watermark;
 
 pub use batch::{Batch, Key, Payload};
 pub use bulk::Bulk;
+pub(crate) use copy::{CopyError, Recorded};
 pub use dedup::Dedup;
 pub use flush::Flushed;
 pub use format::{Identity, IndexEntry};

@@ -20,17 +20,21 @@ use std::any::Any;
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::types::{ShardId, Time, WallTime};
 
+mod below;
 mod buf;
+pub(crate) mod copy;
 pub mod memory;
 pub mod production;
 pub mod suite;
 
+pub use below::Below;
 pub use buf::Buf;
 
 /// The unit of every write: larger than any device asks for, and what a crash may tear at most.
@@ -76,6 +80,14 @@ impl Env {
     ) -> Self {
         let random_state = Cell::new(seed);
         Self { inner: Rc::new(Inner { shard, disk, clock, spawner, mesh, random_state }) }
+    }
+
+    /// The same with another disk: tasks, time and mesh are shared, the stream of chance begins anew.
+    #[must_use]
+    pub fn with_disk(&self, disk: Rc<dyn Disk>) -> Self {
+        let Inner { shard, clock, spawner, mesh, .. } = &*self.inner;
+        let (clock, spawner, mesh) = (Rc::clone(clock), Rc::clone(spawner), Rc::clone(mesh));
+        Self::new(*shard, disk, clock, spawner, mesh, self.random())
     }
 
     /// The shard this environment belongs to.
@@ -199,6 +211,15 @@ pub trait Disk {
     /// Renames a file over another of the same directory; durable after [`Disk::sync_dir`].
     fn rename<'a>(&'a self, from: &'a str, to: &'a str) -> LocalFuture<'a, io::Result<()>>;
 
+    /// Gives a file a second name; durable after [`Disk::sync_dir`] of that one's directory.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no such thing; whatever the operating system says where these two names
+    /// cannot be those of one file.
+    fn link<'a>(&'a self, _from: &'a str, _to: &'a str) -> LocalFuture<'a, io::Result<()>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+
     /// Makes creations, removals and renames in `dir` durable. The root is `"."`.
     fn sync_dir<'a>(&'a self, dir: &'a str) -> LocalFuture<'a, io::Result<()>>;
 
@@ -207,6 +228,28 @@ pub trait Disk {
     /// # Errors
     /// What the operating system said.
     fn free_bytes(&self) -> io::Result<u64>;
+
+    /// Another directory, for reading and writing beside this one. `dir` comes from [`Platform::elsewhere`].
+    ///
+    /// # Errors
+    /// `Unsupported` where there is only one; what the operating system said.
+    fn elsewhere(&self, _dir: &str) -> io::Result<Rc<dyn Disk>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// A directory beside the data directory that this process alone writes to, as long as this lives.
+pub struct Elsewhere {
+    /// What [`Disk::elsewhere`] takes.
+    pub dir: String,
+    /// Gives the directory back when it is dropped.
+    pub claim: Box<dyn Any + Send + std::marker::Sync>,
+}
+
+impl std::fmt::Debug for Elsewhere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Elsewhere").field("dir", &self.dir).finish_non_exhaustive()
+    }
 }
 
 /// How to open a file.
@@ -324,6 +367,15 @@ pub trait Platform: Send + std::marker::Sync + 'static {
 
     /// Resolves when `shard` has ended and let go of its files. At once if it does not run.
     fn ended(&self, shard: ShardId) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// Makes another directory if it is missing, durably, and claims it for this process.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is only the data directory. Else why this one cannot be used, with what to do
+    /// about it.
+    fn elsewhere(&self, _dir: &Path) -> io::Result<Elsewhere> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Fills `buf` from byte `at`, continuing short reads.

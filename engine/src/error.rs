@@ -76,6 +76,27 @@ pub enum Error {
         /// The lowest one above it that can be read in that partition.
         oldest: MicrobatchId,
     },
+    /// Nothing is stored where one thing was asked for.
+    #[error("{what}: nothing is stored there")]
+    Absent {
+        /// What was read.
+        what: String,
+    },
+    /// It was not done within the time that it was given. Nothing of it was answered; what was read on the way
+    /// may be in memory now.
+    #[error("{what} was not done within {within:?}")]
+    Timeout {
+        /// What was read, and where.
+        what: String,
+        /// The time that it was given, counted on its shard.
+        within: std::time::Duration,
+    },
+    /// No backup was made. The engine goes on.
+    #[error("the backup was not made: {what}")]
+    Backup {
+        /// Why, and where.
+        what: String,
+    },
     /// The engine was closed.
     #[error("the engine is closed")]
     Closed,

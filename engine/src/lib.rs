@@ -54,6 +54,7 @@ extern crate self as tidemill;
 #[doc(hidden)]
 pub use serde;
 
+pub mod backup;
 pub mod client;
 pub mod codec;
 pub mod depot;
@@ -69,10 +70,12 @@ pub mod probe;
 pub mod pstate;
 pub mod schema;
 pub mod shard;
+pub mod subscribe;
 pub mod testing;
 pub mod topology;
 pub mod types;
 pub mod verify;
+pub mod wire;
 
 pub use client::{Engine, Launched, block_on};
 pub use error::Error;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select, select_all, try_join_all};
+use futures_util::lock::Mutex;
 
 use crate::depot;
 use crate::env::{BLOCK_BYTES, Platform, production};
@@ -22,6 +23,7 @@ use crate::shard::{Setup, microbatch::Topology};
 use crate::testing::EventHook;
 use crate::types::ShardId;
 
+mod backup;
 pub mod catalogue;
 pub(crate) mod pins;
 
@@ -67,6 +69,12 @@ pub struct Options {
     /// nobody reads older ids. If it is not enough, the oldest goes, and its readers get `SnapshotExpired`.
     /// Default: a sixteenth of `memory_bytes`.
     pub history_bytes_max: Option<u64>,
+    /// Bytes of changes that may wait for one subscriber. More is a gap: they are dropped, and the subscriber reads
+    /// its value anew. Default: 1 MiB.
+    pub subscription_bytes_max: u64,
+    /// After this time at most, a subscriber learns how far its topology is visible although nothing has changed
+    /// for it, and one that went away is forgotten. Default: one second.
+    pub subscription_heartbeat: Duration,
     /// Segment sizes and windows of depots.
     pub depot: depot::Options,
     /// How shards share the cores with other threads; of no use on another platform than production's.
@@ -91,6 +99,8 @@ impl Default for Options {
             migration_values_max: 200,
             history: Duration::ZERO,
             history_bytes_max: None,
+            subscription_bytes_max: 1 << 20,
+            subscription_heartbeat: Duration::from_secs(1),
             depot: depot::Options::default(),
             threads: production::Threads::default(),
             event_hook: None,
@@ -166,6 +176,10 @@ impl Options {
                 self.migration_values_max > 0,
                 "migration_values_max is 0: no migration would ever end".to_owned(),
             ),
+            (
+                self.subscription_heartbeat > Duration::ZERO,
+                "subscription_heartbeat is 0: shards would do nothing else".to_owned(),
+            ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {
             Some((_, what)) => Err(Error::Invalid { what }),
@@ -194,6 +208,10 @@ pub(crate) struct Node {
     progress: Arc<dyn Fn(Progress) + Send + Sync>,
     /// All shards were ended: those that may run on the platform now belong to another opening.
     ended: AtomicBool,
+    /// Held by a launch, and while topologies are held.
+    launching: Mutex<()>,
+    /// Held while a backup is made: how many there were.
+    backups: Mutex<u64>,
 }
 
 /// What an opening found.
@@ -222,7 +240,14 @@ impl Node {
         let setup = Arc::new(Setup::new(options, shape, run, keeper));
         let dealt = plans.iter().any(|plan| matches!(plan, Plan::Create { .. }));
         let journals: Vec<JournalId> = plans.iter().map(Plan::journal).collect();
-        let node = Self { platform, setup, progress, ended: AtomicBool::new(false) };
+        let node = Self {
+            platform,
+            setup,
+            progress,
+            ended: AtomicBool::new(false),
+            launching: Mutex::default(),
+            backups: Mutex::default(),
+        };
         let mut waiting = Vec::new();
         for (shard, plan) in node.shards().zip(plans) {
             waiting.push(node.start(shard, Life::First(run, plan)));
@@ -314,6 +339,7 @@ impl Node {
     /// # Errors
     /// `ShardStopped` if some shard is down: it installs the module by itself when it is reopened.
     pub(crate) async fn launch(&self, definition: Definition) -> Result<Arc<Installed>> {
+        let _one = self.launching.lock().await;
         let module = self.number(definition).await?;
         // Whoever is down now finds it among the modules when it starts; so this asks all of them.
         let installed =

@@ -58,6 +58,10 @@ named! {
         SnapshotReleasedWhileRead = "snapshot-released-while-read",
         /// Recovery forgets the heads of collections, which say how many elements they have.
         SizeForgottenInCrash = "size-forgotten-in-crash",
+        /// A subscriber that reads its value anew misses the first microbatch above the id that it reads at.
+        DiffLostAtResync = "diff-lost-at-resync",
+        /// Folds write over pages of a root that a backup is copying.
+        BackupForgetsHeldRoot = "backup-forgets-held-root",
         /// A step of a migration applies the function to what the function made.
         MigrationStepTwice = "migration-step-twice",
     }

@@ -24,7 +24,7 @@ use std::rc::Rc;
 use crate::env::{Env, File};
 pub use crate::page::Error;
 use crate::page::root::TreeRoot;
-use crate::page::space::Space;
+use crate::page::space::{Live, Space};
 use crate::page::{Cache, EXTENT_BYTES, FileId, PAGE_BYTES};
 use crate::types::{Index, MicrobatchId, PStateId, PartitionId, TopologyId};
 
@@ -32,6 +32,7 @@ mod ahead;
 mod catalogue;
 mod changes;
 mod fold;
+mod held;
 mod history;
 mod layer;
 mod open;
@@ -46,9 +47,12 @@ mod tests;
 mod undo;
 mod verify;
 
+pub use fold::Frozen;
+pub(crate) use held::{CopyError, Held};
 pub use history::Wanted;
 use layer::{Layer, Part};
 pub use read::{Loaded, Miss};
+pub(crate) use run::RunPart;
 pub use run::{Run, RunError, Write, WriteSet};
 pub use verify::{Finding, Row, Verified, verify, verify_rows};
 
@@ -85,6 +89,9 @@ struct State {
     /// more than one only after a fold found no space.
     frozen: Vec<Rc<Layer>>,
     trees: BTreeMap<PStateId, Tree>,
+    /// Pages of roots that are being copied, by the number of the copy.
+    holds: BTreeMap<u64, Live>,
+    holds_last: u64,
     /// Whose description changed since the last fold began.
     described: BTreeSet<PStateId>,
     catalogue: TreeRoot,
@@ -284,6 +291,23 @@ impl Store {
         let mut state = self.inner.state.borrow_mut();
         let stack = state.stacks.entry(topology).or_default();
         stack.visible = stack.visible.max(id);
+    }
+
+    /// Visits the stacked runs of `topology` with an id above one and up to another, in that order.
+    pub(crate) fn each_stacked(
+        &self,
+        topology: TopologyId,
+        above: MicrobatchId,
+        through: MicrobatchId,
+        mut visit: impl FnMut(MicrobatchId, &Rc<Run>),
+    ) {
+        let state = self.inner.state.borrow();
+        let Some(stack) = state.stacks.get(&topology) else { return };
+        // The newest are looked for, and they are last.
+        let from = stack.runs.iter().rposition(|(id, _)| *id <= above).map_or(0, |at| at + 1);
+        for (id, run) in stack.runs.iter().skip(from).take_while(|(id, _)| *id <= through) {
+            visit(*id, run);
+        }
     }
 
     /// Moves the lowest stacked run of `topology`, which must be `id`, into the memtable; from then on it

@@ -60,13 +60,15 @@ pub mod sizes;
 #[cfg(test)]
 mod tests;
 mod token;
+#[cfg(doctest)]
+mod tutorial;
 
 pub use aggregate::{Aggregate, Change};
 pub use layout::Layout;
-pub use path::{Direct, Many, Maybe, One, OwnedBy, Path, Presence};
+pub use path::{AtIndex, Direct, Many, Maybe, One, OwnedBy, Path, Presence};
 pub use plan::{Answer, ReadOp, ReadPlan, Reads, Removal, Rows, Target, Written};
 pub use record::{Field, Record};
-pub use select::Select;
+pub use select::{RowOf, Select};
 pub use shape::Shape;
 pub use sizes::{Counted, Uncounted};
 /// Stores a struct field by field; see [`record`].
@@ -104,8 +106,10 @@ pub type Root<S> = Sub<S, Uncounted>;
     message = "`{Self}` is not a value that can be stored",
     label = "not one value",
     note = "values derive `serde::Serialize` and `serde::Deserialize`",
-    note = "of a `Sub`, which is stored element by element, select `.all()`, `.range(a..b).limit(n)`, \
-            `.key(k)` or `.has(e)`; a list is read by `.all()`, `.size()` and by index"
+    note = "a `Sub` is stored element by element: go on to them by `.key(k)`, `.has(e)`, `.range(a..b)` or `.all()`; \
+            a list is read by `.all()`, `.size()` and by index",
+    note = "a range gives rows, so what is under its keys must be values: name the key above a `Sub`, then take \
+            the range"
 )]
 pub trait Data: Serialize + DeserializeOwned + Send + 'static {}
 
@@ -122,7 +126,8 @@ impl<T> Is<T> for T {}
     message = "`{Self}` cannot be part of a PState's type",
     label = "neither a value nor a collection",
     note = "values derive `serde::Serialize` and `serde::Deserialize`; collections are `Sub<Map<K, V>>`, \
-            `Sub<Set<E>>` and `Sub<List<T>>`; records derive `tidemill::schema::Schema`"
+            `Sub<Set<E>>` and `Sub<List<T>>`; records derive `tidemill::schema::Schema`",
+    note = "keys and elements must be keys, and the items of a list values"
 )]
 pub trait Position: 'static {
     /// Whether this is stored as many rows.
@@ -202,6 +207,7 @@ impl<E: Key> Schema for Set<E> {
     label = "a collection stored element by element, or no value at all",
     note = "of a `Sub`, select `.all()`, `.range(a..b).limit(n)`, `.key(k)` or `.has(e)`; write its \
             elements one by one",
+    note = "of a record, name its fields, each by itself: `.field(|it| it.name)`",
     note = "values derive `serde::Serialize` and `serde::Deserialize`"
 )]
 pub trait Stored: 'static {

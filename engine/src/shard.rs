@@ -27,6 +27,7 @@ use crate::types::{DepotId, Offset, PartitionId, Run, Term, TopologyId};
 
 pub(crate) mod append;
 mod background;
+pub(crate) mod backup;
 mod credit;
 pub(crate) mod entry;
 mod event;
@@ -42,10 +43,13 @@ mod peers;
 mod pressure;
 pub(crate) mod read;
 pub(crate) mod recover;
+mod seen;
 pub(crate) mod setup;
+mod subscribers;
 mod tails;
 #[cfg(test)]
 mod tests;
+pub(crate) mod walk;
 
 pub use event::DeadLetter;
 pub use message::{Acknowledge, Counters, Effects};
@@ -68,6 +72,7 @@ pub(crate) struct Shard {
     pub(crate) partitions: BTreeMap<PartitionId, Rc<Partition>>,
     topologies: RefCell<BTreeMap<TopologyId, Rc<Topology>>>,
     appends: append::Queue,
+    subscribers: subscribers::Subscribers,
     pressure: pressure::Pressure,
     tails: tails::Tails,
     /// Something is visible and not merged, and a task merges.
@@ -84,6 +89,7 @@ pub(crate) struct Shard {
     closing: Cell<bool>,
     /// Old entries are being copied to the end of the journal.
     copying: Cell<bool>,
+    backup: backup::Backup,
 }
 
 /// Why a shard ends.
@@ -152,6 +158,7 @@ impl Shard {
             partitions,
             topologies: RefCell::default(),
             appends: append::Queue::default(),
+            subscribers: subscribers::Subscribers::default(),
             pressure: pressure::Pressure::default(),
             tails: tails::Tails::default(),
             merge_due: Cell::default(),
@@ -164,6 +171,7 @@ impl Shard {
             ended: RefCell::default(),
             closing: Cell::default(),
             copying: Cell::default(),
+            backup: backup::Backup::default(),
         }
     }
 
@@ -228,6 +236,7 @@ impl Shard {
         env.spawn(Class::Client, "append", Rc::clone(self).run_appends());
         env.spawn(Class::Background, "fold", Rc::clone(self).run_folds());
         env.spawn(Class::Background, "flush", Rc::clone(self).run_tails());
+        env.spawn(Class::Client, "heartbeat", Rc::clone(self).run_heartbeats());
     }
 
     async fn receive(self: Rc<Self>) {
@@ -249,6 +258,9 @@ impl Shard {
             }
             Message::Append(request) => self.appends.push(request, self.queue_bytes_max()),
             Message::Read(request) => self.read(request),
+            Message::Walk(request) => self.walk(request),
+            Message::Subscribe(request) => self.subscribe(request),
+            Message::Page(request) => self.page(request),
             Message::ReadDepot(request) => self.read_depot(request),
             Message::Wait(request) => self.wait(request),
             Message::Control { from, to, bytes } => self.control(sender, (from, to), &bytes),
@@ -288,6 +300,7 @@ impl Shard {
                     answer(reply, shard.fold_all().await);
                 });
             }
+            Message::Backup(request) => self.back_up(request),
             Message::Close { reply } => {
                 let shard = Rc::clone(self);
                 self.env.spawn(Class::Background, "close", async move {
@@ -369,6 +382,7 @@ impl Shard {
             folds_least: folds_least.unwrap_or_default(),
             overlay_bytes: overlay,
             history_bytes: self.history_bytes(),
+            subscribers: self.subscribers_count(),
             page_hits: pages.hits,
             page_misses: pages.misses,
             ..self.counters.borrow().clone()

@@ -17,6 +17,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::backup::target;
 use crate::codec::FieldTable;
 use crate::journal::JournalId;
 use crate::manifest::{self, Manifest};
@@ -167,7 +168,9 @@ impl<'f, F: Files + ?Sized> Survey<'f, F> {
     fn manifest(&mut self) {
         let Some(bytes) = self.open(manifest::PATH) else {
             // Until the first manifest is durable, nothing else is made but empty directories.
-            if self.report.files.keys().any(|path| path.starts_with("p/")) {
+            if self.report.files.contains_key(target::MARK) {
+                self.find(manifest::PATH, 0, target::UNFINISHED);
+            } else if self.report.files.keys().any(|path| path.starts_with("p/")) {
                 self.find(manifest::PATH, 0, "the file is missing, though there are partitions");
             } else {
                 self.note(manifest::PATH, 0, "there is none: the directory was never opened");

@@ -25,7 +25,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tidemill::env::{BLOCK_BYTES, Disk, File, LocalFuture, Open};
+use tidemill::env::{BLOCK_BYTES, Below, Disk, File, LocalFuture, Open};
 
 use crate::counts::Fault;
 use crate::node::{Crash, Shard};
@@ -158,6 +158,31 @@ impl DiskHandle {
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let paths = self.paths();
         paths.into_iter().filter_map(|path| Some((path.clone(), self.contents(&path)?))).collect()
+    }
+
+    /// Puts a file there, durably, as somebody does who copies a directory to this disk.
+    ///
+    /// # Panics
+    /// If it is there already.
+    pub fn put(&self, path: &str, bytes: &[u8]) {
+        let state = &self.state;
+        let mut names = state.names.borrow_mut();
+        assert!(names.find(path).is_none(), "{path} is there already");
+        let inode = state.new_inode(path);
+        names.create_durably(path, &inode);
+        let stamp = state.next_stamp();
+        let mut content = inode.content.borrow_mut();
+        let units = 0..inode::units_of(bytes.len() as u64);
+        for (index, part) in units.clone().zip(bytes.chunks(BLOCK_BYTES)) {
+            let mut whole = part.to_vec();
+            whole.resize(BLOCK_BYTES, 0);
+            content.write(index, inode::unit(&whole), stamp, true);
+        }
+        content.grow_durably(bytes.len() as u64);
+        let taken = content.allocate(units, stamp);
+        content.sync(stamp);
+        drop(content);
+        state.take(&inode, taken);
     }
 
     /// A copy of the first 4 KiB of a file; empty if there is no such file.
@@ -299,6 +324,21 @@ impl DiskState {
         inode.linked.set(false);
     }
 
+    fn new_inode(&self, path: &str) -> Rc<Inode> {
+        self.inode_last.set(self.inode_last.get() + 1);
+        Rc::new(Inode {
+            id: self.inode_last.get(),
+            path: RefCell::new(path.to_owned()),
+            content: RefCell::default(),
+            linked: Cell::new(true),
+        })
+    }
+
+    /// Makes a directory, durably; see `Platform::elsewhere`.
+    pub(crate) fn make_dir(&self, dir: &str) {
+        self.names.borrow_mut().create_dir_durably(dir);
+    }
+
     fn open(&self, path: &str, how: Open) -> io::Result<Rc<Inode>> {
         let mut names = self.names.borrow_mut();
         match (names.find(path), how) {
@@ -306,13 +346,7 @@ impl DiskState {
             (Some(_), Open::New) => Err(io::ErrorKind::AlreadyExists.into()),
             (Some(inode), _) => Ok(inode),
             (None, _) => {
-                self.inode_last.set(self.inode_last.get() + 1);
-                let inode = Rc::new(Inode {
-                    id: self.inode_last.get(),
-                    path: RefCell::new(path.to_owned()),
-                    content: RefCell::default(),
-                    linked: Cell::new(true),
-                });
+                let inode = self.new_inode(path);
                 names.create(path, &inode, self.next_stamp())?;
                 Ok(inode)
             }
@@ -457,5 +491,11 @@ impl Disk for ProcessDisk {
 
     fn free_bytes(&self) -> io::Result<u64> {
         Ok(self.disk.room_units().min(1 << 28) * BLOCK_BYTES as u64)
+    }
+
+    /// A directory of the same disk: it crashes, fails and fills up with it.
+    fn elsewhere(&self, dir: &str) -> io::Result<Rc<dyn Disk>> {
+        let all: Rc<dyn Disk> = Rc::new(Self::new(&self.disk, &self.shard));
+        Ok(Rc::new(Below::new(&all, dir)))
     }
 }

@@ -110,6 +110,7 @@ fn planted_bugs_are_caught() {
         ("engine", Plant::OffsetsWithoutState),
         ("engine", Plant::SnapshotReleasedWhileRead),
         ("engine", Plant::SizeForgottenInCrash),
+        ("engine", Plant::DiffLostAtResync),
     ];
     let mut caught = BTreeMap::new();
     for (name, plant) in plants {

@@ -56,6 +56,9 @@ pub struct Incoming {
     pub amount: i64,
 }
 
+/// One side's transfers of one account, by id. Nobody asks how many there are.
+pub type History<T> = Sub<Map<u64, T>, Uncounted>;
+
 /// The module's handles.
 #[derive(Debug)]
 pub struct Bank {
@@ -66,9 +69,9 @@ pub struct Bank {
     /// What each account holds.
     pub funds: PState<Map<u64, i64>>,
     /// Transfers by who pays, then by id.
-    pub outgoing: PState<Map<u64, Sub<Map<u64, Outgoing>, Uncounted>>>,
+    pub outgoing: PState<Map<u64, History<Outgoing>>>,
     /// Accepted transfers by who gets them, then by id.
-    pub incoming: PState<Map<u64, Sub<Map<u64, Incoming>, Uncounted>>>,
+    pub incoming: PState<Map<u64, History<Incoming>>>,
 }
 
 /// Declares the module.
@@ -78,8 +81,8 @@ pub fn bank(m: &Module) -> Bank {
 
     let ledger = m.microbatch(|| LEDGER);
     let funds = ledger.pstate::<Map<u64, i64>>("funds");
-    let outgoing = ledger.pstate::<Map<u64, Sub<Map<u64, Outgoing>, Uncounted>>>("outgoing");
-    let incoming = ledger.pstate::<Map<u64, Sub<Map<u64, Incoming>, Uncounted>>>("incoming");
+    let outgoing = ledger.pstate::<Map<u64, History<Outgoing>>>("outgoing");
+    let incoming = ledger.pstate::<Map<u64, History<Incoming>>>("incoming");
 
     ledger
         .source(deposits)

@@ -10,6 +10,7 @@ use tidemill::node::Options;
 use tidemill::shard::Counters;
 
 use super::BankFlags;
+use super::audit::{self, Audit};
 use super::check::{Books, Ids};
 use super::load::{Load, Next, Pace, Tally};
 use super::module::{Bank, Deposit, LEDGER, bank};
@@ -47,7 +48,9 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
     let batch = usize::try_from(flags.batch)?;
     let mut load = Load::new(&launched, &plan, pace, batch, 0, settings.seed);
     let seconds = settings.phase_seconds(12.0, 300.0);
+    let audit = flags.audit.then(|| Audit::start(&launched, plan.accounts()));
     let window = window(context, &engine, &mut load, seconds)?;
+    let audited = audit.map(Audit::finish).transpose()?;
     let ids = 0..load.next();
     let memory = memory.check();
 
@@ -64,6 +67,7 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
         detail: format!("{} among the dead letters", window.tally.rejected),
     });
     invariants.push(memory);
+    invariants.extend(audited.as_ref().map(audit::Audited::invariant));
     if settings.mode == Mode::Gate {
         invariants.push(window.folds());
     }
@@ -76,6 +80,7 @@ pub(super) fn run(flags: &BankFlags, context: &Context) -> anyhow::Result<Measur
     block_on(engine.close()).context("cannot close the engine")?;
 
     let mut measured = window.report(invariants);
+    measured.figures.extend(audited.iter().flat_map(audit::Audited::figures));
     compare_with_the_disk(context, &mut measured)?;
     measured.parameters = vec![
         ("accounts", json!(accounts)),
@@ -99,6 +104,11 @@ fn options(flags: &BankFlags, shards: u16, partitions: u32) -> Options {
         let file_bytes = u64::from(options.journal_file_bytes).min(options.journal_bytes_max / 8);
         options.journal_file_bytes = u32::try_from(file_bytes).expect("it was a u32 before");
     }
+    if flags.audit {
+        options.history = audit::HISTORY;
+        // The default, said so that the bound on memory knows of it.
+        options.history_bytes_max = Some(options.memory_bytes / 16);
+    }
     options
 }
 
@@ -114,7 +124,9 @@ impl MemoryBound {
     fn new(options: &Options) -> Self {
         Self {
             budget: options.memory_bytes >> 20,
-            constant: 128 + 32 * u64::from(options.shards),
+            constant: 128
+                + 32 * u64::from(options.shards)
+                + (options.history_bytes_max.unwrap_or(0) >> 20),
             driver: Memory::now().resident_bytes.div_ceil(1 << 20),
         }
     }

@@ -1,19 +1,37 @@
 //! Queries that are data.
 
-use super::Launched;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+#[cfg(doc)]
+use super::Selecting;
+use super::select::{Moment, SelectOn};
+use super::{Launched, Snapshot};
+use crate::codec::Placement;
+use crate::env::LocalFuture;
 use crate::error::{Error, Result};
-use crate::schema::Select;
-use crate::schema::ast::{Functions, Query};
-use crate::schema::eval::{self, Outcome, Queried, Selects};
+use crate::module::PStateIndex;
+use crate::schema::ast::{Functions, Query, Step, Value, check};
+use crate::schema::eval::{self, Cx, Outcome, Problem, Queried, Selects};
+use crate::schema::{Layout, Select};
+use crate::shard::message::{Message, WalkRequest};
+use crate::shard::read::TRIES_MAX;
+use crate::shard::walk::path_failed;
+use crate::types::{MicrobatchId, PStateId, PartitionId};
 
 impl<H> Launched<H> {
     /// All that a query reaches of what is visible, in order, each as a `T`, or as it is as a
-    /// [`Value`](crate::schema::ast::Value) that can be shown as JSON. Where the query names no first key,
+    /// [`Value`] that can be shown as JSON. Where the query names no first key,
     /// it reaches what lies on all partitions.
     ///
-    /// Steps that read rows ask the shards one after the other, so what several of them find need not have
-    /// been visible at one moment. The future stays on its thread: the query's own values are shared
-    /// within it.
+    /// All of it is of one moment. A query that begins with a first key is one request to the shard that has it,
+    /// which evaluates it there. Any other is evaluated here, and its steps ask the shards for rows, one after
+    /// the other.
     ///
     /// ```
     /// use tidemill::schema::Map;
@@ -46,36 +64,203 @@ impl<H> Launched<H> {
     ///
     /// # Errors
     /// As [`Launched::select`]; `Invalid` if the query does not fit what is stored, `Decode` if `T` is not
-    /// what it reaches.
-    pub async fn query<T: Outcome>(&self, pstate: impl Queried, query: &Query) -> Result<Vec<T>> {
-        self.query_with(pstate, query, &Functions::none()).await
+    /// what it reaches; `Timeout` if it was given a time.
+    pub fn query<T: Outcome>(&self, pstate: impl Queried, query: &Query) -> Querying<T> {
+        self.query_with(pstate, query, &Functions::none())
     }
 
     /// [`Launched::query`], for queries that name functions.
     ///
     /// # Errors
     /// As [`Launched::query`].
-    pub async fn query_with<T: Outcome>(
+    pub fn query_with<T: Outcome>(
         &self,
         pstate: impl Queried,
         query: &Query,
         functions: &Functions,
-    ) -> Result<Vec<T>> {
-        let found = eval::query(self, &self.module.fields, pstate, query, functions).await;
-        found.map_err(|error| match error {
-            eval::Error::Source(error) => error,
-            eval::Error::Path(problem) if problem.is_of_rows() => {
-                Error::Decode { what: problem.to_string() }
-            }
-            eval::Error::Path(problem) => Error::invalid(problem),
-        })
+    ) -> Querying<T> {
+        let asked = Asked {
+            on: SelectOn { engine: self.engine.clone(), module: Arc::clone(&self.module) },
+            pstate: pstate.queried(),
+            query: query.clone(),
+            functions: functions.clone(),
+            moment: Moment::Now,
+            within: None,
+        };
+        Querying { state: State::New(Box::new(asked)), types: PhantomData }
     }
 }
 
-impl<H> Selects for Launched<H> {
+/// A query that was asked: a future, of the thread that asks. Before it is polled for the first time it can be
+/// sent into the past.
+#[must_use = "nothing is read before it is awaited"]
+pub struct Querying<T> {
+    state: State,
+    types: PhantomData<fn() -> T>,
+}
+
+enum State {
+    New(Box<Asked>),
+    Running(LocalFuture<'static, Result<(SelectOn, Vec<Value>)>>),
+}
+
+struct Asked {
+    on: SelectOn,
+    pstate: PStateId,
+    query: Query,
+    functions: Functions,
+    moment: Moment,
+    within: Option<Duration>,
+}
+
+impl<T> Querying<T> {
+    /// Reads what the snapshot, which must be of the same module, holds.
+    pub fn at(mut self, snapshot: &Snapshot) -> Self {
+        self.asked().moment = Moment::At(snapshot.clone());
+        self
+    }
+
+    /// Reads what `topology`, which must write what is read, had left when `id` was its last visible microbatch:
+    /// see [`Selecting::as_of`].
+    pub fn as_of(mut self, topology: &str, id: MicrobatchId) -> Self {
+        self.asked().moment = Moment::AsOf(topology.to_owned(), id);
+        self
+    }
+
+    /// Gives it so long, counted where it is done; where it is evaluated here, each of its requests. Then it
+    /// ends with [`Error::Timeout`].
+    pub fn within(mut self, time: Duration) -> Self {
+        self.asked().within = Some(time);
+        self
+    }
+
+    fn asked(&mut self) -> &mut Asked {
+        match &mut self.state {
+            State::New(asked) => asked,
+            State::Running(_) => panic!("how a query is done is said before it is polled"),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Querying<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Querying").finish_non_exhaustive()
+    }
+}
+
+impl<T: Outcome> Future for Querying<T> {
+    type Output = Result<Vec<T>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let State::New(asked) = &mut self.state {
+            let asked = asked.take();
+            self.state = State::Running(Box::pin(async move {
+                let found = asked.found().await?;
+                Ok((asked.on, found))
+            }));
+        }
+        let State::Running(running) = &mut self.state else { unreachable!("it was begun") };
+        let Poll::Ready(done) = running.as_mut().poll(context) else { return Poll::Pending };
+        let (on, found) = done?;
+        let outcomes = eval::outcomes(&on.module.fields, found);
+        Poll::Ready(outcomes.map_err(|problem| path_failed(&problem)))
+    }
+}
+
+impl Asked {
+    /// What is asked, to be moved into its future.
+    fn take(&mut self) -> Self {
+        Self {
+            on: self.on.clone(),
+            pstate: self.pstate,
+            query: self.query.clone(),
+            functions: std::mem::take(&mut self.functions),
+            moment: std::mem::replace(&mut self.moment, Moment::Now),
+            within: self.within,
+        }
+    }
+
+    async fn found(&self) -> Result<Vec<Value>> {
+        let pstate = PStateIndex(self.pstate.0);
+        let (name, layout) = self.on.module.described(pstate);
+        check(name, layout, &self.query).map_err(Error::invalid)?;
+        let place = first_key(layout, &self.query);
+        let place = place.map_err(|problem| path_failed(&problem))?;
+        match place {
+            Some(place) => self.walked(place.partition(self.on.engine.partitions())).await,
+            None => self.spread(layout).await,
+        }
+    }
+
+    /// The results of a query that stays in one partition.
+    async fn walked(&self, partition: PartitionId) -> Result<Vec<Value>> {
+        let pstate = PStateIndex(self.pstate.0);
+        let when = self.on.when_of(&self.moment, [pstate].into_iter())?;
+        let node = &self.on.engine.inner.node;
+        let asked = node.ask(node.setup.owner(partition), |reply| {
+            Message::Walk(WalkRequest {
+                module: Arc::clone(&self.on.module),
+                partition,
+                pstate,
+                query: self.query.clone(),
+                functions: self.functions.clone(),
+                when,
+                within: self.within,
+                reply,
+            })
+        });
+        asked.await
+    }
+
+    /// The results of any other.
+    async fn spread(&self, layout: &Layout) -> Result<Vec<Value>> {
+        let is_now = matches!(self.moment, Moment::Now);
+        for tries in 1.. {
+            let moment = if is_now { self.on.now() } else { self.moment.clone() };
+            let rows = AtMoment { on: &self.on, moment, within: self.within };
+            let cx = Cx::new(layout, &self.on.module.fields, &self.functions);
+            match eval::query(&rows, self.pstate, &cx, &self.query).await {
+                // What comes next is of another moment, and nothing of this one was given out.
+                Err(eval::Error::Source(Error::SnapshotExpired { .. }))
+                    if is_now && tries < TRIES_MAX => {}
+                done => {
+                    return done.map_err(|error| match error {
+                        eval::Error::Source(error) => error,
+                        eval::Error::Path(problem) => path_failed(&problem),
+                    });
+                }
+            }
+        }
+        unreachable!("the last try returns")
+    }
+}
+
+/// Where all lies that a query can reach, if it names a first key before it goes anywhere.
+fn first_key(layout: &Layout, query: &Query) -> Result<Option<Placement>, Problem> {
+    for step in query.steps() {
+        match step {
+            Step::Stay | Step::PutValue(_) | Step::DropCollected => {}
+            Step::Key(key) | Step::Must(key) | Step::MapKey(key) | Step::Elem(key) => {
+                let first = eval::first_key(layout, key)?;
+                return Ok(Some(Placement::of(&first)));
+            }
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// The selects of a query that is evaluated here.
+struct AtMoment<'a> {
+    on: &'a SelectOn,
+    moment: Moment,
+    within: Option<Duration>,
+}
+
+impl Selects for AtMoment<'_> {
     type Error = Error;
 
     async fn ask<P: Select + 'static>(&self, path: P) -> Result<P::Out> {
-        self.select(path).await
+        self.on.select(path, self.moment.clone(), self.within).await
     }
 }

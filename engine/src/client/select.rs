@@ -11,12 +11,15 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_channel::oneshot;
 
+use super::merge::{Part, merge_into};
 use super::{Engine, Launched, Snapshot};
 use crate::codec::FieldTable;
 use crate::error::{Error, Result};
+use crate::module::PStateIndex;
 use crate::node::{Installed, pins};
 use crate::schema::{Answer, ReadPlan, Reads, Rows, Select};
 use crate::shard::message::{Message, ReadAnswer, ReadOperation, ReadRequest, When};
@@ -33,7 +36,23 @@ impl<H> Launched<H> {
     pub fn select<P: Select>(&self, path: P) -> Selecting<P> {
         let reads = path.reads().map_err(Error::invalid);
         let on = SelectOn { engine: self.engine.clone(), module: Arc::clone(&self.module) };
-        Selecting { on, state: State::New(reads, Moment::Now), types: PhantomData }
+        Selecting { on, within: None, state: State::New(reads, Moment::Now), types: PhantomData }
+    }
+
+    /// As [`Launched::select`], of a path that leads to one place, and an error if nothing is there.
+    ///
+    /// # Errors
+    /// `Absent`; and as [`Launched::select`].
+    pub fn select_one<T, P: Select<Out = Option<T>>>(
+        &self,
+        path: P,
+    ) -> impl Future<Output = Result<T>> + use<H, T, P> {
+        let reads = path.reads().map_err(Error::invalid);
+        let name = reads.as_ref().map(|reads| self.module.names(reads)).unwrap_or_default();
+        let on = SelectOn { engine: self.engine.clone(), module: Arc::clone(&self.module) };
+        let state = State::New(reads, Moment::Now);
+        let selecting = Selecting::<P> { on, within: None, state, types: PhantomData };
+        async move { selecting.await?.ok_or(Error::Absent { what: name }) }
     }
 
     /// Reads many paths, each like [`Launched::select`], with one request per partition; all of it is of one
@@ -45,13 +64,14 @@ impl<H> Launched<H> {
         let reads: Result<Vec<Reads>> =
             paths.into_iter().map(|path| path.reads().map_err(Error::invalid)).collect();
         let on = SelectOn { engine: self.engine.clone(), module: Arc::clone(&self.module) };
-        SelectingMany { on, state: ManyState::New(reads, Moment::Now), types: PhantomData }
+        let state = ManyState::New(reads, Moment::Now);
+        SelectingMany { on, within: None, state, types: PhantomData }
     }
 }
 
 /// The moment that is asked for.
-#[derive(Debug)]
-enum Moment {
+#[derive(Clone, Debug)]
+pub(super) enum Moment {
     Now,
     At(Snapshot),
     AsOf(String, MicrobatchId),
@@ -61,6 +81,7 @@ enum Moment {
 #[must_use = "nothing is read before it is awaited"]
 pub struct Selecting<P: Select> {
     on: SelectOn,
+    within: Option<Duration>,
     state: State,
     types: PhantomData<fn() -> P>,
 }
@@ -79,6 +100,7 @@ type Boxed<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 #[must_use = "nothing is read before it is awaited"]
 pub struct SelectingMany<P: Select> {
     on: SelectOn,
+    within: Option<Duration>,
     state: ManyState,
     types: PhantomData<fn() -> P>,
 }
@@ -103,6 +125,13 @@ macro_rules! moments {
             /// `SnapshotExpired` if they are not.
             pub fn as_of(mut self, topology: &str, id: MicrobatchId) -> Self {
                 self.set(Moment::AsOf(topology.to_owned(), id));
+                self
+            }
+
+            /// Gives it so long, counted on its shards from when they get to it: then it ends with
+            /// [`Error::Timeout`], which says what was read and where.
+            pub fn within(mut self, time: Duration) -> Self {
+                self.within = Some(time);
                 self
             }
 
@@ -137,7 +166,7 @@ impl<P: Select> Future for Selecting<P> {
                     else {
                         unreachable!("looked at a moment ago")
                     };
-                    this.state = this.on.begin(reads?, moment)?;
+                    this.state = this.on.begin(reads?, moment, this.within)?;
                     continue;
                 }
                 State::One(_, shard, answer) => {
@@ -176,9 +205,9 @@ impl<P: Select> Future for SelectingMany<P> {
             && let ManyState::New(reads, moment) =
                 std::mem::replace(&mut this.state, ManyState::Done)
         {
-            let (on, reads) = (this.on.clone(), reads?);
+            let (on, reads, within) = (this.on.clone(), reads?, this.within);
             this.state = ManyState::All(Box::pin(async move {
-                let answers = on.read(&reads, moment).await?;
+                let answers = on.read(&reads, moment, within).await?;
                 Ok((reads, answers))
             }));
         }
@@ -194,31 +223,52 @@ impl<P: Select> Future for SelectingMany<P> {
 
 /// What a select needs of a module, without the handles' type.
 #[derive(Clone)]
-struct SelectOn {
-    engine: Engine,
-    module: Arc<Installed>,
+pub(super) struct SelectOn {
+    pub(super) engine: Engine,
+    pub(super) module: Arc<Installed>,
 }
 
 impl SelectOn {
+    /// Holds what is visible now.
+    pub(super) fn now(&self) -> Moment {
+        let pin = Arc::new(pins::Pin::visible(&self.engine.inner.node.setup, &self.module));
+        Moment::At(Snapshot { pin, module: Arc::clone(&self.module) })
+    }
+
+    pub(super) fn select<P: Select>(
+        &self,
+        path: P,
+        moment: Moment,
+        within: Option<Duration>,
+    ) -> Selecting<P> {
+        let reads = path.reads().map_err(Error::invalid);
+        Selecting { on: self.clone(), within, state: State::New(reads, moment), types: PhantomData }
+    }
+
     /// Asks for what lies in one partition; gets ready to ask for what does not.
-    fn begin(&self, reads: Reads, moment: Moment) -> Result<State> {
+    fn begin(&self, reads: Reads, moment: Moment, within: Option<Duration>) -> Result<State> {
         let partition = reads.partition(self.engine.partitions()).map_err(Error::invalid)?;
         let Some(partition) = partition else {
             let on = self.clone();
             return Ok(State::All(Box::pin(async move {
                 let reads = [reads];
-                let mut answers = on.read(&reads, moment).await?;
+                let mut answers = on.read(&reads, moment, within).await?;
                 let [reads] = reads;
                 Ok((reads, answers.pop().expect("one answer for each")))
             })));
         };
         let when = self.when(&moment, std::slice::from_ref(&reads))?;
-        let (shard, answer) = self.ask(partition, reads.as_slice(), when);
+        let (shard, answer) = self.ask(partition, reads.as_slice(), when, within);
         Ok(State::One(reads, shard, answer))
     }
 
     /// The answers of each, all of one moment.
-    async fn read(&self, reads: &[Reads], moment: Moment) -> Result<Vec<Vec<ReadAnswer>>> {
+    async fn read(
+        &self,
+        reads: &[Reads],
+        moment: Moment,
+        within: Option<Duration>,
+    ) -> Result<Vec<Vec<ReadAnswer>>> {
         let now = matches!(moment, Moment::Now);
         for tries in 1.. {
             let when = match self.when(&moment, reads)? {
@@ -228,7 +278,7 @@ impl SelectOn {
                 }
                 when => when,
             };
-            match self.read_once(reads, &when).await {
+            match self.read_once(reads, &when, within).await {
                 // What comes next is of another moment, and nothing of this one was given out.
                 Err(Error::SnapshotExpired { .. }) if now && tries < TRIES_MAX => {}
                 done => return done,
@@ -237,7 +287,12 @@ impl SelectOn {
         unreachable!("the last try returns")
     }
 
-    async fn read_once(&self, reads: &[Reads], when: &When) -> Result<Vec<Vec<ReadAnswer>>> {
+    async fn read_once(
+        &self,
+        reads: &[Reads],
+        when: &When,
+        within: Option<Duration>,
+    ) -> Result<Vec<Vec<ReadAnswer>>> {
         let partitions = self.engine.partitions();
         // Everything is asked for before the first answer is awaited.
         let mut by_partition: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
@@ -254,7 +309,7 @@ impl SelectOn {
         let mut sent = Vec::with_capacity(by_partition.len());
         for (partition, places) in by_partition {
             let plans = places.iter().flat_map(|&place| reads[place].as_slice());
-            let asked = self.ask(partition, plans, when.clone());
+            let asked = self.ask(partition, plans, when.clone(), within);
             sent.push((places, asked));
         }
         // By place, the answers of each partition asked.
@@ -279,6 +334,16 @@ impl SelectOn {
 
     /// What shards are told of the moment, which must fit what is read.
     fn when(&self, moment: &Moment, reads: &[Reads]) -> Result<When> {
+        let owners = reads.iter().flat_map(Reads::as_slice);
+        self.when_of(moment, owners.map(|plan| PStateIndex(plan.pstate.0)))
+    }
+
+    /// The same, of these `PState`s.
+    pub(super) fn when_of(
+        &self,
+        moment: &Moment,
+        mut read: impl Iterator<Item = PStateIndex>,
+    ) -> Result<When> {
         let definition = &self.module.definition;
         match moment {
             Moment::Now => Ok(When::Now),
@@ -299,10 +364,9 @@ impl SelectOn {
                         definition.name
                     ),
                 })?;
-                let mut plans = reads.iter().flat_map(Reads::as_slice);
-                let foreign = plans.find(|plan| self.owner(plan) != place);
-                if let Some(plan) = foreign {
-                    let pstate = &definition.pstates[plan.pstate.0 as usize];
+                let owner = |read: PStateIndex| definition.pstates[read.0 as usize].owner;
+                if let Some(foreign) = read.find(|it| owner(*it) != place) {
+                    let pstate = &definition.pstates[foreign.0 as usize];
                     let owner = &definition.topologies[pstate.owner].name;
                     let what = format!(
                         "`{}` is written by topology `{owner}`, so its ids count and not those of \
@@ -323,11 +387,12 @@ impl SelectOn {
         }
     }
 
-    fn ask<'p>(
+    pub(super) fn ask<'p>(
         &self,
         partition: PartitionId,
         plans: impl IntoIterator<Item = &'p ReadPlan>,
         when: When,
+        within: Option<Duration>,
     ) -> (ShardId, oneshot::Receiver<Result<Vec<ReadAnswer>>>) {
         let operations = plans.into_iter().map(|plan| ReadOperation {
             pstate: self.module.pstates[plan.pstate.0 as usize],
@@ -339,7 +404,7 @@ impl SelectOn {
         let node = &self.engine.inner.node;
         let shard = node.setup.owner(partition);
         let answer = node.post(shard, |reply| {
-            Message::Read(ReadRequest { module, partition, operations, when, reply })
+            Message::Read(ReadRequest { module, partition, operations, when, within, reply })
         });
         (shard, answer)
     }
@@ -355,23 +420,22 @@ fn merge<'a>(plan: &ReadPlan, parts: impl Iterator<Item = &'a ReadAnswer>) -> Re
     let crate::schema::ReadOp::Range(range) = &plan.op else {
         unreachable!("only ranges over first keys lie in all partitions");
     };
-    let mut rows: Vec<(&[u8], &[u8])> = Vec::new();
-    for part in parts {
-        if let ReadAnswer::Rows(part) = part {
-            rows.extend(part.iter());
-        }
-    }
-    rows.sort_unstable_by(|a, b| if range.reverse { b.0.cmp(a.0) } else { a.0.cmp(b.0) });
-    let limit =
-        range.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let parts = parts.map(|part| match part {
+        ReadAnswer::Rows(rows) => Part { rows, taken: 0, ends: true },
+        ReadAnswer::Value(_) => unreachable!("a range is answered by rows"),
+    });
+    let mut parts: Vec<_> = parts.collect();
+    let limit = range.limit.and_then(|limit| usize::try_from(limit).ok());
     let mut merged = Rows::new();
-    for (key, value) in rows.into_iter().take(limit) {
-        merged.push(key, value);
-    }
+    merge_into(&mut parts, range.reverse, limit.unwrap_or(usize::MAX), &mut merged);
     ReadAnswer::Rows(merged)
 }
 
-fn decode<P: Select>(fields: &FieldTable, reads: &Reads, answers: &[ReadAnswer]) -> Result<P::Out> {
+pub(super) fn decode<P: Select>(
+    fields: &FieldTable,
+    reads: &Reads,
+    answers: &[ReadAnswer],
+) -> Result<P::Out> {
     let answers: Vec<Answer<'_>> = answers
         .iter()
         .map(|answer| match answer {

@@ -90,6 +90,23 @@ impl FieldTable {
         self.index.find(name, &self.types)
     }
 
+    /// The names of the fields of an enum's variant, which are those of a type `Enum::Variant`.
+    #[must_use]
+    pub fn of_variant(&self, name: &str, variant: &str) -> Option<&TypeNames> {
+        // Joined on the stack, so that a value that allocates nothing is read and written without. Names
+        // that do not fit are rare.
+        let mut joined = [0; 128];
+        let mut bytes = 0;
+        for part in [name, "::", variant] {
+            let Some(place) = joined.get_mut(bytes..bytes + part.len()) else {
+                return self.of_type(&format!("{name}::{variant}"));
+            };
+            place.copy_from_slice(part.as_bytes());
+            bytes += part.len();
+        }
+        self.of_type(std::str::from_utf8(&joined[..bytes]).expect("made of whole texts"))
+    }
+
     /// All types, in the order they were first met.
     pub fn types(&self) -> impl ExactSizeIterator<Item = &TypeNames> {
         self.types.iter()

@@ -208,6 +208,11 @@ impl Log {
         self.inner.core.borrow().flushed
     }
 
+    /// Bytes that hold something in its segments.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.inner.core.borrow().segments.iter().map(|it| it.state().bytes).sum()
+    }
+
     /// The append time of the last record.
     pub fn append_time(&self) -> WallTime {
         self.inner.core.borrow().append_time

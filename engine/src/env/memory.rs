@@ -16,8 +16,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::{
-    Buf, Class, Clock, Disk, Env, File, LocalFuture, Mesh, Open, Parcel, Sender, Spawner, Sync,
-    WithBuf,
+    Below, Buf, Class, Clock, Disk, Env, File, LocalFuture, Mesh, Open, Parcel, Sender, Spawner,
+    Sync, WithBuf,
 };
 use crate::types::{ShardId, Time, WallTime};
 
@@ -142,6 +142,25 @@ impl Disk for MemoryDisk {
     fn free_bytes(&self) -> io::Result<u64> {
         let max = self.bytes_max.get().unwrap_or(1 << 50);
         Ok(max.saturating_sub(self.used()))
+    }
+
+    fn elsewhere(&self, dir: &str) -> io::Result<Rc<dyn Disk>> {
+        let disk: Rc<dyn Disk> = Rc::new(self.clone());
+        Ok(Rc::new(Below::new(&disk, dir)))
+    }
+
+    fn link<'a>(&'a self, from: &'a str, to: &'a str) -> LocalFuture<'a, io::Result<()>> {
+        let mut files = self.files.borrow_mut();
+        let result = match (files.get(from).cloned(), files.contains_key(to)) {
+            (None, _) => Err(io::ErrorKind::NotFound.into()),
+            (Some(_), true) => Err(io::ErrorKind::AlreadyExists.into()),
+            (Some(bytes), false) => {
+                files.insert(to.to_owned(), bytes);
+                Ok(())
+            }
+        };
+        drop(files);
+        ready(result)
     }
 }
 

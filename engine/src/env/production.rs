@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 
-use crate::env::{Parcel, Platform, ShardMain};
+use crate::env::{Elsewhere, Parcel, Platform, ShardMain};
 use crate::types::ShardId;
 
 mod check;
@@ -289,6 +289,37 @@ impl Platform for Production {
             receiver.await.unwrap_or_default();
         })
     }
+
+    fn elsewhere(&self, dir: &Path) -> io::Result<Elsewhere> {
+        let refused = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
+        let root = make_durably(dir)?;
+        let own = &self.directory.root;
+        if root.starts_with(own) || own.starts_with(&root) {
+            let what = format!("one of it and {} lies within the other", own.display());
+            return Err(refused(what));
+        }
+        let text = root.to_str().ok_or_else(|| refused("its name is not UTF-8".to_owned()))?;
+        let claim = lock::Lock::take(&root)
+            .map_err(|error| io::Error::new(io::ErrorKind::ResourceBusy, error))?;
+        Ok(Elsewhere { dir: text.to_owned(), claim: Box::new(claim) })
+    }
+}
+
+/// Makes a directory and what is missing above it, with names that survive a crash. Returns its path, absolute.
+fn make_durably(dir: &Path) -> io::Result<PathBuf> {
+    let dir = std::path::absolute(dir)?;
+    let mut missing: Vec<&Path> = dir.ancestors().take_while(|it| !it.exists()).collect();
+    while let Some(next) = missing.pop() {
+        if let Err(error) = fs::create_dir(next)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(error);
+        }
+        if let Some(above) = next.parent() {
+            fs::File::open(above)?.sync_all()?;
+        }
+    }
+    dir.canonicalize()
 }
 
 impl Life {

@@ -65,6 +65,15 @@ pub async fn names(env: &Env) {
     assert_eq!(sorted(env, "suite/names").await, ["b"]);
     let moved = disk.open("suite/names/b", Open::Existing).await.expect("it moved");
     expect(&*moved, 0, 1, 1).await;
+    match disk.link("suite/names/b", "suite/names/d").await {
+        Ok(()) => {
+            let second = disk.open("suite/names/d", Open::Existing).await.expect("another name");
+            expect(&*second, 0, 1, 1).await;
+            disk.remove("suite/names/d").await.expect("removed");
+            expect(&*moved, 0, 1, 1).await;
+        }
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),
+    }
     let missing = disk.rename("suite/names/a", "suite/names/c").await;
     assert_eq!(missing.err().map(|error| error.kind()), Some(ErrorKind::NotFound));
     disk.remove("suite/names/b").await.expect("removed");

@@ -176,6 +176,10 @@ impl Local for Unit<'_> {
         Ok(Access::Ready)
     }
 
+    fn described(&self, _pstate: PStateIndex) -> (&str, &Layout) {
+        unreachable!("`Fill` gives out no way to query")
+    }
+
     fn sizes(&self, _pstate: PStateIndex) -> Option<&Layout> {
         self.known.sizes
     }

@@ -328,6 +328,10 @@ impl Local for Migrated<'_> {
         }
     }
 
+    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+        self.inner.described(pstate)
+    }
+
     fn sizes(&self, pstate: PStateIndex) -> Option<&Layout> {
         self.inner.sizes(pstate)
     }

@@ -27,7 +27,7 @@ use crate::codec::table::Misfit;
 use crate::error::{Error, Result};
 use crate::migrate::Move;
 use crate::module::{Definition, PStateIndex, Traced};
-use crate::schema::Layout;
+use crate::schema::{Layout, ReadPlan, Reads};
 use crate::types::{DepotId, MicrobatchId, PStateId, ShardId, TopologyId};
 
 /// Everything that has a number.
@@ -125,6 +125,8 @@ pub(crate) struct Installed {
     /// Where each topology's rejected records go.
     pub(crate) dead_letters: Vec<DepotId>,
     pub(crate) fields: Arc<FieldTable>,
+    /// Of its `PState`s as it declares them, by place.
+    pub(crate) layouts: Vec<Layout>,
     /// How far each topology is visible: the highest id that some shard of this process has shown. All
     /// participants have applied it durably.
     visible: Vec<AtomicU64>,
@@ -172,6 +174,20 @@ impl Installed {
     pub(crate) fn visible(&self) -> Vec<(TopologyId, MicrobatchId)> {
         let visible = self.visible.iter().map(|id| MicrobatchId(id.load(Ordering::SeqCst)));
         self.topologies.iter().copied().zip(visible).collect()
+    }
+
+    /// The name of a `PState`, and how it lies in rows.
+    pub(crate) fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+        let place = pstate.0 as usize;
+        (&self.definition.pstates[place].name, &self.layouts[place])
+    }
+
+    /// What some reads are of, for people.
+    pub(crate) fn names(&self, reads: &Reads) -> String {
+        let name = |plan: &ReadPlan| self.described(PStateIndex(plan.pstate.0)).0;
+        let mut names: Vec<_> = reads.as_slice().iter().map(name).collect();
+        names.dedup();
+        format!("a read of `{}`", names.join("`, `"))
     }
 
     /// How far one of its topologies is visible.
@@ -306,18 +322,17 @@ impl Catalogue {
             .map(|it| TopologyId(number(&mut entry.topologies, &it.name, &mut self.next_topology)))
             .collect();
         let (mut pstates, mut old, mut moves) = (Vec::new(), Vec::new(), Vec::new());
-        for ((decl, layout), old_layout) in definition.pstates.iter().zip(layouts).zip(old_layouts)
+        for ((decl, layout), old_layout) in definition.pstates.iter().zip(&layouts).zip(old_layouts)
         {
-            let declared = Declaration { name: &decl.name, layout, migration: None };
             let migration = decl.migration.as_ref().zip(old_layout);
             let id = migration.as_ref().map(|(migration, old)| (&*migration.id, old));
-            let declared = Declaration { migration: id, ..declared };
+            let declared = Declaration { name: &decl.name, layout, migration: id };
             let moving = entry.declare(&declared, &mut self.next_pstate)?;
             if let (Some(from), Some((migration, _))) = (moving.from, &migration) {
                 let place = PStateIndex(count(pstates.len()));
                 let behind = PStateIndex(count(definition.pstates.len() + old.len()));
                 old.push(PStateId(from));
-                moves.push(Arc::new(migration.begin(&declared.layout, place, behind)));
+                moves.push(Arc::new(migration.begin(layout, place, behind)));
             }
             pstates.push(PStateId(moving.number));
         }
@@ -338,6 +353,7 @@ impl Catalogue {
             topologies,
             dead_letters,
             fields,
+            layouts,
         })
     }
 
@@ -353,6 +369,7 @@ impl Catalogue {
             pstate.migrated.push(done.id);
         }
     }
+
     /// What would be written must be read again: the reader bounds how deeply JSON may nest.
     fn check_readable(&self, module: &str) -> Result<()> {
         match Self::decode(&self.encode()) {
@@ -374,7 +391,7 @@ impl Catalogue {
 /// What a launch says of a `PState`.
 struct Declaration<'d> {
     name: &'d str,
-    layout: Layout,
+    layout: &'d Layout,
     /// The id of its migration, and what it was before.
     migration: Option<(&'d str, &'d Layout)>,
 }
@@ -452,7 +469,7 @@ impl ModuleEntry {
                 ));
             }
         }
-        let is = &declared.layout;
+        let is = declared.layout;
         let stored = stored.map(|stored| stored.unwrap_or_else(|| is.without_sizes()));
         let layout = match &stored {
             None => is.clone(),

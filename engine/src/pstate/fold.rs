@@ -48,14 +48,42 @@ impl Store {
     /// [`Error::NoSpace`]: nothing is lost, the next fold tries again. Anything else: the shard must
     /// stop; what reached the disk is unknown, but the old root is intact.
     pub async fn fold(&self, covers: Index, pending: &[Index]) -> Result<FoldReport, Error> {
+        let frozen = self.freeze();
+        self.fold_frozen(frozen, covers, pending).await
+    }
+
+    /// Fixes what the next fold brings into the trees: what is visible now. [`Store::fold_frozen`] follows; if
+    /// it does not, the next fold contains it.
+    pub fn freeze(&self) -> Frozen {
+        let mut state = self.inner.state.borrow_mut();
+        let memtable = std::mem::take(&mut state.memtable);
+        if !memtable.is_empty() {
+            state.frozen.push(Rc::new(memtable));
+            state.keep_generation();
+        }
+        Frozen { layers: state.frozen.clone() }
+    }
+
+    /// The rest of [`Store::fold`]. Nothing was frozen since.
+    ///
+    /// # Errors
+    /// As [`Store::fold`].
+    pub async fn fold_frozen(
+        &self,
+        frozen: Frozen,
+        covers: Index,
+        pending: &[Index],
+    ) -> Result<FoldReport, Error> {
         assert!(pending.windows(2).all(|pair| pair[0] < pair[1]), "pending entries ascend");
         assert!(pending.last().is_none_or(|last| *last <= covers), "pending entries are covered");
         assert!(!self.inner.folding.replace(true), "one fold at a time");
+        // All of them are dropped at the end.
+        assert_eq!(frozen.layers.len(), self.inner.state.borrow().frozen.len(), "the last freeze");
         if !pending.is_empty() {
             probe::reached(probe::State::InDoubtAcrossFold);
         }
         let described = std::mem::take(&mut self.inner.state.borrow_mut().described);
-        let result = self.fold_frozen(covers, pending, &described).await;
+        let result = self.fold_layers(frozen.layers, covers, pending, &described).await;
         if result.is_err() {
             self.inner.state.borrow_mut().described.extend(described);
         }
@@ -67,13 +95,13 @@ impl Store {
         result
     }
 
-    async fn fold_frozen(
+    async fn fold_layers(
         &self,
+        frozen: Vec<Rc<Layer>>,
         covers: Index,
         pending: &[Index],
         described: &BTreeSet<PStateId>,
     ) -> Result<FoldReport, Error> {
-        let frozen = self.freeze();
         let file = self.file().await?;
         let evacuation = self.plan_evacuation(&file, &frozen).await?;
         let (fold, slot, draft) = self.begin(&file, &evacuation)?;
@@ -145,17 +173,6 @@ impl Store {
         let table = self.write_table(writer, pending).await?;
         writer.finish().await?;
         Ok((roots, catalogue, table))
-    }
-
-    /// Moves the memtable to the frozen layers, newest last.
-    fn freeze(&self) -> Vec<Rc<Layer>> {
-        let mut state = self.inner.state.borrow_mut();
-        let memtable = std::mem::take(&mut state.memtable);
-        if !memtable.is_empty() {
-            state.frozen.push(Rc::new(memtable));
-            state.keep_generation();
-        }
-        state.frozen.clone()
     }
 
     /// The file, created if it is not there. Its name is durable afterwards: one that was only found
@@ -397,6 +414,13 @@ impl Store {
         file.truncate(needed).await.map_err(failed("truncate"))?;
         Ok(needed)
     }
+}
+
+/// What a fold brings into the trees: memtables, oldest first.
+#[derive(Debug)]
+#[must_use]
+pub struct Frozen {
+    layers: Vec<Rc<Layer>>,
 }
 
 /// What a fold changes in the store when it is durable.

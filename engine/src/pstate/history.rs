@@ -387,9 +387,11 @@ impl Store {
         self.inner.state.borrow().history.bytes()
     }
 
-    /// Gives back what the disk holds for readers of older ids only: a fold needs the space.
+    /// Gives back what the disk holds for readers of older ids and for copies only: a fold needs the space.
     pub(super) fn drop_held_pages(&self) {
         let mut state = self.inner.state.borrow_mut();
+        state.holds.clear();
+        state.hold_pages();
         let mut dropped = Dropped::default();
         // The newest generation's root may be the durable one still; then it holds nothing by itself.
         while state.history.generations.len() > 1 {
@@ -435,9 +437,17 @@ impl State {
         self.hold_pages();
     }
 
-    /// Pages of older generations are not written, as long as somebody may read them.
+    /// Pages of older generations, and of roots that are copied, are not written as long as somebody may read
+    /// them.
     pub(super) fn hold_pages(&mut self) {
-        self.space.held = self.history.held();
+        let mut held = self.history.held();
+        if !planted(Plant::BackupForgetsHeldRoot) {
+            for live in self.holds.values() {
+                held.resize(held.len().max(live.len()), 0);
+                held.iter_mut().zip(live).for_each(|(held, live)| *held |= live);
+            }
+        }
+        self.space.held = held;
     }
 
     /// Where a reader of an older id looks for what is in `pstate`.

@@ -55,6 +55,8 @@ impl Store {
             history: History::default(),
             frozen: Vec::new(),
             trees: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            holds_last: 0,
             described: BTreeSet::new(),
             catalogue: TreeRoot::default(),
             table: ChunkList { bytes: 0, chunks: Vec::new() },

@@ -243,7 +243,7 @@ impl Run {
     }
 
     /// Its parts, ascending by `PState`.
-    pub(super) fn parts(&self) -> impl Iterator<Item = (PStateId, RunPart<'_>)> {
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (PStateId, RunPart<'_>)> {
         self.sections.iter().map(|section| (section.pstate, RunPart { run: self, section }))
     }
 
@@ -362,7 +362,7 @@ impl<'a> RunPart<'a> {
         Some(self.run.value(&points[found]).into())
     }
 
-    pub(super) fn ranges(self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a {
+    pub(crate) fn ranges(self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a {
         let run = self.run;
         run.ranges[self.section.ranges.clone()].iter().map(|range| run.range(range))
     }
@@ -374,7 +374,7 @@ impl<'a> RunPart<'a> {
         before.is_some_and(|(_, to)| to.is_none_or(|to| key < to))
     }
 
-    pub(super) fn points(
+    pub(crate) fn points(
         self,
         (from, to): (Bound<&[u8]>, Bound<&[u8]>),
     ) -> impl DoubleEndedIterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a {

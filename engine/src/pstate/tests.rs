@@ -10,6 +10,7 @@ type Model = BTreeMap<(PStateId, Vec<u8>), Vec<u8>>;
 mod crash;
 mod damage;
 mod format;
+mod held;
 mod history;
 mod space;
 

@@ -48,9 +48,13 @@ use super::Data;
 use crate::codec::value::raw::Raw;
 use crate::codec::{self, FieldTable};
 
+mod check;
 mod json;
+mod navigate;
 
+pub use check::{Refused, check};
 pub use json::JsonError;
+pub use navigate::{LocalNavigator, Navigate, Navigator};
 
 /// An encoded value.
 #[derive(Clone)]
@@ -212,6 +216,9 @@ pub enum Step {
     Keys,
     /// Each value of a map.
     Values,
+    /// How many items, elements or entries there are; none of nil. T: the outcome takes the place of what was
+    /// here.
+    Size,
     /// Each `[place, item]` of a list. T: changes items, and puts them in the order of the new places;
     /// those of the same place stay in the order they had.
     Indexed,
@@ -278,6 +285,8 @@ pub enum Step {
     Default(Value),
     /// T: the value in the place of nothing, as after [`Step::NewElem`].
     NoneTo(Value),
+    /// What a navigator of one's own reaches. T: as the navigator says.
+    Navigate(Navigator),
     /// What is here after the transform.
     Transformed(Query, Box<Term>),
 
@@ -316,6 +325,67 @@ pub enum Step {
     /// The path with nothing collected; what it collects is forgotten at its end, and what was collected
     /// before is there again.
     Fresh(Query),
+}
+
+impl Step {
+    /// Its name in JSON.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Key(_) => "key",
+            Self::Must(_) => "must",
+            Self::MapKey(_) => "map_key",
+            Self::Elem(_) => "elem",
+            Self::Field { .. } => "field",
+            Self::Nth(_) => "nth",
+            Self::First => "first",
+            Self::Last => "last",
+            Self::Index(_) => "index",
+            Self::All => "all",
+            Self::Keys => "keys",
+            Self::Values => "values",
+            Self::Size => "size",
+            Self::Indexed => "indexed",
+            Self::Begin => "begin",
+            Self::End => "end",
+            Self::BeforeFirst => "before_first",
+            Self::AfterLast => "after_last",
+            Self::InsertAt(_) => "insert_at",
+            Self::NewElem => "new_elem",
+            Self::Range { .. } => "range",
+            Self::Sublist(..) => "sublist",
+            Self::SublistOf(..) => "sublist_of",
+            Self::SubMap(_) => "sub_map",
+            Self::SubSet(_) => "sub_set",
+            Self::Filtered(_) => "filtered",
+            Self::Runs(_) => "runs",
+            Self::Compare(..) => "compare",
+            Self::Test(_) => "test",
+            Self::Selected(_) => "selected",
+            Self::NotSelected(_) => "not_selected",
+            Self::Collected(_) => "collected",
+            Self::View(_) => "view",
+            Self::Default(_) => "default",
+            Self::NoneTo(_) => "none_to",
+            Self::Navigate(_) => "navigate",
+            Self::Transformed(..) => "transformed",
+            Self::Stay => "stay",
+            Self::Stop => "stop",
+            Self::If(..) => "if",
+            Self::Cond(_) => "cond",
+            Self::Multi(_) => "multi",
+            Self::SubSelect(_) => "sub_select",
+            Self::ThenStay(_) => "then_stay",
+            Self::Fix(..) => "fix",
+            Self::Again(_) => "again",
+            Self::Collect(_) => "collect",
+            Self::CollectOne(_) => "collect_one",
+            Self::PutValue(_) => "put_value",
+            Self::PutCurrent => "put_current",
+            Self::DropCollected => "drop_collected",
+            Self::Fresh(_) => "fresh",
+        }
+    }
 }
 
 /// How values are compared.
@@ -438,28 +508,50 @@ impl fmt::Debug for Function {
     }
 }
 
-/// Functions by name, for queries that come from outside.
+/// Functions and navigators by name, for queries that come from outside.
+///
+/// Paths that do are no longer than [`QUERY_STEPS_MAX`] and no deeper than [`QUERY_DEPTH_MAX`].
 #[derive(Clone, Debug, Default)]
-pub struct Functions(BTreeMap<String, Function>);
+pub struct Functions {
+    functions: BTreeMap<String, Function>,
+    navigators: BTreeMap<String, LocalNavigator>,
+}
 
 impl Functions {
     /// None.
     #[must_use]
     pub const fn none() -> Self {
-        Self(BTreeMap::new())
+        Self { functions: BTreeMap::new(), navigators: BTreeMap::new() }
     }
 
     /// These and one more, in place of one of the same name.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, function: Function) -> Self {
-        self.0.insert(name.into(), function);
+        self.functions.insert(name.into(), function);
         self
+    }
+
+    /// These and a navigator, in place of one of the same name.
+    #[must_use]
+    pub fn with_navigator(mut self, name: impl Into<String>, navigator: impl Navigate) -> Self {
+        self.navigators.insert(name.into(), LocalNavigator::of(navigator));
+        self
+    }
+
+    pub(crate) fn navigator<'f>(
+        &'f self,
+        navigator: &'f Navigator,
+    ) -> Result<&'f LocalNavigator, &'f str> {
+        match navigator {
+            Navigator::Local(local) => Ok(local),
+            Navigator::Named(name) => self.navigators.get(name).ok_or(name),
+        }
     }
 
     pub(crate) fn find<'f>(&'f self, function: &'f Function) -> Result<&'f Local, &'f str> {
         match function {
             Function::Local(local) => Ok(local),
-            Function::Named(name) => match self.0.get(name) {
+            Function::Named(name) => match self.functions.get(name) {
                 Some(Function::Local(local)) => Ok(local),
                 // A name for a name would be a way to loop.
                 Some(Function::Named(_)) | None => Err(name),
@@ -467,3 +559,9 @@ impl Functions {
         }
     }
 }
+
+/// Paths that come from outside are no larger than anyone writes.
+pub const QUERY_STEPS_MAX: usize = 4096;
+
+/// How deep paths nest in paths, if they come from outside.
+pub const QUERY_DEPTH_MAX: usize = 32;

@@ -5,12 +5,18 @@
 //!
 //! | at a collection stored by rows | cost |
 //! |---|---|
-//! | `Key`, `Must`, `MapKey`, `Elem` that lead to a row | one seek |
+//! | `Key`, `Must`, `MapKey`, `Elem`, a record's `Field` that lead to a row | one seek |
 //! | `Range`, then `All`, `Keys` or `Values` over rows | one seek, and the rows up to the limit |
 //! | the same over collections in it | one seek for each, and what the path reads of it |
 //! | `First`, `Last` of a set | one seek, one row |
+//! | `First`, `Last` of a list | one seek, one row |
+//! | `Nth`, `Sublist` of a list, and what it reaches | one seek for the head, one scan of at most 64 rows for each level, and the rows |
+//! | `Index`, `Size` of a list; `Size` of others | one seek; what `Keys` costs |
 //! | T: `Key`s, then `Set` or `Void` to a row or a whole collection | nothing is read |
 //! | T: `Range` without limit, then `Void`; `NewElem` | nothing is read |
+//! | T: `InsertAt`, `BeforeFirst`, `AfterLast` in a list; `Nth` or `Index` that move or remove | what `Nth` costs, and a small row written for each level |
+//! | T: `Nth` of a list that becomes something else | what `Nth` costs, and one row written |
+//! | T: `Sublist`, `Begin`, `End` | the same for each item that is another afterwards |
 //! | T: `Values` | reads as selecting does; writes the rows that change |
 //! | branches, and steps that collect | what their paths cost |
 //! | any other step | reads the collection up to there as one value, of at most 16 MiB; T writes the rows that change |
@@ -29,9 +35,10 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-use super::ast::{Function, Functions, Query, Step, Term, Value};
+use super::Layout;
+use super::ast::{Function, Functions, LocalNavigator, Navigator, Query, Step, Term, Value};
 use crate::codec::value::raw::{Bad, Kind, Raw, push_list};
-use crate::codec::{self, FieldTable};
+use crate::codec::{self, FieldTable, KeyBuf};
 use crate::env::LocalFuture;
 
 /// The steps that do not depend on the value, as a pattern: [`Trail::next`] takes them.
@@ -57,7 +64,8 @@ macro_rules! control_step {
     };
 }
 
-mod layout;
+mod keys;
+mod lists;
 mod remote;
 mod rows;
 mod select;
@@ -66,9 +74,10 @@ mod tests;
 mod transform;
 mod within;
 
-pub use layout::{KeyType, Laid, Layout, ValueType};
 pub use remote::{Outcome, Queried};
-pub(crate) use remote::{Selects, query};
+pub(crate) use remote::{Selects, outcomes, query};
+#[cfg(test)]
+pub(crate) use tests::random_query;
 
 /// The rows of one `PState`.
 pub trait Source {
@@ -182,11 +191,14 @@ pub enum Problem {
         /// What was there.
         found: Kind,
     },
+    /// A step does not fit what it would come to; nothing was read.
+    #[error(transparent)]
+    Misfit(#[from] Box<super::ast::Refused>),
     /// A key is not of the type that the keys of the collection have.
     #[error("a key of the path is no `{key_type}`, which the keys of the collection are")]
     BadKey {
         /// The type of the collection's keys.
-        key_type: &'static str,
+        key_type: String,
         /// Why not.
         #[source]
         source: codec::Error,
@@ -223,8 +235,8 @@ pub enum Problem {
         /// The field or variant.
         name: String,
     },
-    /// No function of this name was given.
-    #[error("there is no function `{0}`: register it where the query is evaluated")]
+    /// No function, or no navigator, of this name was given.
+    #[error("there is no function or navigator `{0}`: register it where the query is evaluated")]
     NoFunction(String),
     /// `again` outside of a `fix` of this name.
     #[error("there is no `fix` of the name `{0}` around this `again`")]
@@ -265,16 +277,20 @@ impl Problem {
 pub async fn select<S: Source>(
     source: &S,
     cx: &Cx<'_>,
-    layout: &Layout,
     query: &Query,
     reach: &mut dyn FnMut(Value) -> ControlFlow<()>,
 ) -> Result<(), Error<S::Error>> {
     let mut out = |collected: &Collected, value: Raw<'_>| Ok(reach(result(collected, value)));
-    let spot = rows::Spot::root(layout);
+    let spot = rows::Spot::root(cx.layout);
     let flow = select::select(source, cx, Trail::of(query.steps()), spot, &mut out).await?;
     // Whether the caller wanted no more is the caller's to know.
     let (ControlFlow::Continue(()) | ControlFlow::Break(())) = flow;
     Ok(())
+}
+
+/// The bytes of a first key.
+pub(crate) fn first_key(layout: &Layout, key: &Value) -> Result<KeyBuf, Problem> {
+    rows::Spot::root(layout).key(key.raw())
 }
 
 /// Replaces each part that a query reaches by what the term makes of it.
@@ -284,17 +300,18 @@ pub async fn select<S: Source>(
 pub async fn transform<W: Writer>(
     writer: &W,
     cx: &Cx<'_>,
-    layout: &Layout,
     query: &Query,
     term: &Term,
 ) -> Result<(), Error<W::Error>> {
-    let spot = rows::Spot::root(layout);
+    let spot = rows::Spot::root(cx.layout);
     transform::transform(writer, cx, Trail::of(query.steps()), spot, term).await
 }
 
 /// What an evaluation has beside the rows.
 #[derive(Debug)]
 pub struct Cx<'a> {
+    /// How the `PState` lies in rows.
+    layout: &'a Layout,
     fields: &'a FieldTable,
     functions: &'a Functions,
     /// How many more steps it may take.
@@ -302,10 +319,10 @@ pub struct Cx<'a> {
 }
 
 impl<'a> Cx<'a> {
-    /// For values encoded with `fields`, and paths that call `functions`.
+    /// For a `PState` of this layout, values encoded with `fields`, and paths that call `functions`.
     #[must_use]
-    pub fn new(fields: &'a FieldTable, functions: &'a Functions) -> Self {
-        Self { fields, functions, steps_left: Cell::new(STEPS_MAX) }
+    pub fn new(layout: &'a Layout, fields: &'a FieldTable, functions: &'a Functions) -> Self {
+        Self { layout, fields, functions, steps_left: Cell::new(STEPS_MAX) }
     }
 
     fn call(
@@ -319,6 +336,11 @@ impl<'a> Cx<'a> {
         let collected = list(collected);
         let collected: Vec<_> = collected.iter().map(|value| value.raw()).collect();
         local.call(self.fields, &collected, value).map_err(Problem::Function)
+    }
+
+    fn navigator<'n>(&'n self, navigator: &'n Navigator) -> Result<&'n LocalNavigator, Problem> {
+        let found = self.functions.navigator(navigator);
+        found.map_err(|name| Problem::NoFunction(name.to_owned()))
     }
 
     fn test(

@@ -83,6 +83,23 @@ impl Layout {
         Self::Record { name: name.to_owned(), fields: fields.into() }
     }
 
+    /// Whether a record of this name in it has this field.
+    #[must_use]
+    pub fn has_field(&self, record: &str, field: &str) -> bool {
+        match self {
+            Self::Value(_) | Self::Set { .. } => false,
+            Self::Map { value: inner, .. } | Self::List { item: inner } => {
+                inner.has_field(record, field)
+            }
+            Self::Record { name, fields } => {
+                let mut kept = fields.iter().filter(|it| !it.gone);
+                kept.any(|it| {
+                    (name == record && it.name == field) || it.layout.has_field(record, field)
+                })
+            }
+        }
+    }
+
     /// The layout to remember once rows of both are stored: `declared`, and what it has lost of this.
     ///
     /// # Errors

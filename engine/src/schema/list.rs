@@ -31,9 +31,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::bulk::rows_of;
 use super::plan::RangeOp;
 use crate::codec::{self, FieldTable, KeyBuf, decode, encode};
 
+mod bulk;
 mod edit;
 mod find;
 #[cfg(doctest)]
@@ -70,7 +72,10 @@ pub(crate) trait Rows {
 
     /// The rows of a range, in its order.
     async fn scan(&self, range: &RangeOp) -> std::result::Result<Vec<Row>, Self::Error>;
+}
 
+/// The same, to be changed.
+pub(crate) trait Edits: Rows {
     /// Writes one row.
     fn put(&self, key: &[u8], value: &[u8]) -> std::result::Result<(), Self::Error>;
 
@@ -148,17 +153,9 @@ impl<'a, R: Rows> List<'a, R> {
         value.map(|value| Head::decode(&value).map_err(Error::Malformed)).transpose()
     }
 
-    fn put_head(&self, head: &Head) -> Result<(), R::Error> {
-        Ok(self.rows.put(&head_key(self.prefix), &head.encode())?)
-    }
-
     /// The key of the block of `level` that begins at `label`; of the element there, if the level is 0.
     fn key(&self, level: usize, label: Label) -> KeyBuf {
         key(self.prefix, level, label)
-    }
-
-    fn put_block(&self, level: usize, block: Block) -> Result<(), R::Error> {
-        Ok(self.rows.put(&self.key(level, block.label), &block.encode())?)
     }
 
     /// The rows of a level whose labels lie in a range, which has no end if `to` is none.
@@ -193,6 +190,16 @@ impl<'a, R: Rows> List<'a, R> {
         let label = key.get(self.prefix.len() + 1..).and_then(|label| label.try_into().ok());
         let label = label.ok_or(Error::Malformed("the key of a row has another length"))?;
         Ok(Label::from_be_bytes(label))
+    }
+}
+
+impl<R: Edits> List<'_, R> {
+    fn put_head(&self, head: &Head) -> Result<(), R::Error> {
+        Ok(self.rows.put(&head_key(self.prefix), &head.encode())?)
+    }
+
+    fn put_block(&self, level: usize, block: Block) -> Result<(), R::Error> {
+        Ok(self.rows.put(&self.key(level, block.label), &block.encode())?)
     }
 }
 

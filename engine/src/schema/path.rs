@@ -8,9 +8,9 @@ use std::marker::PhantomData;
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 use super::aggregate::{Adds, Change};
-use super::plan::{RangeOp, ReadOp, ReadPlan, Removal, Target};
+use super::plan::{ItemsOp, RangeOp, ReadOp, ReadPlan, Removal, Target};
 use super::sizes::{self, Counting, Uncounted};
-use super::{Data, Field, Is, List, Map, Position, Record, Set, Sub, list};
+use super::{Data, Field, Is, List, Map, Position, Record, RowOf, Set, Sub, list};
 use crate::codec::{EncodeKey, Error, KEY_BYTES_MAX, Key, KeyBuf, Placement, Result};
 use crate::types::PStateId;
 
@@ -29,6 +29,10 @@ pub enum One {}
 /// How many: one or none.
 #[derive(Clone, Copy, Debug)]
 pub enum Maybe {}
+
+/// How many: one or none, which has to be looked for: such a path is read, and not written blindly.
+#[derive(Clone, Copy, Debug)]
+pub enum AtIndex {}
 
 /// How many: any number, in key order.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +68,11 @@ marker!(
 /// A path to a single place: what `put`, `delete` and `add` take, and what `key` and `range` go on
 /// from.
 #[diagnostic::on_unimplemented(
-    message = "this path does not end at one stored element, so it cannot be written blindly",
+    message = "this path leads to many elements, where one place is needed",
     label = "leads to many elements",
-    note = "`put`, `delete`, `add`, `key` and `range` start from a path of `key` steps only"
+    note = "`.key`, `.has`, `.field`, `.range`, `.all`, `.add`, `put` and `delete` go on from one place: a path of \
+            `.key` and `.field` steps, that may end in `.has`",
+    note = "all elements of a range are deleted by `at.delete_range`"
 )]
 pub trait Direct {}
 
@@ -77,7 +83,9 @@ impl Direct for Maybe {}
 #[diagnostic::on_unimplemented(
     message = "this PState belongs to another topology: only the topology that declared it may \
                write it",
-    label = "not owned by this topology"
+    label = "not owned by this topology",
+    note = "read it here, and append what is to be written to a depot that its own topology reads",
+    note = "a token that `reader()` gave, a `PState<..>`, cannot write: keep the `Owned<..>` one"
 )]
 pub trait OwnedBy<O> {}
 
@@ -218,6 +226,41 @@ impl<S, M, O> Path<S, M, O> {
 }
 
 impl<T: Data, M: Direct, O> Path<Sub<List<T>>, M, O> {
+    /// The item at a place of the list, counted from 0, if there are so many. One scan of at most 64 rows for
+    /// each level of the list finds it. (The last ones are had by `.all().reverse().limit(n)`.)
+    ///
+    /// ```
+    /// use tidemill::schema::{List, Map, Sub};
+    /// use tidemill::testing::TestPState;
+    ///
+    /// let posts = TestPState::<Map<u32, Sub<List<String>>>>::new()?;
+    /// posts.run(async |at| {
+    ///     for text in ["a", "b", "c"] {
+    ///         at.push(posts.token().key(7), text.to_owned()).await?;
+    ///     }
+    ///     Ok(())
+    /// }).unwrap();
+    /// let of_ann = posts.token().key(7);
+    /// assert_eq!(posts.select(of_ann.clone().item(1)).unwrap().as_deref(), Some("b"));
+    /// assert_eq!(posts.select(of_ann.items(1..9)).unwrap(), ["b", "c"]);
+    /// # Ok::<(), tidemill::codec::Error>(())
+    /// ```
+    #[must_use]
+    pub fn item(mut self, index: u64) -> Path<T, AtIndex, O> {
+        self.raw.items::<Sub<List<T>>>(index, 1);
+        Path::from_raw(self.raw)
+    }
+
+    /// The items whose places lie in a range, in the order of the list; fewer where it is shorter.
+    #[must_use]
+    pub fn items(mut self, indexes: Range<u64>) -> Path<Item<T>, Many, O> {
+        let count = indexes.end.saturating_sub(indexes.start);
+        self.raw.items::<Sub<List<T>>>(indexes.start, count);
+        Path::from_raw(self.raw)
+    }
+}
+
+impl<S: Listed, M: Direct, O> Path<S, M, O> {
     /// The key of the list, where it leaves `room` bytes for what its rows have behind it.
     ///
     /// # Errors
@@ -225,7 +268,7 @@ impl<T: Data, M: Direct, O> Path<Sub<List<T>>, M, O> {
     pub(crate) fn list_target(mut self, room: usize) -> Result<Target> {
         let bytes = self.raw.key.len() + room;
         if bytes > KEY_BYTES_MAX {
-            self.raw.too_long::<Sub<List<T>>>(bytes);
+            self.raw.too_long::<S>(bytes);
         }
         self.raw.target()
     }
@@ -249,8 +292,10 @@ impl<S, O> Path<S, Many, O> {
     /// Highest key first.
     #[must_use]
     pub fn reverse(mut self) -> Self {
-        if let Some(range) = self.raw.range_mut() {
-            range.reverse = !range.reverse;
+        match self.raw.more.as_deref_mut() {
+            Some(More::Range(range)) => range.reverse = !range.reverse,
+            Some(More::Items(items)) => items.reverse = !items.reverse,
+            Some(More::TooLong { .. }) | None => {}
         }
         self
     }
@@ -258,10 +303,27 @@ impl<S, O> Path<S, Many, O> {
     /// At most `count` elements: the first ones, or with [`Path::reverse`] the last ones.
     #[must_use]
     pub fn limit(mut self, count: u64) -> Self {
-        if let Some(range) = self.raw.range_mut() {
-            range.limit = Some(range.limit.map_or(count, |before| before.min(count)));
+        match self.raw.more.as_deref_mut() {
+            Some(More::Range(range)) => {
+                range.limit = Some(range.limit.map_or(count, |before| before.min(count)));
+            }
+            Some(More::Items(items)) => {
+                items.limit = items.limit.min(count);
+                if !items.reverse {
+                    items.count = items.count.min(count);
+                }
+            }
+            Some(More::TooLong { .. }) | None => {}
         }
         self
+    }
+
+    /// What it reads.
+    pub(crate) fn plan(self) -> Result<ReadPlan>
+    where
+        S: RowOf,
+    {
+        self.raw.read(What::Rows { keys_only: S::KEYS_ONLY })
     }
 
     /// The rows it leads to, for whoever wants to delete them.
@@ -302,6 +364,8 @@ struct RawPath {
 enum More {
     /// The path ends in a range.
     Range(RangeOp),
+    /// The path ends in items of a list.
+    Items(ItemsOp),
     /// The path has no key.
     TooLong { part: u8, part_type: &'static str, bytes: usize },
 }
@@ -342,10 +406,17 @@ impl RawPath {
         }
     }
 
-    fn range_mut(&mut self) -> Option<&mut RangeOp> {
-        match self.more.as_deref_mut() {
-            Some(More::Range(range)) => Some(range),
-            Some(More::TooLong { .. }) | None => None,
+    /// Ends the path in items of the list that it leads to.
+    fn items<L>(&mut self, from: u64, count: u64) {
+        let bytes = self.key.len() + list::KEY_BYTES;
+        self.parts = self.parts.saturating_add(1);
+        if bytes > KEY_BYTES_MAX {
+            self.too_long::<L>(bytes);
+        }
+        if self.more.is_none() {
+            let items =
+                ItemsOp { list: self.key.clone(), from, count, reverse: false, limit: u64::MAX };
+            self.more = Some(Box::new(More::Items(items)));
         }
     }
 
@@ -373,7 +444,9 @@ impl RawPath {
             Some(&More::TooLong { part, part_type, bytes }) => {
                 return Err(self.too_long_error(part, part_type, bytes));
             }
-            Some(More::Range(_)) => unreachable!("a range is not a direct path"),
+            Some(More::Range(_) | More::Items(_)) => {
+                unreachable!("a range is not a direct path")
+            }
         }
         assert!(self.parts > 0, "a token alone is not a path to one element");
         Ok(Target { pstate: self.pstate, place: self.place(), key: self.key })
@@ -396,7 +469,8 @@ impl RawPath {
             (Some(More::TooLong { part, part_type, bytes }), _) => {
                 return Err(self.too_long_error(part, part_type, bytes));
             }
-            (None, What::Rows { .. }) | (Some(More::Range(_)), _) => {
+            (Some(More::Items(items)), What::Rows { .. }) => ReadOp::Items(Box::new(items)),
+            (None, What::Rows { .. }) | (Some(More::Range(_) | More::Items(_)), _) => {
                 unreachable!("a path is a range exactly if its type says Many")
             }
         };
@@ -447,7 +521,10 @@ impl AsKey<Vec<u8>> for &[u8] {
 #[diagnostic::on_unimplemented(
     message = "no `key` here: `{S}` is not a map stored element by element",
     label = "there is nothing with keys at this place of the path",
-    note = "write `Sub<Map<K, V>>` in the PState's type to store a collection element by element"
+    note = "write `Sub<Map<K, V>>` in the PState's type to store a collection element by element; one that is \
+            one value is read whole",
+    note = "of a set, ask `.has(e)`; of a record, `.field(|it| it.name)`; a list gives its items by `at.item` and \
+            `.all()`"
 )]
 pub trait KeyIn<S> {
     /// What is under the key.
@@ -468,9 +545,12 @@ impl<K, V, Z, Q: AsKey<K>> KeyIn<Sub<Map<K, V>, Z>> for Q {
 
 /// What [`Path::has`] takes where the position is `S`.
 #[diagnostic::on_unimplemented(
-    message = "no `has` here: `{S}` is not a set stored element by element",
-    label = "there is no set at this place of the path",
-    note = "write `Sub<Set<E>>` in the PState's type to store a set element by element"
+    message = "`{Self}` is not an element of `{S}`",
+    label = "not an element of what is stored here",
+    note = "`.has(e)` takes an element of a `Sub<Set<E>>`: an `E`, an `&E`, or a `&str` where that is `String`",
+    note = "write `Sub<Set<E>>` in the PState's type to store a set element by element; one that is one value is \
+            read whole",
+    note = "of a map, `.key(k)` gives what is there or `None`"
 )]
 pub trait ElementOf<S> {
     /// Appends the element's bytes.
@@ -488,7 +568,8 @@ impl<E, Z, Q: AsKey<E>> ElementOf<Sub<Set<E>, Z>> for Q {
 #[diagnostic::on_unimplemented(
     message = "no ranges here: `{S}` is stored as one value",
     label = "cannot be read by ranges of keys",
-    note = "write `Sub<..>` around the collection in the PState's type to store it element by             element, in key order; or read it whole"
+    note = "write `Sub<..>` around the collection in the PState's type to store it element by \
+            element, in key order; or read it whole"
 )]
 pub trait RangeOf<S> {
     /// What the range consists of.
@@ -526,7 +607,8 @@ fn behind_head<Z: Counting>(prefix: &KeyBuf, (mut from, to): Bounds) -> Bounds {
 #[diagnostic::on_unimplemented(
     message = "no ranges here: `{Self}` is stored as one value",
     label = "cannot be read element by element",
-    note = "write `Sub<..>` around the collection in the PState's type to store it element by             element, in key order; or read it whole"
+    note = "write `Sub<..>` around the collection in the PState's type to store it element by \
+            element, in key order; or read it whole"
 )]
 pub trait Ranged {
     /// What the collection consists of.
@@ -634,6 +716,22 @@ impl<K, V> Blind for Entry<K, V, Uncounted> {}
 impl<K> Blind for KeyOf<K, Uncounted> {}
 impl<V> Blind for ValueOf<V, Uncounted> {}
 
+/// Lists stored element by element: what is pushed to, and edited at an index.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a list stored element by element",
+    label = "there is no list at this place of the path",
+    note = "write `Sub<List<T>>` in the PState's type to store a list element by element",
+    note = "a `Vec` is one value: change it by `at.update`, or add `ListOf(item)` to it"
+)]
+pub trait Listed: 'static {
+    /// What the list consists of.
+    type Item: Data;
+}
+
+impl<T: Data> Listed for Sub<List<T>> {
+    type Item = T;
+}
+
 /// A range of keys of type `K`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a range of this collection's keys, which are `{K}`",
@@ -703,6 +801,7 @@ impl<S, M, O> fmt::Debug for Path<S, M, O> {
         match self.raw.more.as_deref() {
             None => {}
             Some(More::Range(range)) => write!(f, ", {range:?}")?,
+            Some(More::Items(items)) => write!(f, ", {items:?}")?,
             Some(More::TooLong { bytes, .. }) => write!(f, ", too long: {bytes} bytes")?,
         }
         f.write_str(")")

@@ -31,6 +31,54 @@ pub enum ReadOp {
     },
     /// Rows in key order; answered by [`Answer::Rows`].
     Range(Box<RangeOp>),
+    /// Items of a list by their places; answered by [`Answer::Rows`] without keys.
+    Items(Box<ItemsOp>),
+}
+
+/// Items of a list that is stored element by element.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ItemsOp {
+    /// What the keys of the list's rows begin with.
+    pub list: KeyBuf,
+    /// The first place, counted from 0.
+    pub from: u64,
+    /// At most so many, and no more than there are.
+    pub count: u64,
+    /// The last one first.
+    pub reverse: bool,
+    /// Of those, only so many.
+    pub limit: u64,
+}
+
+impl ItemsOp {
+    /// The rows, of the items in the order of the list.
+    #[must_use]
+    pub fn rows(&self, items: &[Vec<u8>]) -> Rows {
+        let mut rows = Rows::new();
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX).min(items.len());
+        for nth in 0..limit {
+            let place = if self.reverse { items.len() - 1 - nth } else { nth };
+            rows.push(&[], &items[place]);
+        }
+        rows
+    }
+}
+
+impl RangeOp {
+    /// Goes on behind a row of the range; false if nothing can be there.
+    pub(crate) fn resume_behind(&mut self, key: &[u8]) -> bool {
+        if self.reverse {
+            self.to = Some(KeyBuf::from(key));
+            return true;
+        }
+        match KeyBuf::from(key).prefix_end() {
+            Some(from) => {
+                self.from = from;
+                self.to.as_ref().is_none_or(|to| self.from < *to)
+            }
+            None => false,
+        }
+    }
 }
 
 /// Rows of a `PState` in key order.
@@ -105,6 +153,15 @@ impl Rows {
     #[must_use]
     pub fn bytes_len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// The key and value of one row, by its place.
+    #[must_use]
+    pub fn get(&self, place: usize) -> Option<(&[u8], &[u8])> {
+        let &(key_end, end) = self.ends.get(place)?;
+        let start = place.checked_sub(1).and_then(|before| self.ends.get(before));
+        let start = start.map_or(0, |before| before.1);
+        Some((&self.bytes[start..key_end], &self.bytes[key_end..end]))
     }
 
     /// Keys and values, in the order pushed.

@@ -1,7 +1,7 @@
 //! [`Select`]: what can be read, and the typed result of it.
 
 use super::path::{
-    Counts, Entry, Item, KeyOf, Many, Maybe, One, Path, Presence, Size, ValueOf, What,
+    AtIndex, Counts, Entry, Item, KeyOf, Many, Maybe, One, Path, Presence, Size, ValueOf, What,
 };
 use super::plan::{Answer, ReadPlan, Reads, Rows};
 use super::{Data, Stored};
@@ -78,6 +78,21 @@ impl<S: Stored, O> Select for Path<S, Maybe, O> {
     #[inline]
     fn decode(table: &FieldTable, _: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
         one(answers).map(|bytes| S::read(table, bytes)).transpose()
+    }
+}
+
+impl<T: Data, O> Select for Path<T, AtIndex, O> {
+    type Out = Option<T>;
+    const READS: usize = 1;
+
+    fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()> {
+        reads(self.read(What::Rows { keys_only: false })?);
+        Ok(())
+    }
+
+    fn decode(table: &FieldTable, plans: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
+        let (_, rows) = rows(plans, answers);
+        rows.iter().next().map(|(_, value)| decode(table, value)).transpose()
     }
 }
 
@@ -229,6 +244,7 @@ fn rows<'a>(plans: &[ReadPlan], answers: &[Answer<'a>]) -> (usize, &'a Rows) {
         ([ReadPlan { op: super::ReadOp::Range(range), .. }], [Answer::Rows(rows)]) => {
             (range.prefix_bytes, rows)
         }
+        ([ReadPlan { op: super::ReadOp::Items(_), .. }], [Answer::Rows(rows)]) => (0, rows),
         _ => panic!("a range is answered by rows"),
     }
 }

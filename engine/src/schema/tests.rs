@@ -127,6 +127,7 @@ impl Tree {
                 }
                 Err(rows)
             }
+            ReadOp::Items(_) => unreachable!("lists have tests of their own"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::message::Closed;
-use super::partition::{self, Partition};
+use super::partition::{self, Frozen, Partition};
 use crate::env::Class;
 use crate::error::{Error, Result, chain};
 use crate::journal::Ticket;
@@ -145,14 +145,26 @@ impl Shard {
         // What takes its place while this waits is not covered: it may not be durable.
         let through = partition.last();
         self.settle().await?;
-        match partition.fold(through, self.wanted()).await {
-            Ok(folded) => {
-                self.journal.covered(partition.id, folded.covers, &folded.pending);
-                self.counters.borrow_mut().folds += 1;
-                Ok(())
-            }
-            Err(error) if no_space(&error) => Err(Error::DiskFull { what: chain(&error) }),
-            Err(error) => Err(self.stopped_by(&error)),
+        let frozen = partition.freeze(through, self.wanted()).await;
+        let frozen = frozen.map_err(|error| self.fold_error(&error))?;
+        self.fold_rest(partition, frozen).await
+    }
+
+    /// Folds what was frozen; afterwards the journal can forget what it covers.
+    pub(super) async fn fold_rest(&self, partition: &Partition, frozen: Frozen) -> Result<()> {
+        let folded = partition.fold_frozen(frozen).await;
+        let folded = folded.map_err(|error| self.fold_error(&error))?;
+        self.journal.covered(partition.id, folded.covers, &folded.pending);
+        self.counters.borrow_mut().folds += 1;
+        Ok(())
+    }
+
+    /// What an error of a fold means: the shard stops, unless there was no space.
+    pub(super) fn fold_error(&self, error: &partition::Error) -> Error {
+        if no_space(error) {
+            Error::DiskFull { what: chain(error) }
+        } else {
+            self.stopped_by(error)
         }
     }
 

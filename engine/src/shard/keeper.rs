@@ -78,6 +78,10 @@ impl Shard {
                 let switched = self.hand.switch(&journals).await;
                 answer(reply, switched.map_err(|error| self.cannot_keep(error)));
             }
+            KeeperRequest::Read { reply } => {
+                let read = self.hand.read().await;
+                answer(reply, read.map_err(|error| self.cannot_keep(error)));
+            }
             KeeperRequest::Clean { closed, reply } => {
                 let cleaned = self.hand.clean(&closed).await;
                 answer(reply, cleaned.map_err(|error| self.cannot_keep(error)));
@@ -214,6 +218,12 @@ impl Hand {
         Ok((state.manifest.run, record))
     }
 
+    /// What the directory holds.
+    async fn read(&self) -> Result<(Manifest, Catalogue)> {
+        let state = self.lock().await?;
+        Ok((state.manifest.clone(), state.catalogue.clone()))
+    }
+
     /// Every journal was closed: the directory is clean.
     async fn clean(&self, closed: &[Closed]) -> Result<()> {
         let mut state = self.lock().await?;
@@ -242,7 +252,11 @@ fn catalogue_path(number: u64) -> String {
     format!("catalogue-{number}")
 }
 
-async fn write_catalogue(env: &Env, number: u64, catalogue: &Catalogue) -> Result<CatalogueRef> {
+pub(crate) async fn write_catalogue(
+    env: &Env,
+    number: u64,
+    catalogue: &Catalogue,
+) -> Result<CatalogueRef> {
     let bytes = catalogue.encode();
     let path = catalogue_path(number);
     let full = |error: std::io::Error| match error.kind() {

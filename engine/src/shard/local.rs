@@ -78,6 +78,10 @@ impl Local for EventLocal<'_> {
         &self.topology.module.fields
     }
 
+    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+        self.topology.module.described(pstate)
+    }
+
     fn get<'a>(
         &'a self,
         pstate: PStateIndex,

@@ -1,17 +1,24 @@
 //! What reaches a shard through the mesh, from its peers and from clients. Values are moved.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_channel::oneshot;
 
+use crate::codec::KeyBuf;
 use crate::depot::Batch;
 use crate::error::{Error, Result};
 use crate::journal::JournalId;
-use crate::module::Definition;
+use crate::manifest::Manifest;
+use crate::module::{Definition, PStateIndex};
 use crate::node::Installed;
+use crate::node::catalogue::Catalogue;
 use crate::node::pins::Pin;
+use crate::schema::ast::{Functions, Query, Value};
 use crate::schema::{self, ReadOp};
 use crate::shard::entry::Transaction;
+use crate::subscribe::index::Watch;
+use crate::subscribe::queue::Receiver;
 use crate::topology::{NodeIndex, Rows};
 use crate::types::{
     DepotId, MicrobatchId, Offset, PStateId, PartitionId, Run, ShardId, TopologyId,
@@ -36,6 +43,12 @@ pub(crate) enum Message {
     Append(AppendRequest),
     /// Reads of one partition at one moment.
     Read(ReadRequest),
+    /// A query of one partition.
+    Walk(WalkRequest),
+    /// Somebody wants to know what becomes of some rows.
+    Subscribe(SubscribeRequest),
+    /// What they are at the id from which that is told.
+    Page(PageRequest),
     /// Records of one depot partition.
     ReadDepot(ReadDepotRequest),
     /// The effects of everything below an offset.
@@ -63,6 +76,8 @@ pub(crate) enum Message {
     Counters { reply: Reply<Counters> },
     /// Folds every partition.
     FoldAll { reply: Reply<()> },
+    /// A step of a backup.
+    Backup(super::backup::Request),
     /// Accepts nothing more, folds, closes the journal, and waits for [`Message::End`].
     Close { reply: Reply<Closed> },
     /// Ends the shard.
@@ -80,6 +95,8 @@ pub(crate) enum Message {
 pub(crate) enum KeeperRequest {
     /// Gives numbers to a module and makes them durable.
     Launch { definition: Arc<Definition>, reply: Reply<Arc<Installed>> },
+    /// What the directory holds, as its manifest has it.
+    Read { reply: Reply<(Manifest, Catalogue)> },
     /// Every journal was closed: the directory is clean.
     Clean { closed: Vec<Closed>, reply: Reply<()> },
     /// Journals that were created are the directory's journals from now on, and no others.
@@ -143,7 +160,23 @@ pub(crate) struct ReadRequest {
     pub(crate) partition: PartitionId,
     pub(crate) operations: Vec<ReadOperation>,
     pub(crate) when: When,
+    /// How long it may take here.
+    pub(crate) within: Option<Duration>,
     pub(crate) reply: Reply<Vec<ReadAnswer>>,
+}
+
+/// A query that stays in one partition.
+#[derive(Debug)]
+pub(crate) struct WalkRequest {
+    pub(crate) module: Arc<Installed>,
+    pub(crate) partition: PartitionId,
+    pub(crate) pstate: PStateIndex,
+    pub(crate) query: Query,
+    pub(crate) functions: Functions,
+    pub(crate) when: When,
+    /// How long it may take here.
+    pub(crate) within: Option<Duration>,
+    pub(crate) reply: Reply<Vec<Value>>,
 }
 
 /// The moment that is read.
@@ -171,6 +204,46 @@ pub(crate) struct ReadOperation {
 pub(crate) enum ReadAnswer {
     Value(Option<Vec<u8>>),
     Rows(schema::Rows),
+}
+
+#[derive(Debug)]
+pub(crate) struct SubscribeRequest {
+    pub(crate) module: Arc<Installed>,
+    /// The place of the topology that writes what is watched among those of its module.
+    pub(crate) owner: usize,
+    pub(crate) partition: PartitionId,
+    pub(crate) watch: Watch,
+    /// The subscriber had registered before, and has missed something.
+    pub(crate) again: bool,
+    pub(crate) reply: Reply<Subscribed>,
+}
+
+/// A registration: from `id` on, which the pin holds, everything comes through the queue.
+#[derive(Debug)]
+pub(crate) struct Subscribed {
+    pub(crate) pin: Arc<Pin>,
+    pub(crate) id: MicrobatchId,
+    pub(crate) queue: Receiver,
+}
+
+#[derive(Debug)]
+pub(crate) struct PageRequest {
+    pub(crate) module: Arc<Installed>,
+    pub(crate) pin: Arc<Pin>,
+    /// As in the registration, like the next two.
+    pub(crate) owner: usize,
+    pub(crate) partition: PartitionId,
+    pub(crate) watch: Watch,
+    /// The last key of the page before.
+    pub(crate) after: Option<KeyBuf>,
+    pub(crate) reply: Reply<Page>,
+}
+
+/// Rows of a range, in order.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) rows: schema::Rows,
+    pub(crate) is_last: bool,
 }
 
 #[derive(Debug)]
@@ -265,6 +338,8 @@ pub struct Counters {
     pub history_bytes: u64,
     /// Times that some of that had to be given up although somebody wanted it.
     pub history_drops: u64,
+    /// Subscribers.
+    pub subscribers: u64,
     /// Pages found in memory, and read from disk.
     pub page_hits: u64,
     /// See `page_hits`.
@@ -295,6 +370,7 @@ impl Counters {
             overlay_bytes: self.overlay_bytes + other.overlay_bytes,
             history_bytes: self.history_bytes + other.history_bytes,
             history_drops: self.history_drops + other.history_drops,
+            subscribers: self.subscribers + other.subscribers,
             page_hits: self.page_hits + other.page_hits,
             page_misses: self.page_misses + other.page_misses,
         }

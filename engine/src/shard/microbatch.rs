@@ -68,6 +68,8 @@ pub(crate) struct Topology {
     pub(super) paused: RefCell<Option<String>>,
     pub(super) moves: Moves,
     started: Cell<bool>,
+    /// Nothing begins, for a backup.
+    pub(super) hold: RefCell<Option<super::backup::Hold>>,
 }
 
 /// Who waits for the effects of which record.
@@ -184,6 +186,16 @@ impl Topology {
         Placement::of(name.as_bytes()).partition(partitions)
     }
 
+    /// How far readers of this shard see it.
+    pub(super) fn visible(&self) -> MicrobatchId {
+        self.visible.get()
+    }
+
+    /// The coordinator, if it lives here.
+    pub(super) fn coordinator(&self) -> std::cell::Ref<'_, Option<coordinator::Coordinator>> {
+        self.coordinator.borrow()
+    }
+
     pub(super) fn definition(&self) -> &topology::Definition {
         &self.module.definition.topologies[self.place]
     }
@@ -276,6 +288,7 @@ impl Shard {
             paused: RefCell::default(),
             moves: Moves::new(module, place, self.partitions.keys()),
             started: Cell::default(),
+            hold: RefCell::default(),
         }
     }
 
@@ -466,6 +479,7 @@ impl Shard {
             }
         }
         topology.performing.set(false);
+        Self::note_rest(topology);
     }
 
     fn perform_participant(self: &Rc<Self>, topology: &Rc<Topology>, effect: participant::Effect) {

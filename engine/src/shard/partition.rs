@@ -544,6 +544,11 @@ impl Partition {
         depots.map(|depots| depots.map(|(depot, _)| *depot).collect()).unwrap_or_default()
     }
 
+    /// Whether something is committed that readers do not see yet.
+    pub(crate) fn hides_commits(&self) -> bool {
+        !self.unmerged.borrow().is_empty()
+    }
+
     /// The last id of a topology that was committed here.
     pub(crate) fn committed(&self, topology: TopologyId) -> MicrobatchId {
         self.committed.borrow().get(&topology).copied().unwrap_or_default()
@@ -632,11 +637,25 @@ impl Partition {
         through: Index,
         wanted: impl Fn(TopologyId) -> Wanted,
     ) -> Result<Folded, Error> {
+        let frozen = self.freeze(through, wanted).await?;
+        self.fold_frozen(frozen).await
+    }
+
+    /// Fixes what the next fold contains, at the moment at which this returns. [`Partition::fold_frozen`]
+    /// follows, and no other fold before it; without it, nothing is lost.
+    ///
+    /// # Errors
+    /// As [`Partition::fold`].
+    pub(crate) async fn freeze(
+        &self,
+        through: Index,
+        wanted: impl Fn(TopologyId) -> Wanted,
+    ) -> Result<Frozen, Error> {
         for (id, depot) in self.known_depots() {
             let failed = |source| Error::Depot { partition: self.id, depot: id, source };
             depot.log.flush().await.map_err(failed)?;
         }
-        // From here to the freeze inside `Store::fold` nothing awaits, so all of it is one moment.
+        // From here on nothing awaits, so all of it is one moment.
         self.merge_shown(&wanted);
         // What nobody wants any more is not kept over the fold.
         self.store.trim_history(&wanted);
@@ -652,8 +671,17 @@ impl Partition {
         }
         let pending = self.needed_through(covers);
         self.write_system(&states, covers);
+        Ok(Frozen { covers, pending, states, layers: self.store.freeze() })
+    }
+
+    /// The rest of [`Partition::fold`].
+    ///
+    /// # Errors
+    /// As [`Partition::fold`].
+    pub(crate) async fn fold_frozen(&self, frozen: Frozen) -> Result<Folded, Error> {
+        let Frozen { covers, pending, states, layers } = frozen;
         let failed = |source| Error::PState { partition: self.id, source };
-        self.store.fold(covers, &pending).await.map_err(failed)?;
+        self.store.fold_frozen(layers, covers, &pending).await.map_err(failed)?;
         self.covers.set(covers);
         self.pending.borrow_mut().clone_from(&pending);
         self.merged.borrow_mut().retain(|_, it| covers < it.committed);
@@ -757,6 +785,20 @@ impl Partition {
 
 /// After so many batches without a miss a partition counts as warm.
 const COLD_ROUNDS: u32 = 64;
+
+/// What a fold is about to contain.
+pub(crate) struct Frozen {
+    covers: Index,
+    pub(crate) pending: Vec<Index>,
+    states: Vec<(DepotId, Rc<Depot>, depot::State)>,
+    layers: pstate::Frozen,
+}
+
+impl Frozen {
+    pub(crate) fn covers(&self) -> Index {
+        self.covers
+    }
+}
 
 /// What a fold contains now.
 pub(crate) struct Folded {

@@ -1,23 +1,30 @@
 //! Reads of clients: at once when everything is in memory, else in a task of their own.
 
-use std::ops::{Bound, ControlFlow};
+use std::future::Future;
+use std::ops::ControlFlow;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
 
 use super::Shard;
 use super::message::{
     DepotSlice, ReadAnswer, ReadDepotRequest, ReadOperation, ReadRequest, When, answer,
 };
 use super::partition::Partition;
-use crate::codec::{self, FieldTable, KeyBuf};
+use super::seen::{Failed, Seen};
+use crate::codec::KeyBuf;
 use crate::depot::{self, Limits, Upto};
 use crate::env::Class;
 use crate::error::{Error, Result, chain};
-use crate::migrate::{Half, Halves, Move, scan_both};
+use crate::node::Installed;
 use crate::node::pins::Pin;
-use crate::pstate::{self, Direction, Found, KeyRange, Loaded, View};
+use crate::pstate::{self, Found, View};
+use crate::schema::list::{self, List};
 use crate::schema::{ReadOp, Rows};
-use crate::topology::{Scan, Visit};
+use crate::topology::Scan;
 use crate::types::PStateId;
 
 /// Bytes of records that one read of a depot returns at most, beside a first one that is larger.
@@ -33,14 +40,18 @@ impl Shard {
             Err(error) => return answer(request.reply, Err(error)),
         };
         self.counters.borrow_mut().reads += request.operations.len() as u64;
-        match read_at_once(&partition, &request) {
+        match self.read_at_once(&partition, &request) {
             Ok(Some(answers)) => answer(request.reply, Ok(answers)),
             Err(error) => answer(request.reply, Err(self.select_failed(&error))),
             Ok(None) => {
                 let shard = Rc::clone(self);
                 self.env.spawn(Class::Client, "read", async move {
-                    let result = shard.read_later(&partition, &request).await;
-                    answer(request.reply, result.map_err(|error| shard.select_failed(&error)));
+                    let read = async {
+                        let read = shard.read_later(&partition, &request).await;
+                        read.map_err(|failed| shard.select_failed(&failed))
+                    };
+                    let read = shard.within(request.within, || request.what(), read).await;
+                    answer(request.reply, read);
                 });
             }
         }
@@ -57,16 +68,33 @@ impl Shard {
             [ReadOperation { op: ReadOp::Get { .. } | ReadOp::Has { .. }, .. }]
         );
         if one_row || !matches!(request.when, When::Now) {
-            return read_all(partition, request, &request.when).await;
+            return self.read_all(partition, request, &request.when).await;
         }
         for tries in 1.. {
             let when = When::Pinned(Arc::new(Pin::visible(&self.setup, &request.module)));
-            match read_all(partition, request, &when).await {
-                Err(Failed::Read(pstate::Error::Expired { .. })) if tries < TRIES_MAX => {}
+            match self.read_all(partition, request, &when).await {
+                Err(Failed::Store(pstate::Error::Expired { .. })) if tries < TRIES_MAX => {}
                 done => return done,
             }
         }
         unreachable!("the last try returns")
+    }
+
+    /// The answer, unless it takes longer than it may.
+    pub(super) async fn within<T>(
+        &self,
+        within: Option<Duration>,
+        what: impl Fn() -> String,
+        read: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let Some(within) = within else { return read.await };
+        match select(pin!(read), self.env.sleep(within)).await {
+            Either::Left((done, _)) => done,
+            Either::Right(((), _)) => {
+                let what = format!("{} on shard {}", what(), self.env.shard());
+                Err(Error::Timeout { what, within })
+            }
+        }
     }
 
     pub(super) fn read_depot(self: &Rc<Self>, request: ReadDepotRequest) {
@@ -94,10 +122,12 @@ impl Shard {
         });
     }
 
-    fn select_failed(&self, failed: &Failed) -> Error {
+    /// What a client gets to see of a read that was given up.
+    pub(super) fn select_failed(&self, failed: &Failed) -> Error {
         match failed {
-            Failed::Read(error) => self.read_failed(error),
+            Failed::Store(error) => self.read_failed(error),
             Failed::Undecodable(error) => Error::Decode { what: chain(error) },
+            Failed::List(problem) => Error::Decode { what: list::malformed(problem).to_string() },
         }
     }
 
@@ -118,178 +148,117 @@ impl Shard {
     }
 }
 
-/// Why a read of a client has failed.
-enum Failed {
-    Read(pstate::Error),
-    /// What is stored in an old form has no new one.
-    Undecodable(codec::Error),
-}
-
-impl From<pstate::Error> for Failed {
-    fn from(error: pstate::Error) -> Self {
-        Self::Read(error)
-    }
-}
-
 impl ReadRequest {
-    /// The migration under way of what an operation reads, as far as it concerns the moment that is read: at
-    /// older ones, what was moved since lies under the old number.
-    fn moving(&self, operation: &ReadOperation, when: &When) -> Option<(&Move, PStateId)> {
-        let moving = self.module.moving(operation.pstate)?;
-        let is_now = matches!(when, When::Now);
-        let old = self.module.pstates[moving.old.0 as usize];
-        (!is_now || !moving.is_done()).then_some((moving, old))
+    fn view(&self, owner: usize, when: &When) -> View<'static> {
+        when.view(&self.module, owner)
     }
 
-    fn view(&self, owner: usize, when: &When) -> View<'static> {
-        let topology = self.module.topologies[owner];
-        match when {
+    /// What is read, and where.
+    fn what(&self) -> String {
+        let pstates = self.module.pstates.iter().zip(&self.module.definition.pstates);
+        let mut names: Vec<_> = pstates
+            .filter(|(number, _)| self.operations.iter().any(|read| read.pstate == **number))
+            .map(|(_, pstate)| format!("`{}`", pstate.name))
+            .collect();
+        names.dedup();
+        format!("a read of {} in partition {}", names.join(", "), self.partition)
+    }
+}
+
+impl When {
+    /// The moment, of what one topology of the module writes.
+    pub(super) fn view(&self, module: &Installed, owner: usize) -> View<'static> {
+        let topology = module.topologies[owner];
+        match self {
             // What is visible anywhere was applied everywhere, so it is here, be it shown here or not.
-            When::Now => View::through(topology, self.module.visible_at(owner), None),
-            When::Pinned(pin) => {
+            Self::Now => View::through(topology, module.visible_at(owner), None),
+            Self::Pinned(pin) => {
                 let (pinned, id) = pin.ids()[owner];
                 assert_eq!(pinned, topology, "a pin is of one module");
                 View::at(topology, id)
             }
-            When::AsOf(id) => View::at(topology, *id),
+            Self::AsOf(id) => View::at(topology, *id),
         }
     }
 }
 
-/// `None` if a page is missing, or if a scan would have to wait. Nothing changes meanwhile, so that all of it
-/// is of one moment.
-fn read_at_once(
-    partition: &Partition,
-    request: &ReadRequest,
-) -> Result<Option<Vec<ReadAnswer>>, Failed> {
-    let mut answers = Vec::with_capacity(request.operations.len());
-    for operation in &request.operations {
-        let (ReadOp::Get { key } | ReadOp::Has { key }) = &operation.op else { return Ok(None) };
-        match get(partition, request, operation, key.as_slice(), &request.when)? {
-            Found::Ready(value) => answers.push(ReadAnswer::Value(value)),
-            Found::Miss(_) => return Ok(None),
-        }
-    }
-    Ok(Some(answers))
-}
-
-/// Looks one key up, in both forms if it may be in either: nothing changes between the two looks.
-fn get(
-    partition: &Partition,
-    request: &ReadRequest,
-    operation: &ReadOperation,
-    key: &[u8],
-    when: &When,
-) -> Result<Found<Option<Vec<u8>>>, Failed> {
-    let to_vec = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
-    let view = request.view(operation.owner, when);
-    let found = partition.store.get(&view, operation.pstate, key, to_vec)?;
-    let (Found::Ready(None), Some((moving, old))) = (&found, request.moving(operation, when))
-    else {
-        return Ok(found);
-    };
-    let Some(unit) = moving.unit(key) else { return Ok(found) };
-    Ok(match partition.store.get(&view, old, unit, to_vec)? {
-        Found::Ready(Some(stored)) => {
-            let made = moving.value(&request.module.fields, unit, &stored, key);
-            Found::Ready(made.map_err(Failed::Undecodable)?)
-        }
-        other => other,
-    })
-}
-
-/// Both forms of what an operation reads.
-struct Seen<'r> {
-    partition: &'r Partition,
-    view: View<'r>,
-    fields: &'r FieldTable,
-    moving: &'r Move,
-    pstate: PStateId,
-    old: PStateId,
-}
-
-impl Halves for Seen<'_> {
-    type Error = Failed;
-
-    async fn scan(&self, half: Half, range: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), Failed> {
-        let pstate = match half {
-            Half::Old => self.old,
-            Half::New => self.pstate,
-        };
-        scan(self.partition, &self.view, pstate, range, visit).await
-    }
-
-    fn rows(&self, unit: &[u8], old: &[u8]) -> Result<Rows, Failed> {
-        self.moving.rows(self.fields, unit, old).map_err(Failed::Undecodable)
-    }
-}
-
-async fn scan(
-    partition: &Partition,
-    view: &View<'_>,
-    pstate: PStateId,
-    range: Scan<'_>,
-    visit: &mut Visit<'_>,
-) -> Result<(), Failed> {
-    if range.to.is_some_and(|to| to <= range.from) {
-        return Ok(());
-    }
-    let keys = KeyRange {
-        from: Bound::Included(range.from),
-        to: range.to.map_or(Bound::Unbounded, Bound::Excluded),
-    };
-    let direction = if range.reverse { Direction::Backward } else { Direction::Forward };
-    partition.store.scan(view, pstate, keys, direction, range.limit, visit).await?;
-    Ok(())
-}
-
-async fn read_all(
-    partition: &Partition,
-    request: &ReadRequest,
-    when: &When,
-) -> Result<Vec<ReadAnswer>, Failed> {
-    let mut answers = Vec::with_capacity(request.operations.len());
-    prefetch(partition, request, when).await?;
-    for operation in &request.operations {
-        let pstate = operation.pstate;
-        let view = request.view(operation.owner, when);
-        answers.push(match &operation.op {
-            ReadOp::Get { key } | ReadOp::Has { key } => {
-                let mut _held = Loaded::default();
-                loop {
-                    match get(partition, request, operation, key.as_slice(), when)? {
-                        Found::Ready(value) => break ReadAnswer::Value(value),
-                        Found::Miss(miss) => _held = partition.store.load(miss).await?,
-                    }
-                }
+impl Shard {
+    /// `None` if a page is missing, or if a scan would have to wait. Nothing changes meanwhile, so that all of
+    /// it is of one moment.
+    fn read_at_once(
+        &self,
+        partition: &Partition,
+        request: &ReadRequest,
+    ) -> Result<Option<Vec<ReadAnswer>>, Failed> {
+        let mut answers = Vec::with_capacity(request.operations.len());
+        for operation in &request.operations {
+            let (ReadOp::Get { key } | ReadOp::Has { key }) = &operation.op else {
+                return Ok(None);
+            };
+            match self.seen(partition, request, operation, &request.when).get(key.as_slice())? {
+                Found::Ready(value) => answers.push(ReadAnswer::Value(value)),
+                Found::Miss(_) => return Ok(None),
             }
-            ReadOp::Range(range) => {
-                let limit = range.limit.and_then(|limit| usize::try_from(limit).ok());
-                let asked = Scan {
-                    from: range.from.as_slice(),
-                    to: range.to.as_ref().map(KeyBuf::as_slice),
-                    reverse: range.reverse,
-                    limit: limit.unwrap_or(usize::MAX),
-                    keys_only: range.keys_only,
-                };
-                let mut rows = Rows::new();
-                let mut visit = |key: &[u8], value: &[u8]| {
-                    rows.push(key, if range.keys_only { &[] } else { value });
-                    ControlFlow::Continue(())
-                };
-                match request.moving(operation, when) {
-                    None => scan(partition, &view, pstate, asked, &mut visit).await?,
-                    Some((moving, old)) => {
-                        let fields = &request.module.fields;
-                        let seen = Seen { partition, view, fields, moving, pstate, old };
-                        scan_both(&seen, moving, asked, &mut visit).await?;
-                    }
-                }
-                ReadAnswer::Rows(rows)
-            }
-        });
+        }
+        Ok(Some(answers))
     }
-    Ok(answers)
+
+    async fn read_all(
+        &self,
+        partition: &Partition,
+        request: &ReadRequest,
+        when: &When,
+    ) -> Result<Vec<ReadAnswer>, Failed> {
+        let mut answers = Vec::with_capacity(request.operations.len());
+        prefetch(partition, request, when).await?;
+        for operation in &request.operations {
+            let seen = self.seen(partition, request, operation, when);
+            answers.push(match &operation.op {
+                ReadOp::Get { key } | ReadOp::Has { key } => {
+                    ReadAnswer::Value(seen.read(key.as_slice()).await?)
+                }
+                ReadOp::Range(range) => {
+                    let limit = range.limit.and_then(|limit| usize::try_from(limit).ok());
+                    let asked = Scan {
+                        from: range.from.as_slice(),
+                        to: range.to.as_ref().map(KeyBuf::as_slice),
+                        reverse: range.reverse,
+                        limit: limit.unwrap_or(usize::MAX),
+                        keys_only: range.keys_only,
+                    };
+                    let mut rows = Rows::new();
+                    let mut visit = |key: &[u8], value: &[u8]| {
+                        rows.push(key, if range.keys_only { &[] } else { value });
+                        ControlFlow::Continue(())
+                    };
+                    seen.scan(asked, &mut visit).await?;
+                    ReadAnswer::Rows(rows)
+                }
+                ReadOp::Items(items) => {
+                    let found = List::new(&seen, &items.list).slice(items.from, items.count).await;
+                    ReadAnswer::Rows(items.rows(&found.map_err(|error| match error {
+                        list::Error::Rows(failed) => failed,
+                        list::Error::Malformed(problem) => Failed::List(problem),
+                        list::Error::Beyond { .. } => {
+                            unreachable!("a slice ends where the list does")
+                        }
+                    })?))
+                }
+            });
+        }
+        Ok(answers)
+    }
+
+    fn seen<'a>(
+        &'a self,
+        partition: &'a Partition,
+        request: &'a ReadRequest,
+        operation: &ReadOperation,
+        when: &When,
+    ) -> Seen<'a> {
+        let ReadOperation { pstate, owner, .. } = *operation;
+        Seen::new(&self.env, partition, &request.module, (pstate, owner), when)
+    }
 }
 
 /// Brings the leaves of all single keys in, at depth.
@@ -305,7 +274,7 @@ async fn prefetch(
             ReadOp::Get { key } | ReadOp::Has { key } => {
                 Some((operation.pstate, operation.owner, key.as_slice()))
             }
-            ReadOp::Range(_) => None,
+            ReadOp::Range(_) | ReadOp::Items(_) => None,
         })
         .collect();
     gets.sort_unstable();

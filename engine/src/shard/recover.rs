@@ -26,6 +26,7 @@ use super::keeper::{self, Ended, Hand};
 use super::message::{Message, Reply, answer};
 use super::partition::{Partition, TornExtent};
 use super::{Ending, Setup, Shard, TERM, tails};
+use crate::backup::target::{UNFINISHED, is_unfinished};
 use crate::env::{Class, Env, LocalFuture, ShardMain};
 use crate::error::{Error, Result, chain};
 use crate::journal::{
@@ -147,6 +148,9 @@ pub(crate) async fn boot(env: &Env, options: &Options) -> Result<Boot> {
 }
 
 async fn create(env: &Env, options: &Options) -> Result<Boot> {
+    if is_unfinished(env).await {
+        return Err(Error::Open { what: UNFINISHED.to_owned() });
+    }
     for dir in ["journal", "p"] {
         let names = env.disk().list(dir).await;
         if names.is_ok_and(|names| dir == "p" && !names.is_empty()) {

@@ -1,5 +1,7 @@
 //! A shard alone on the memory disk: what replay and the journal's reuse owe each other.
 
+mod backup;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;

@@ -191,6 +191,10 @@ impl Local for Counted<'_> {
         self.local.fields()
     }
 
+    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+        self.local.described(pstate)
+    }
+
     fn get<'a>(
         &'a self,
         pstate: PStateIndex,

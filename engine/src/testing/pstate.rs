@@ -31,11 +31,11 @@ pub enum Test {}
 ///
 /// ```
 /// use tidemill::schema::aggregate::{Count, SetOf};
-/// use tidemill::schema::{Map, Set, Sub};
+/// use tidemill::schema::{Map, Set, Sub, Uncounted};
 /// use tidemill::testing::{Test, TestPState};
 /// use tidemill::topology::{At, Result};
 ///
-/// type Fans = Map<String, Sub<Set<String>>>;
+/// type Fans = Map<String, Sub<Set<String>, Uncounted>>;
 ///
 /// /// What is to be tested: lets one user follow those whom another one follows.
 /// async fn copy<O>(
@@ -69,9 +69,8 @@ pub enum Test {}
 pub struct TestPState<S> {
     machine: Machine,
     store: Store,
+    layout: Layout,
     fields: FieldTable,
-    /// If sizes are kept in it.
-    sizes: Option<Layout>,
     /// Microbatches that were begun.
     begun: Cell<u64>,
     /// Those of them that wrote something: the entries of a journal that is not there.
@@ -102,8 +101,8 @@ impl<S: Schema> TestPState<S> {
         Ok(Self {
             machine,
             store,
+            layout,
             fields: trace.finish(),
-            sizes: layout.keeps_sizes().then_some(layout),
             begun: Cell::new(0),
             written: Cell::new(0),
             io: Cell::default(),
@@ -207,7 +206,7 @@ impl<S: 'static> TestPState<S> {
         let id = MicrobatchId(self.begun.get() + 1);
         self.begun.set(id.0);
         let writes = RefCell::default();
-        let local = StoreLocal::new(&self.store, (&self.fields, self.sizes.as_ref()), id, &writes);
+        let local = StoreLocal::new(&self.store, (&self.layout, &self.fields), id, &writes);
         let counted = Counted::new(&local);
         let context = Context::new(&counted, NodeIndex(0));
         context.begin(Origin::record(DepotIndex(0), PARTITION, Offset(id.0)));

@@ -19,9 +19,8 @@ pub(super) const TOPOLOGY: TopologyId = TopologyId(1);
 /// One microbatch over a store.
 pub(super) struct StoreLocal<'s> {
     fields: &'s FieldTable,
+    layout: &'s Layout,
     id: MicrobatchId,
-    /// If sizes are kept in it.
-    layout: Option<&'s Layout>,
     stored: Stored<'s>,
 }
 
@@ -29,11 +28,11 @@ impl<'s> StoreLocal<'s> {
     /// Writes go to `writes`. All lower ids must be visible.
     pub(super) fn new(
         store: &'s Store,
-        (fields, layout): (&'s FieldTable, Option<&'s Layout>),
+        (layout, fields): (&'s Layout, &'s FieldTable),
         id: MicrobatchId,
         writes: &'s RefCell<WriteSet>,
     ) -> Self {
-        Self { fields, id, layout, stored: Stored::new(store, PARTITION, (TOPOLOGY, id), writes) }
+        Self { fields, layout, id, stored: Stored::new(store, PARTITION, (TOPOLOGY, id), writes) }
     }
 
     fn write(&self, op: &'static str, write: impl FnOnce(&mut WriteSet)) -> Result<(), StateError> {
@@ -62,6 +61,10 @@ impl Local for StoreLocal<'_> {
         self.fields
     }
 
+    fn described(&self, _: PStateIndex) -> (&str, &Layout) {
+        ("the PState of a test", self.layout)
+    }
+
     fn get<'a>(
         &'a self,
         pstate: PStateIndex,
@@ -81,7 +84,7 @@ impl Local for StoreLocal<'_> {
     }
 
     fn sizes(&self, _: PStateIndex) -> Option<&Layout> {
-        self.layout
+        self.layout.keeps_sizes().then_some(self.layout)
     }
 
     fn scan<'a>(

@@ -16,20 +16,22 @@ use std::task::{Context as Task, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::{
-    Definition, EventFailure, Local, NodeIndex, Origin, Outgoing, Record, Row, Rows, Scan, Visit,
-};
+use super::{Definition, EventFailure, Local, NodeIndex, Origin, Outgoing, Record, Row, Rows};
 use crate::codec::{self, FieldTable};
-use crate::migrate::{Half, Halves, Move, scan_both, step};
-use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy};
+use crate::migrate::{Move, step};
+use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy, Traced};
+use crate::schema::list::{self, List};
 use crate::schema::{Answer, Layout, ReadOp, Rows as FoundRows, Select};
 use crate::testing::{Io, counted};
 use crate::types::{Offset, PartitionId, WallTime};
 
 mod attempt;
 mod query;
+mod relaunch;
+mod seen;
 
 use attempt::{Attempt, visit_range};
+use seen::scan_of;
 
 type State = BTreeMap<(PStateIndex, Vec<u8>), Vec<u8>>;
 
@@ -41,6 +43,7 @@ type Written = (State, Vec<(DepotIndex, Bytes)>);
 pub struct Harness {
     module: module::Definition,
     fields: FieldTable,
+    layouts: Vec<Layout>,
     /// The layouts of `PState`s in which sizes are kept.
     sizes: Vec<Option<Layout>>,
     partitions: Vec<Partition>,
@@ -92,9 +95,11 @@ impl Harness {
         assert!(partitions.is_power_of_two());
         let traced = module.trace(FieldTable::new())?;
         let sizes = traced.sizes();
+        let Traced { fields, layouts, old_layouts: _ } = traced;
         Ok(Self {
             module,
-            fields: traced.fields,
+            fields,
+            layouts,
             sizes,
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
             read: BTreeMap::new(),
@@ -135,74 +140,6 @@ impl Harness {
     pub fn moving(mut self, units: usize) -> Self {
         self.step_units = units;
         self
-    }
-
-    /// Launches another version of the module over what is stored, as after opening an engine anew. A
-    /// migration begins, or goes on. What is called the same is the same.
-    ///
-    /// # Errors
-    /// A type of the module cannot be stored.
-    ///
-    /// # Panics
-    /// If a migration is under way that `module` does not declare.
-    pub fn relaunch(self, module: module::Definition) -> codec::Result<Self> {
-        let traced = module.trace(self.fields)?;
-        let mut sizes = traced.sizes();
-        let (mut moves, mut places) = (Vec::new(), BTreeMap::new());
-        let place_of = |name: &str| self.module.pstates.iter().position(|it| it.name == name);
-        for (place, (decl, layout)) in module.pstates.iter().zip(&traced.layouts).enumerate() {
-            let Some(was) = place_of(&decl.name) else { continue };
-            let (was, place) = (pstate_index(was), pstate_index(place));
-            let running = self.moves.iter().find(|it| it.pstate == was && !it.is_done());
-            let begins = decl
-                .migration
-                .as_ref()
-                .filter(|it| !self.migrated.contains(&(decl.name.clone(), it.id.clone())));
-            let Some(migration) = begins else {
-                assert!(running.is_none(), "{running:?} is under way");
-                places.insert(was, place);
-                continue;
-            };
-            let old = pstate_index(module.pstates.len() + moves.len());
-            if let Some(running) = running {
-                assert_eq!(running.id, migration.id, "it is under way");
-                places.extend([(was, place), (running.old, old)]);
-            } else {
-                places.insert(was, old);
-            }
-            moves.push(Arc::new(migration.begin(layout, place, old)));
-            sizes.push(None);
-        }
-        let depots = |from: DepotIndex| {
-            let name = &self.module.depots[from.0 as usize].name;
-            let place = module.depots.iter().position(|it| it.name == *name)?;
-            Some(DepotIndex(u32::try_from(place).ok()?))
-        };
-        let partitions = self.partitions.into_iter().map(|partition| {
-            let logs = partition.depots.into_iter();
-            let state = partition.state.into_iter();
-            Partition {
-                depots: logs.filter_map(|(depot, log)| Some((depots(depot)?, log))).collect(),
-                state: state
-                    .filter_map(|((pstate, key), row)| Some(((*places.get(&pstate)?, key), row)))
-                    .collect(),
-            }
-        });
-        let partitions = partitions.collect();
-        let topologies = |from: usize| {
-            let name = &self.module.topologies[from].name;
-            module.topologies.iter().position(|it| it.name == *name)
-        };
-        let read = self.read.into_iter().filter_map(|((topology, depot, partition), offset)| {
-            Some(((topologies(topology)?, depots(depot)?, partition), offset))
-        });
-        let read = read.collect();
-        Ok(Self { fields: traced.fields, sizes, partitions, read, moves, module, ..self })
-    }
-
-    /// Whether no migration is under way.
-    pub fn is_migrated(&self) -> bool {
-        self.moves.iter().all(|it| it.is_done())
     }
 
     /// Lets one access to state fail, after `accesses` that succeed, as if its shard had stopped.
@@ -358,48 +295,30 @@ impl Harness {
                     &self.partitions[at..=at]
                 }
             };
-            let moving = self.moves.iter().find(|it| it.pstate == pstate && !it.is_done());
+            let mut seen = partitions.iter().map(|partition| self.seen(partition, pstate));
             Ok(match &plan.op {
                 ReadOp::Get { key } | ReadOp::Has { key } => {
-                    let row = (pstate, key.to_vec());
-                    let mut found = partitions.iter().find_map(|p| p.state.get(&row).cloned());
-                    if let (None, Some(moving)) = (&found, moving)
-                        && let Some(unit) = moving.unit(key)
-                    {
-                        let row = (moving.old, unit.to_vec());
-                        let old = partitions.iter().find_map(|p| p.state.get(&row));
-                        let made = old.map(|old| moving.value(&self.fields, unit, old, key));
-                        found = made.transpose()?.flatten();
-                    }
-                    Part::One(found)
+                    let found = seen.find_map(|seen| seen.get(key).transpose());
+                    Part::One(found.transpose()?)
                 }
                 ReadOp::Range(range) => {
                     let mut rows = FoundRows::new();
-                    let limit = range
-                        .limit
-                        .map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-                    let scan = Scan {
-                        from: &range.from,
-                        to: range.to.as_deref(),
-                        reverse: range.reverse,
-                        limit,
-                        keys_only: range.keys_only,
-                    };
-                    for partition in partitions {
-                        let mut visit = |key: &[u8], value: &[u8]| {
+                    for seen in seen {
+                        seen.scan(scan_of(range), &mut |key, value| {
                             rows.push(key, value);
                             ControlFlow::Continue(())
-                        };
-                        match moving {
-                            None => visit_range(&partition.state, pstate, scan, &mut visit),
-                            Some(moving) => {
-                                let seen =
-                                    Seen { state: &partition.state, fields: &self.fields, moving };
-                                block_on(scan_both(&seen, moving, scan, &mut visit))?;
-                            }
-                        }
+                        })?;
                     }
                     Part::Rows(rows)
+                }
+                ReadOp::Items(items) => {
+                    let seen = seen.next().expect("a list has a first key");
+                    let list = List::new(&seen, &items.list);
+                    match block_on(list.slice(items.from, items.count)) {
+                        Ok(found) => Part::Rows(items.rows(&found)),
+                        Err(list::Error::Rows(error)) => return Err(error),
+                        Err(error) => panic!("a list is damaged: {error:?}"),
+                    }
                 }
             })
         };
@@ -428,37 +347,15 @@ impl Harness {
         rows.collect()
     }
 
+    /// The name of a `PState`, and how it lies in rows.
+    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+        let place = pstate.0 as usize;
+        (&self.module.pstates[place].name, &self.layouts[place])
+    }
+
     fn count(&self) -> u32 {
         u32::try_from(self.partitions.len()).expect("made from a u32")
     }
-}
-
-/// Both forms of what is being migrated, in one partition.
-struct Seen<'h> {
-    state: &'h State,
-    fields: &'h FieldTable,
-    moving: &'h Move,
-}
-
-impl Halves for Seen<'_> {
-    type Error = codec::Error;
-
-    async fn scan(&self, half: Half, range: Scan<'_>, visit: &mut Visit<'_>) -> codec::Result<()> {
-        let pstate = match half {
-            Half::Old => self.moving.old,
-            Half::New => self.moving.pstate,
-        };
-        visit_range(self.state, pstate, range, visit);
-        Ok(())
-    }
-
-    fn rows(&self, unit: &[u8], old: &[u8]) -> codec::Result<FoundRows> {
-        self.moving.rows(self.fields, unit, old)
-    }
-}
-
-fn pstate_index(place: usize) -> PStateIndex {
-    PStateIndex(u32::try_from(place).expect("a module has fewer than 2^32 parts"))
 }
 
 /// Batches on their way.

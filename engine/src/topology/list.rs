@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use super::read::{fetch, index as index_of, scan};
 use super::{At, Context, StateError};
-use crate::codec::{Error as CodecError, decode, encode};
-use crate::schema::list::{self, Row, Rows};
-use crate::schema::plan::RangeOp;
-use crate::schema::{Data, Direct, List, OwnedBy, Path, Sub, Target};
+use crate::codec::{Error as CodecError, KeyBuf, decode, encode};
+use crate::schema::list::{self, Edits, Row, Rows};
+use crate::schema::path::Listed;
+use crate::schema::plan::{ItemsOp, RangeOp};
+use crate::schema::{Data, Direct, OwnedBy, Path, Rows as FoundRows};
+use crate::types::PStateId;
 
 /// Lists. Indexes begin at 0. An edit costs as much as the list has levels, of which 64 to the power of their
 /// number is the length: see `schema/list.rs`.
@@ -20,10 +22,10 @@ impl<O> At<'_, O> {
     /// # Errors
     /// [`StateError::Misplaced`] if the first key lives elsewhere; [`StateError::Refused`] if key or value are
     /// too long; [`StateError::Unavailable`], [`StateError::Undecodable`].
-    pub async fn push<T: Data, M: Direct, O2: OwnedBy<O>>(
+    pub async fn push<L: Listed, M: Direct, O2: OwnedBy<O>>(
         self,
-        path: Path<Sub<List<T>>, M, O2>,
-        value: T,
+        path: Path<L, M, O2>,
+        value: L::Item,
     ) -> Result<(), StateError> {
         const OP: &str = "push to";
         let place = Place::of(self.context(), OP, path)?;
@@ -35,11 +37,11 @@ impl<O> At<'_, O> {
     ///
     /// # Errors
     /// As [`At::push`]; [`StateError::Beyond`].
-    pub async fn insert<T: Data, M: Direct, O2: OwnedBy<O>>(
+    pub async fn insert<L: Listed, M: Direct, O2: OwnedBy<O>>(
         self,
-        path: Path<Sub<List<T>>, M, O2>,
+        path: Path<L, M, O2>,
         index: u64,
-        value: T,
+        value: L::Item,
     ) -> Result<(), StateError> {
         let place = Place::of(self.context(), "insert into", path)?;
         let value = place.encoded(&value)?;
@@ -50,11 +52,11 @@ impl<O> At<'_, O> {
     ///
     /// # Errors
     /// As [`At::push`]; [`StateError::Beyond`].
-    pub async fn replace<T: Data, M: Direct, O2: OwnedBy<O>>(
+    pub async fn replace<L: Listed, M: Direct, O2: OwnedBy<O>>(
         self,
-        path: Path<Sub<List<T>>, M, O2>,
+        path: Path<L, M, O2>,
         index: u64,
-        value: T,
+        value: L::Item,
     ) -> Result<(), StateError> {
         let place = Place::of(self.context(), "replace in", path)?;
         let value = place.encoded(&value)?;
@@ -65,9 +67,9 @@ impl<O> At<'_, O> {
     ///
     /// # Errors
     /// As [`At::push`]; [`StateError::Beyond`].
-    pub async fn remove<T: Data, M: Direct, O2: OwnedBy<O>>(
+    pub async fn remove<L: Listed, M: Direct, O2: OwnedBy<O>>(
         self,
-        path: Path<Sub<List<T>>, M, O2>,
+        path: Path<L, M, O2>,
         index: u64,
     ) -> Result<(), StateError> {
         let place = Place::of(self.context(), "remove from", path)?;
@@ -78,11 +80,11 @@ impl<O> At<'_, O> {
     ///
     /// # Errors
     /// [`StateError::Misplaced`], [`StateError::Unavailable`], [`StateError::Undecodable`].
-    pub async fn item<T: Data, M: Direct, O2>(
+    pub async fn item<L: Listed, M: Direct, O2>(
         self,
-        path: Path<Sub<List<T>>, M, O2>,
+        path: Path<L, M, O2>,
         index: u64,
-    ) -> Result<Option<T>, StateError> {
+    ) -> Result<Option<L::Item>, StateError> {
         let found = self.items(path, index..index.saturating_add(1)).await?;
         Ok(found.into_iter().next())
     }
@@ -91,11 +93,11 @@ impl<O> At<'_, O> {
     ///
     /// # Errors
     /// As [`At::item`].
-    pub async fn items<T: Data, M: Direct, O2>(
+    pub async fn items<L: Listed, M: Direct, O2>(
         self,
-        path: Path<Sub<List<T>>, M, O2>,
+        path: Path<L, M, O2>,
         indexes: Range<u64>,
-    ) -> Result<Vec<T>, StateError> {
+    ) -> Result<Vec<L::Item>, StateError> {
         let place = Place::of(self.context(), "read", path)?;
         let count = indexes.end.saturating_sub(indexes.start);
         let found = place.list().slice(indexes.start, count).await;
@@ -105,28 +107,41 @@ impl<O> At<'_, O> {
     }
 }
 
+/// Items of a list of this partition.
+pub(super) async fn items(
+    context: &Context<'_>,
+    pstate: PStateId,
+    items: &ItemsOp,
+) -> Result<FoundRows, StateError> {
+    let place = Place { context, op: "read", pstate, key: items.list.clone() };
+    let found = place.list().slice(items.from, items.count).await;
+    Ok(items.rows(&place.done(items.from, found)?))
+}
+
 /// Where a list lies, and what is done there.
 struct Place<'c, 'a> {
     context: &'c Context<'a>,
     op: &'static str,
-    target: Target,
+    pstate: PStateId,
+    /// What the keys of its rows begin with.
+    key: KeyBuf,
 }
 
 impl<'c, 'a> Place<'c, 'a> {
     /// A list that may be read and written here.
-    fn of<T: Data, M: Direct, O>(
+    fn of<L: Listed, M: Direct, O>(
         context: &'c Context<'a>,
         op: &'static str,
-        path: Path<Sub<List<T>>, M, O>,
+        path: Path<L, M, O>,
     ) -> Result<Self, StateError> {
         let target = path.list_target(list::KEY_BYTES);
         let target = target.map_err(|error| context.refused(op, error))?;
         context.check_target(op, &target)?;
-        Ok(Self { context, op, target })
+        Ok(Self { context, op, pstate: target.pstate, key: target.key })
     }
 
     fn list(&self) -> list::List<'_, Self> {
-        list::List::new(self, &self.target.key)
+        list::List::new(self, &self.key)
     }
 
     fn encoded<T: Data>(&self, value: &T) -> Result<Vec<u8>, StateError> {
@@ -146,7 +161,7 @@ impl<'c, 'a> Place<'c, 'a> {
             list::Error::Malformed(problem) => self.undecodable(list::malformed(problem)),
             list::Error::Beyond { count } => StateError::Beyond {
                 op: self.op,
-                pstate: index_of(self.target.pstate),
+                pstate: index_of(self.pstate),
                 partition: self.context.local().partition(),
                 index,
                 count,
@@ -155,7 +170,7 @@ impl<'c, 'a> Place<'c, 'a> {
     }
 
     fn undecodable(&self, error: CodecError) -> StateError {
-        self.context.undecodable(self.target.pstate, error)
+        self.context.undecodable(self.pstate, error)
     }
 }
 
@@ -164,25 +179,27 @@ impl Rows for Place<'_, '_> {
 
     async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         let copy = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
-        fetch(self.context, self.target.pstate, key, copy).await
+        fetch(self.context, self.pstate, key, copy).await
     }
 
     async fn scan(&self, range: &RangeOp) -> Result<Vec<Row>, StateError> {
-        let rows = scan(self.context, self.target.pstate, range).await?;
+        let rows = scan(self.context, self.pstate, range).await?;
         Ok(rows.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect())
     }
+}
 
+impl Edits for Place<'_, '_> {
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        self.context.put(index_of(self.target.pstate), key, value, None)
+        self.context.put(index_of(self.pstate), key, value, None)
     }
 
     fn delete(&self, key: &[u8]) -> Result<(), StateError> {
-        self.context.delete(index_of(self.target.pstate), key, None)
+        self.context.delete(index_of(self.pstate), key, None)
     }
 
     /// Of rows that are no heads, so nobody counts them.
     fn delete_range(&self, from: &[u8], to: &[u8]) -> Result<(), StateError> {
-        let pstate = index_of(self.target.pstate);
+        let pstate = index_of(self.pstate);
         self.context.noted(self.context.local().delete_range(pstate, from, Some(to)))
     }
 }

@@ -34,6 +34,9 @@ pub trait Local {
     /// The numbers of fields, which values and records are encoded with.
     fn fields(&self) -> &FieldTable;
 
+    /// The name of a `PState` of the module, and how it lies in rows.
+    fn described(&self, pstate: PStateIndex) -> (&str, &Layout);
+
     /// Looks one key up. What this attempt has written, and what it has deleted, is always in memory. If what
     /// the look-up takes is in memory, calls `visit` once, with the value if there is
     /// one, and returns [`Access::Ready`]. Else returns [`Access::Miss`]; when its future is done, the

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
 
-use super::{Access, At, Context, Row, Scan, StateError};
+use super::{Access, At, Context, Row, Scan, StateError, list};
 use crate::codec::{self, FieldTable, KeyBuf};
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
@@ -241,6 +241,7 @@ async fn read_parts<'a, Out>(
                 Part::One(fetch(context, plan.pstate, key, copy).await?)
             }
             ReadOp::Range(range) => Part::Rows(scan(context, plan.pstate, range).await?),
+            ReadOp::Items(items) => Part::Rows(list::items(context, plan.pstate, items).await?),
         });
     }
     let answers = parts.iter().map(|part| match part {
@@ -329,7 +330,7 @@ pub(crate) fn index(pstate: PStateId) -> PStateIndex {
 impl Context<'_> {
     /// Whether it may be read here.
     #[inline]
-    fn check_reads(&self, reads: &Reads) -> Result<(), StateError> {
+    pub(crate) fn check_reads(&self, reads: &Reads) -> Result<(), StateError> {
         let lives = reads.partition(self.local().partitions());
         match lives.map_err(|error| self.refused("read", error))? {
             Some(lives) if lives != self.local().partition() => {
@@ -440,7 +441,7 @@ impl Context<'_> {
     fn is_any_unsettled(&self, reads: &Reads) -> bool {
         let is_unsettled = |plan: &ReadPlan| match &plan.op {
             ReadOp::Get { key } => self.is_head(index(plan.pstate), key),
-            ReadOp::Has { .. } | ReadOp::Range(_) => false,
+            ReadOp::Has { .. } | ReadOp::Range(_) | ReadOp::Items(_) => false,
         };
         !self.sizes().is_settled() && reads.as_slice().iter().any(is_unsettled)
     }

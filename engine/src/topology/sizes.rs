@@ -221,7 +221,7 @@ impl Context<'_> {
     }
 
     /// Whether a row is a head, which is written when the run is settled.
-    pub(super) fn is_head(&self, pstate: PStateIndex, key: &[u8]) -> bool {
+    pub(crate) fn is_head(&self, pstate: PStateIndex, key: &[u8]) -> bool {
         self.local().sizes(pstate).is_some_and(|it| it.place(key).0 == Place::Collection)
     }
 

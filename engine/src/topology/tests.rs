@@ -12,6 +12,7 @@ mod compound;
 mod failures;
 mod graph;
 mod lists;
+mod pages;
 mod queries;
 mod sizes;
 mod state;

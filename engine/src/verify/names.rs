@@ -1,6 +1,7 @@
 //! What the name of a file says.
 
 use super::{Files, Survey};
+use crate::backup::target;
 use crate::journal::{self, JournalId};
 use crate::manifest;
 use crate::types::{DepotId, Offset, PartitionId};
@@ -132,6 +133,7 @@ pub(super) fn look<F: Files + ?Sized>(survey: &mut Survey<'_, F>) {
             | Name::Segment(..) => "not reached, because of damage above it",
             Name::Other => match &*path {
                 "LOCK" => "says who has the directory open",
+                target::MARK => "says that this is a backup",
                 manifest::PATH_NEW => "space for the next MANIFEST",
                 _ if is_reserve(&path) => "space for a bulk append",
                 _ => "an unknown name",

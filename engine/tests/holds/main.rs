@@ -8,6 +8,7 @@
 )]
 
 mod api;
+mod backup;
 mod budget;
 mod damage;
 mod faults;
@@ -20,11 +21,13 @@ mod lists;
 mod memory;
 mod migrations;
 mod notes;
+mod reads;
 mod rejects;
 mod reopening;
 mod sizes;
 mod snapshots;
 mod stopped;
+mod subscriptions;
 
 /// What [`kit::Process`] can run in a process of its own, by name.
 type Child = (&'static str, fn(&std::path::Path));

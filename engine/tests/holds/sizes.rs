@@ -24,7 +24,7 @@ struct Visit {
 
 type Pages = Map<u32, Sub<Map<u32, Sub<Set<u32>>>>>;
 
-struct Visits {
+struct Shops {
     visits: Depot<Visit>,
     /// By user and shop.
     pages: PState<Pages>,
@@ -39,7 +39,7 @@ thread_local! {
     static FAILED: Cell<u64> = const { Cell::new(0) };
 }
 
-fn visits(m: &Module) -> Visits {
+fn shops(m: &Module) -> Shops {
     let visits = m.depot::<Visit>("visits").hash_by(|visit| &visit.user);
     let t = m.microbatch(|| "keeper");
     let pages = t.pstate::<Pages>("pages");
@@ -69,7 +69,7 @@ fn visits(m: &Module) -> Visits {
             let counted = counts.key(it.shop).add(MultiSet(it.page));
             (counted, users.key(it.shop).add(SetOf(it.user)))
         });
-    Visits { visits, pages: pages.reader(), counts: counts.reader(), users: users.reader() }
+    Shops { visits, pages: pages.reader(), counts: counts.reader(), users: users.reader() }
 }
 
 const USERS: u32 = 7;
@@ -114,7 +114,7 @@ impl Model {
     }
 }
 
-async fn compare(engine: &Launched<Visits>, model: &Model) {
+async fn compare(engine: &Launched<Shops>, model: &Model) {
     let snapshot = engine.snapshot().await.unwrap();
     for user in 0..USERS {
         let of = model.pages.get(&user).cloned().unwrap_or_default();
@@ -149,7 +149,7 @@ fn a_size_is_the_number_of_elements_over_folds_and_reopenings() {
     for shards in [2, 1, 3] {
         block_on(async {
             let engine = Engine::open(&dir, options(shards)).await.unwrap();
-            let launched = engine.launch("visits", visits).await.unwrap();
+            let launched = engine.launch("visits", shops).await.unwrap();
             compare(&launched, &model).await;
             for _ in 0..3 {
                 let batch: Vec<Visit> = (nth + 1..=nth + 300).map(visit).collect();

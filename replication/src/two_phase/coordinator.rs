@@ -35,7 +35,6 @@ use crate::wire;
 
 /// Decides the microbatches of one topology. See the [module](super) for what it guarantees.
 #[derive(Clone, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 pub struct Coordinator {
     config: Config,
     /// Every shard that takes part.
@@ -56,9 +55,7 @@ pub struct Coordinator {
     /// A shard or the coordinator itself has recovered: nothing begins before all that is decided
     /// is applied, so that no attempt runs on a shard that does not hold the state below it.
     settling: bool,
-    pause_asked: bool,
-    /// A microbatch is asked for even if there is no record for it.
-    work_asked: bool,
+    asked: Asked,
     /// The pause reason given last.
     pause: Option<PauseReason>,
     token: Token,
@@ -72,6 +69,17 @@ pub struct Coordinator {
     /// The last attempt of ids that lost their place when a lower one shrank, and when they first
     /// began: numbers are not used twice.
     displaced: BTreeMap<MicrobatchId, (Attempt, u64)>,
+}
+
+/// What it was asked to do, and to leave for now.
+#[derive(Clone, Copy, Debug, Default)]
+struct Asked {
+    /// To begin a microbatch even if there is no record for it. Waits for what is to be left.
+    work: bool,
+    /// To begin no microbatch.
+    pause: bool,
+    /// To start no attempt, be it of a new id or of one that failed.
+    hold: bool,
 }
 
 /// A decision on its way.
@@ -114,8 +122,7 @@ impl Coordinator {
             flights: VecDeque::new(),
             down: BTreeSet::new(),
             settling: true,
-            pause_asked: false,
-            work_asked: false,
+            asked: Asked::default(),
             pause: None,
             token: Token(0),
             wake_ns: None,
@@ -178,9 +185,11 @@ impl Coordinator {
             Input::ShardDown(shard) => self.on_shard_down(now_ns, shard, effects),
             Input::ShardUp(shard) => self.on_shard_up(shard, effects),
             Input::Wake => self.wake_ns = None,
-            Input::Work => self.work_asked = true,
-            Input::Pause => self.pause_asked = true,
+            Input::Work => self.asked.work = true,
+            Input::Pause => self.asked.pause = true,
             Input::Resume => self.on_resume(),
+            Input::Hold => self.asked.hold = true,
+            Input::Release => self.asked.hold = false,
         }
         if self.started {
             self.advance(now_ns, effects);
@@ -507,7 +516,7 @@ impl Coordinator {
     }
 
     fn on_resume(&mut self) {
-        self.pause_asked = false;
+        self.asked.pause = false;
         for flight in &mut self.flights {
             flight.rejected = None;
         }
@@ -526,7 +535,7 @@ impl Coordinator {
         }
         self.tell_pause(effects);
         let mut wake_ns = None;
-        if !self.settling && self.down.is_empty() {
+        if !self.settling && self.down.is_empty() && !self.asked.hold {
             self.start_waiting(now_ns, &mut wake_ns, effects);
             self.start_next(effects);
         }
@@ -642,10 +651,10 @@ impl Coordinator {
             return;
         }
         let plan = Plan::new(self.unread(), Vec::new());
-        if plan.ranges().is_empty() && !self.work_asked {
+        if plan.ranges().is_empty() && !self.asked.work {
             return;
         }
-        self.work_asked = false;
+        self.asked.work = false;
         let id = self.flights.back().map_or(self.decided, |flight| flight.id).next();
         let (attempt, began_us) = self.displaced.remove(&id).unwrap_or((Attempt(0), self.wall_us));
         let mut flight = Flight::new(id, plan, BeginRecord::Unwritten, began_us);
@@ -699,7 +708,7 @@ impl Coordinator {
             Some(PauseReason::Rejected { id: flight.id, message })
         });
         let pause = rejected
-            .or_else(|| self.pause_asked.then_some(PauseReason::Asked))
+            .or_else(|| self.asked.pause.then_some(PauseReason::Asked))
             .or_else(|| self.down.first().copied().map(PauseReason::ShardDown));
         if pause != self.pause {
             effects.push(match &pause {
@@ -755,6 +764,16 @@ impl Coordinator {
     /// read.
     pub fn is_caught_up(&self) -> bool {
         self.flights.is_empty() && self.unapplied.is_empty() && self.unread().is_empty()
+    }
+
+    /// Whether it is held, and everything that was begun is decided, and applied by all, or aborted. What was
+    /// sent before may still be on its way.
+    pub fn is_at_rest(&self) -> bool {
+        self.asked.hold
+            && self.started
+            && self.down.is_empty()
+            && self.unapplied.is_empty()
+            && self.flights.iter().all(Flight::is_waiting)
     }
 
     /// Where the sources stand after all that is planned.

@@ -99,6 +99,24 @@ impl Names {
         Ok(())
     }
 
+    /// Adds a directory and its parents, now and after every crash.
+    pub(crate) fn create_dir_durably(&mut self, dir: &str) {
+        if dir != "." {
+            self.create_dir_durably(parent(dir));
+            for image in [&mut self.present, &mut self.durable] {
+                image.dirs.insert(dir.to_owned());
+            }
+        }
+    }
+
+    /// Adds a file and the directories above it, now and after every crash.
+    pub(crate) fn create_durably(&mut self, path: &str, inode: &Rc<Inode>) {
+        self.create_dir_durably(parent(path));
+        for image in [&mut self.present, &mut self.durable] {
+            image.files.insert(path.to_owned(), Rc::clone(inode));
+        }
+    }
+
     /// Adds a directory and its parents.
     pub(crate) fn create_dir(&mut self, dir: &str, stamp: u64) {
         if self.present.has_dir(dir) {

@@ -2,13 +2,14 @@
 
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use tidemill::env::{
-    Class, Clock, LocalFuture, Mesh, Parcel, Platform, Sender, ShardMain, Spawner,
+    Class, Clock, Elsewhere, LocalFuture, Mesh, Parcel, Platform, Sender, ShardMain, Spawner,
 };
 use tidemill::types::{ShardId, Time, WallTime};
 
@@ -55,6 +56,13 @@ impl Platform for SimPlatform {
             }
             _ => Poll::Ready(()),
         }))
+    }
+
+    fn elsewhere(&self, dir: &Path) -> io::Result<Elsewhere> {
+        let node = self.node().ok_or_else(|| io::Error::other("the process has crashed"))?;
+        let dir = dir.to_str().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        node.disk.make_dir(&dir);
+        Ok(Elsewhere { dir, claim: Box::new(()) })
     }
 }
 

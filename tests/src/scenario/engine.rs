@@ -17,8 +17,10 @@ use super::{Failure, Outcome, Scenario};
 use crate::node::Node;
 use crate::world::World;
 
+mod backups;
 mod clients;
 mod contents;
+mod followers;
 mod healing;
 mod history;
 mod life;

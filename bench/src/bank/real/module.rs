@@ -75,6 +75,9 @@ impl Transaction {
 /// The transactions of one account, by date, then by id.
 pub type History = Sub<Map<(u32, u64), Transaction>, Uncounted>;
 
+/// Totals of one month, by operation.
+pub type Totals = Sub<Map<String, Total>, Uncounted>;
+
 /// The module's handles.
 #[derive(Debug)]
 pub struct Bank {
@@ -89,7 +92,7 @@ pub struct Bank {
     /// By account.
     pub history: PState<Map<u64, History>>,
     /// By month as YYYYMM, then by operation.
-    pub totals: PState<Map<u32, Sub<Map<String, Total>, Uncounted>>>,
+    pub totals: PState<Map<u32, Totals>>,
 }
 
 /// Declares the module.
@@ -101,7 +104,7 @@ pub fn bank(m: &Module) -> Bank {
     let books = m.microbatch(|| BOOKS);
     let balances = books.pstate::<Map<u64, i64>>("balances");
     let history = books.pstate::<Map<u64, History>>("history");
-    let totals = books.pstate::<Map<u32, Sub<Map<String, Total>, Uncounted>>>("totals");
+    let totals = books.pstate::<Map<u32, Totals>>("totals");
 
     for depot in [deposits, withdrawals, remittances] {
         books.source(depot).aggregate((balances, history, totals), |tokens, it: Transaction| {

@@ -12,6 +12,8 @@ use uuid::Uuid;
 use super::{END, ESCAPE, EncodeKey, KeyBuf};
 use crate::codec::{Error, KEY_BYTES_MAX, Result};
 
+mod value;
+
 /// How a key is stored, and what its bytes mean.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::codec::placement::Placement;
+use crate::codec::value::raw::Raw;
+use crate::codec::{FieldTable, encode};
 
 crate::key! {
     /// A key made by the macro.
@@ -41,10 +43,18 @@ fn check<K: Key + Debug>(a: &K, b: &K, order: Ordering) {
         kind.from_json(&json, &mut back).unwrap();
         assert_eq!(&back[6..], bytes.as_slice(), "{kind} by way of {json}");
         kind.to_json(&longer).unwrap_err();
+        let (mut input, mut value) = (longer.as_slice(), Vec::new());
+        kind.to_value(&mut input, &mut value).unwrap();
+        assert_eq!(input, b"rest", "{kind} takes {key:?}");
+        back.truncate(6);
+        kind.from_value(Raw::new(&value), &mut back).unwrap();
+        assert_eq!(&back[6..], bytes.as_slice(), "{kind} by way of {value:?}");
         for cut in 0..bytes.len() {
             assert!(decode_key::<K>(&bytes[..cut]).is_err(), "{key:?} cut to {cut} bytes");
             assert!(K::kind().skip(&mut &bytes[..cut]).is_err(), "{key:?} cut to {cut} bytes");
             assert!(K::kind().to_json(&bytes[..cut]).is_err(), "{key:?} cut to {cut} bytes");
+            let cut = K::kind().to_value(&mut &bytes[..cut], &mut Vec::new());
+            assert!(cut.is_err(), "{key:?} cut off");
         }
     }
     if order != Ordering::Equal {
@@ -263,6 +273,63 @@ fn the_macro_keeps_order_and_serde_form() {
 #[test]
 fn a_path_buffer_is_one_cache_line() {
     assert_eq!(size_of::<KeyBuf>(), 64);
+}
+
+/// As a value, a key is what serde makes of its type.
+#[test]
+fn keys_are_values_as_serde_writes_them() {
+    fn check<K: Key + serde::Serialize>(key: &K) {
+        let bytes = encode_key(key);
+        let (mut value, mut expected) = (Vec::new(), Vec::new());
+        K::kind().to_value(&mut bytes.as_slice(), &mut value).unwrap();
+        encode(&FieldTable::new(), key, &mut expected).unwrap();
+        assert_eq!(value, expected, "{}", K::kind());
+    }
+    check(&7_u8);
+    check(&300_u16);
+    check(&70_000_u32);
+    check(&u64::MAX);
+    check(&u128::MAX);
+    check(&-7_i8);
+    check(&-300_i16);
+    check(&70_000_i32);
+    check(&i64::MIN);
+    check(&i128::MIN);
+    check(&-1.5_f32);
+    check(&2.5_f64);
+    check(&true);
+    check(&'ä');
+    check(&());
+    check(&Uuid::from_u128(77));
+    check(&b"a\0b".to_vec());
+    check(&[0_u8, 200, 3]);
+    check(&"a\0b".to_owned());
+    check(&(1_u8, "x".to_owned(), Reverse(-5_i64)));
+    check(&AccountId(3));
+    check(&Handle("h".to_owned()));
+}
+
+#[test]
+fn values_that_are_no_keys_are_refused() {
+    fn check<K: Key>(values: &[&[u8]]) {
+        for value in values {
+            let mut out = KeyBuf::from(&b"before"[..]);
+            assert!(K::kind().from_value(Raw::new(value), &mut out).is_err(), "{value:?}");
+            assert_eq!(out.as_slice(), b"before");
+        }
+    }
+    check::<u8>(&[&[], &[0xc0], &[0xff], &[0xcd, 1, 0], &[0xa1, b'7'], &[0xca, 0, 0, 0, 0]]);
+    check::<i8>(&[&[0xcc, 200]]);
+    check::<u128>(&[&[0xc4, 2, 0, 0], &[0xff]]);
+    check::<f32>(&[&[0xcb, 0x3f, 0xb9, 0x99, 0x99, 0x99, 0x99, 0x99, 0x9a], &[0xc3]]);
+    check::<bool>(&[&[1], &[0xc0]]);
+    check::<char>(&[&[0xa0], &[0xa2, b'a', b'b']]);
+    check::<String>(&[&[0xa1, 0xff], &[0xa2, b'a'], &[0xc4, 1, b'a']]);
+    check::<Uuid>(&[&[0xa1, b'a'], &[0xc4, 1, 1]]);
+    check::<Vec<u8>>(&[&[0x92, 1], &[0x91, 0xcd, 1, 0], &[0x91, 0xa0], &[1]]);
+    check::<[u8; 2]>(&[&[0x91, 1], &[0xc4, 1, 1]]);
+    check::<(u8, String)>(&[&[0x91, 1], &[0x92, 1, 2], &[0x92, 1], &[0x93, 1, 0xa0, 0xa0]]);
+    check::<(String, Reverse<u8>)>(&[&[0x92, 0xa1, b'a', 0xa0]]);
 }
 
 #[test]

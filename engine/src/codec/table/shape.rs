@@ -5,7 +5,12 @@
 
 use std::fmt;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use super::FieldTable;
+use crate::codec::value::raw::Raw;
+use crate::codec::{Error, Result, decode};
 
 /// The type of a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +22,36 @@ pub struct ValueKind {
     /// The structs and enums in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub types: Vec<TypeShape>,
+    /// How the code that has the type reads its values.
+    #[serde(skip)]
+    pub(crate) reader: Reader,
+}
+
+/// How typed code reads values of a kind. A kind that was stored does not know.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Reader(Option<Read>);
+
+type Read = fn(&FieldTable, &[u8]) -> Result<()>;
+
+impl Reader {
+    pub(super) fn of<T: DeserializeOwned>() -> Self {
+        Self(Some(|fields, bytes| decode::<T>(fields, bytes).map(drop)))
+    }
+}
+
+/// What a kind is does not depend on whether its code is at hand.
+impl PartialEq for Reader {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Reader {}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Reader" } else { "none" })
+    }
 }
 
 /// What a value, or a part of one, is stored as. Newtype structs are what they wrap.
@@ -120,6 +155,22 @@ pub enum Content {
 }
 
 impl ValueKind {
+    /// Asserts that the code that has this type can read a value. Of a kind that was stored, that it is a
+    /// value at all.
+    ///
+    /// # Errors
+    /// [`Error::Decode`].
+    pub fn check(&self, fields: &FieldTable, bytes: &[u8]) -> Result<()> {
+        if let Some(read) = self.reader.0 {
+            return read(fields, bytes);
+        }
+        Raw::new(bytes).check().map_err(|bad| Error::Decode {
+            value_type: "a value",
+            at: String::new(),
+            problem: bad.to_string(),
+        })
+    }
+
     /// The struct or enum that a shape refers to.
     #[must_use]
     pub fn type_of(&self, place: u32) -> Option<&TypeShape> {

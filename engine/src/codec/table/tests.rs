@@ -118,6 +118,19 @@ fn every_variant_is_visited_however_deep_it_lies() {
 }
 
 #[test]
+fn a_variant_is_found_by_its_parts_however_long_they_are() {
+    let mut table = FieldTable::new();
+    let parts = [1, 60, 63, 64, 200].map(|bytes| ("E".repeat(bytes), "v".repeat(bytes)));
+    for (name, variant) in &parts {
+        table.assign(&format!("{name}::{variant}"), [variant.as_str()]);
+    }
+    for (name, variant) in &parts {
+        assert_eq!(table.of_variant(name, variant).unwrap().names(), [variant.as_str()]);
+        assert_eq!(table.of_variant(variant, name), None);
+    }
+}
+
+#[test]
 fn a_trace_of_several_types_tells_of_each_what_it_would_tell_alone() {
     let mut trace = Trace::default();
     trace.add::<BTreeMap<u8, Leaf>>().unwrap();

@@ -19,7 +19,8 @@ use std::mem::take;
 use serde::de::{DeserializeOwned, Deserializer, Visitor};
 
 use super::shape::{
-    Content, FieldShape, TypeShape, ValueKind, ValueShape, VariantShape, join_fields, short_name,
+    Content, FieldShape, Reader, TypeShape, ValueKind, ValueShape, VariantShape, join_fields,
+    short_name,
 };
 use crate::codec::value::{Fault, NOT_SELF_DESCRIBING};
 use crate::codec::{Error, FieldTable, Result, VALUE_DEPTH_MAX};
@@ -102,7 +103,8 @@ impl Trace {
     pub fn kind_of<T: DeserializeOwned>(&mut self) -> Result<ValueKind> {
         let shape = self.names_of::<T>()?;
         self.try_without::<T>();
-        let mut kind = ValueKind { name: short_name::<T>(), ..ValueKind::default() };
+        let (name, reader) = (short_name::<T>(), Reader::of::<T>());
+        let mut kind = ValueKind { name, reader, ..ValueKind::default() };
         // Types get places in the order they are met, whatever else was traced before.
         let mut met = Met::default();
         kind.shape = shape.with_places(&mut |at| met.place(at));

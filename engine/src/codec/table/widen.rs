@@ -38,7 +38,7 @@ impl ValueKind {
         };
         widen.shape(&self.shape, &declared.shape)?;
         let (name, shape) = (declared.name.clone(), declared.shape.clone());
-        Ok(Self { name, shape, types: widen.types })
+        Ok(Self { name, shape, types: widen.types, reader: declared.reader })
     }
 }
 

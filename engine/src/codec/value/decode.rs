@@ -239,17 +239,14 @@ impl<'de, 't> Decoder<'de, 't> {
     /// The names of a type.
     #[inline]
     fn names(&self, type_name: &str) -> Result<&'t TypeNames, Fault> {
-        self.table.of_type(type_name).ok_or_else(|| {
-            Fault::new(format_args!("its type `{type_name}` is not in the catalogue"))
-        })
+        self.table.of_type(type_name).ok_or_else(|| not_in_catalogue(type_name))
     }
 
     fn visit_fields<V: Visitor<'de>>(
         &mut self,
-        type_name: &str,
+        names: &'t TypeNames,
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        let names = self.names(type_name)?;
         let left = self.map()?;
         let mut fields = Fields { decoder: self, names, left, field: None };
         let value = visitor.visit_map(&mut fields).map_err(|fault| fields.locate(fault))?;
@@ -458,7 +455,8 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         self.enter()?;
-        let value = self.visit_fields(name, visitor)?;
+        let names = self.names(name)?;
+        let value = self.visit_fields(names, visitor)?;
         self.depth -= 1;
         Ok(value)
     }
@@ -657,8 +655,16 @@ impl<'de> VariantAccess<'de> for OneVariant<'_, 'de, '_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         self.content(true)?;
-        self.decoder.visit_fields(&format!("{}::{}", self.name, self.variant), visitor)
+        let names = self.decoder.table.of_variant(self.name, self.variant);
+        let names =
+            names.ok_or_else(|| not_in_catalogue(&format!("{}::{}", self.name, self.variant)))?;
+        self.decoder.visit_fields(names, visitor)
     }
+}
+
+#[cold]
+fn not_in_catalogue(type_name: &str) -> Fault {
+    Fault::new(format_args!("its type `{type_name}` is not in the catalogue"))
 }
 
 #[cold]

@@ -83,9 +83,7 @@ impl<'a> Encoder<'a> {
     /// The names of a type.
     #[inline]
     fn names(&self, type_name: &str) -> Result<&'a TypeNames, Fault> {
-        self.table.of_type(type_name).ok_or_else(|| {
-            Fault::new(format_args!("its type `{type_name}` was not found at launch"))
-        })
+        self.table.of_type(type_name).ok_or_else(|| not_found(type_name))
     }
 
     /// Begins a variant that has content: a map of one entry.
@@ -303,7 +301,8 @@ impl<'e, 'a> Serializer for &'e mut Encoder<'a> {
         len: usize,
     ) -> Result<Fields<'e, 'a>, Fault> {
         self.variant(name, index, variant)?;
-        let names = self.names(&format!("{name}::{variant}"))?;
+        let names = self.table.of_variant(name, variant);
+        let names = names.ok_or_else(|| not_found(&format!("{name}::{variant}")))?;
         self.map(len)?;
         Ok(Fields { encoder: self, names, next: 0, left: len })
     }
@@ -411,6 +410,11 @@ impl Fields<'_, '_> {
             Err(Fault::new("its `Serialize` announced more fields"))
         }
     }
+}
+
+#[cold]
+fn not_found(type_name: &str) -> Fault {
+    Fault::new(format_args!("its type `{type_name}` was not found at launch"))
 }
 
 macro_rules! fields {

@@ -90,6 +90,11 @@ impl Disk for DirectDisk {
         Box::pin(async move { fs::rename(from, to) })
     }
 
+    fn link<'a>(&'a self, from: &'a str, to: &'a str) -> LocalFuture<'a, io::Result<()>> {
+        let (from, to) = (self.resolve(from), self.resolve(to));
+        Box::pin(async move { fs::hard_link(from, to) })
+    }
+
     fn sync_dir<'a>(&'a self, dir: &'a str) -> LocalFuture<'a, io::Result<()>> {
         let absolute = self.resolve(dir);
         Box::pin(async move {
@@ -100,6 +105,11 @@ impl Disk for DirectDisk {
 
     fn free_bytes(&self) -> io::Result<u64> {
         free_bytes(&self.root)
+    }
+
+    fn elsewhere(&self, dir: &str) -> io::Result<Rc<dyn Disk>> {
+        let (ring, class) = (Rc::clone(&self.ring), Rc::clone(&self.class));
+        Ok(Rc::new(Self::new(PathBuf::from(dir), ring, class)))
     }
 }
 

@@ -13,7 +13,7 @@ use std::ops::Bound;
 
 use serde_json::{Map as Object, Value as Json, json};
 
-use super::{Function, Op, Query, Step, Term, Value};
+use super::{Function, Navigator, Op, QUERY_DEPTH_MAX, QUERY_STEPS_MAX, Query, Step, Term, Value};
 use crate::codec::VALUE_DEPTH_MAX;
 use crate::codec::value::raw::{Bad, Head, Raw, push_list, push_map};
 
@@ -80,7 +80,7 @@ impl Query {
     /// # Errors
     /// [`JsonError::Expected`], [`JsonError::NoStep`], [`JsonError::TooLarge`].
     pub fn from_json(json: &Json) -> Result<Self> {
-        Reader { steps_left: STEPS_MAX, depth_left: DEPTH_MAX }.query(json)
+        Reader { steps_left: QUERY_STEPS_MAX, depth_left: QUERY_DEPTH_MAX }.query(json)
     }
 }
 
@@ -129,6 +129,7 @@ fn step_to(step: &Step) -> Result<Json> {
         Step::Keys => json!("keys"),
         Step::Values => json!("values"),
         Step::Indexed => json!("indexed"),
+        Step::Size => json!("size"),
         Step::Begin => json!("begin"),
         Step::End => json!("end"),
         Step::BeforeFirst => json!("before_first"),
@@ -167,6 +168,8 @@ fn step_to(step: &Step) -> Result<Json> {
         Step::View(function) => json!(["view", function_to(function)?]),
         Step::Default(value) => json!(["default", value.to_json()?]),
         Step::NoneTo(value) => json!(["none_to", value.to_json()?]),
+        Step::Navigate(Navigator::Named(name)) => json!(["navigate", name]),
+        Step::Navigate(Navigator::Local(_)) => return Err(JsonError::Local),
         Step::Transformed(path, term) => json!(["transformed", path.to_json()?, term.to_json()?]),
         Step::Stay => json!("stay"),
         Step::Stop => json!("stop"),
@@ -237,6 +240,7 @@ impl Reader {
             ("keys", []) => Step::Keys,
             ("values", []) => Step::Values,
             ("indexed", []) => Step::Indexed,
+            ("size", []) => Step::Size,
             ("begin", []) => Step::Begin,
             ("end", []) => Step::End,
             ("before_first", []) => Step::BeforeFirst,
@@ -258,6 +262,7 @@ impl Reader {
             ("view", [function]) => Step::View(function_from(function)?),
             ("default", [value]) => Step::Default(Value::from_json(value)?),
             ("none_to", [value]) => Step::NoneTo(Value::from_json(value)?),
+            ("navigate", [name]) => Step::Navigate(Navigator::Named(text(name)?)),
             ("transformed", [path, term]) => {
                 Step::Transformed(self.query(path)?, Box::new(Term::from_json(term)?))
             }
@@ -528,7 +533,7 @@ fn written<T, E: std::fmt::Debug>(result: Result<T, E>) {
 
 const STEP: &str = "a step: its name, or an array of its name and arguments";
 
-const STEPS: [&str; 50] = [
+const STEPS: [&str; 52] = [
     "key",
     "must",
     "map_key",
@@ -542,6 +547,7 @@ const STEPS: [&str; 50] = [
     "keys",
     "values",
     "indexed",
+    "size",
     "begin",
     "end",
     "before_first",
@@ -563,6 +569,7 @@ const STEPS: [&str; 50] = [
     "view",
     "default",
     "none_to",
+    "navigate",
     "transformed",
     "stay",
     "stop",
@@ -580,12 +587,6 @@ const STEPS: [&str; 50] = [
     "drop_collected",
     "fresh",
 ];
-
-/// Paths that come from outside are no larger than anyone writes.
-const STEPS_MAX: usize = 4096;
-
-/// How deep paths nest in paths.
-const DEPTH_MAX: usize = 32;
 
 /// What an error shows of what it met.
 const FOUND_CHARS_MAX: usize = 80;

@@ -3,12 +3,12 @@
 use std::future::Future;
 use std::ops::ControlFlow;
 
-use super::{Cx, Error, Laid, Layout, Problem, Row, Scan, Source, Visit, select};
+use super::{Cx, Error, Problem, Row, Scan, Source, Visit, select};
 use crate::codec::{FieldTable, KeyBuf, Placement, Result, decode};
 use crate::env::LocalFuture;
-use crate::schema::ast::{Functions, Query, Value};
+use crate::schema::ast::{Query, Value};
 use crate::schema::plan::RangeOp;
-use crate::schema::{Answer, Data, Owned, PState, ReadOp, ReadPlan, Root, Rows, Select};
+use crate::schema::{Answer, Data, Owned, PState, ReadOp, ReadPlan, Rows, Select};
 use crate::types::PStateId;
 
 /// What results of queries can be had as: any data, or [`Value`].
@@ -32,27 +32,21 @@ impl Outcome for Value {
     }
 }
 
-/// A token of a `PState` whose layout is known.
+/// A token of a `PState`.
 pub trait Queried {
-    /// Which one, and its layout.
-    fn queried(self) -> (PStateId, Layout);
+    /// Which one.
+    fn queried(self) -> PStateId;
 }
 
-impl<S> Queried for PState<S>
-where
-    Root<S>: Laid,
-{
-    fn queried(self) -> (PStateId, Layout) {
-        (self.id(), Layout::of::<S>())
+impl<S> Queried for PState<S> {
+    fn queried(self) -> PStateId {
+        self.id()
     }
 }
 
-impl<S, O> Queried for Owned<S, O>
-where
-    Root<S>: Laid,
-{
-    fn queried(self) -> (PStateId, Layout) {
-        (self.id(), Layout::of::<S>())
+impl<S, O> Queried for Owned<S, O> {
+    fn queried(self) -> PStateId {
+        self.id()
     }
 }
 
@@ -70,21 +64,26 @@ pub(crate) trait Selects {
 /// Evaluates a query by selects, each of which sees the state of its own moment.
 pub(crate) async fn query<T: Outcome, Q: Selects>(
     selects: &Q,
-    fields: &FieldTable,
-    pstate: impl Queried,
+    pstate: PStateId,
+    cx: &Cx<'_>,
     query: &Query,
-    functions: &Functions,
 ) -> std::result::Result<Vec<T>, Error<Q::Error>> {
-    let (pstate, layout) = pstate.queried();
     let mut found = Vec::new();
     let mut reach = |value| {
         found.push(value);
         ControlFlow::Continue(())
     };
-    let cx = Cx::new(fields, functions);
-    select(&Remote { selects, pstate }, &cx, &layout, query, &mut reach).await?;
+    select(&Remote { selects, pstate }, cx, query, &mut reach).await?;
+    Ok(outcomes(cx.fields, found)?)
+}
+
+/// The results as what they were asked for as.
+pub(crate) fn outcomes<T: Outcome>(
+    fields: &FieldTable,
+    found: Vec<Value>,
+) -> std::result::Result<Vec<T>, Problem> {
     let found = found.into_iter().map(|value| T::of(fields, value));
-    Ok(found.collect::<Result<_>>().map_err(|source| Problem::Unlike { source })?)
+    found.collect::<Result<_>>().map_err(|source| Problem::Unlike { source })
 }
 
 struct Remote<'q, Q> {

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 
-use super::layout::{KeyType, Layout};
+use super::keys::{Keys, field, no_row};
 use super::{Cx, Error, Problem, Row, Scan, Source, Visit};
 use crate::codec::value::raw::{Kind, Raw, push_list, push_map};
-use crate::codec::{KeyBuf, VALUE_BYTES_MAX};
+use crate::codec::{KEY_BYTES_MAX, KeyBuf, VALUE_BYTES_MAX};
 use crate::schema::ast::Value;
-use crate::schema::sizes::first_element;
+use crate::schema::layout::Layout;
+use crate::schema::list;
+use crate::schema::sizes::{Place, first_element};
 
 /// A place in the rows: a row, or a collection or a part of it.
 #[derive(Clone, Debug)]
@@ -18,8 +20,20 @@ pub(super) struct Spot<'l> {
     /// How many bytes of it are the first key; 0 for the whole `PState`.
     pub(super) first_bytes: usize,
     pub(super) layout: &'l Layout,
-    /// `None` if it is the whole collection.
+    /// Of a map or set: `None` if it is the whole collection.
     pub(super) part: Option<Part>,
+    /// Of a list: `None` if it is the whole list.
+    pub(super) span: Option<Span>,
+}
+
+/// Those items of a list whose places lie in a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) from: u64,
+    /// Not below `from`, nor above the length.
+    pub(super) to: u64,
+    /// The list has no items at all, which is nil and not an empty part of a list.
+    pub(super) is_nil: bool,
 }
 
 /// Those elements of a collection whose keys lie in a range.
@@ -33,43 +47,78 @@ pub(super) struct Part {
 
 impl<'l> Spot<'l> {
     pub(super) fn root(layout: &'l Layout) -> Self {
-        Self { prefix: KeyBuf::new(), first_bytes: 0, layout, part: None }
+        Self { prefix: KeyBuf::new(), first_bytes: 0, layout, part: None, span: None }
     }
 
     pub(super) fn row(&self) -> Row<'_> {
         Row { key: &self.prefix, first_bytes: self.first_bytes }
     }
 
-    /// The key type of a collection.
-    pub(super) fn key_type(&self) -> KeyType {
-        match self.layout {
-            Layout::Map { key, .. } => *key,
-            Layout::Set { element, .. } => *element,
-            Layout::Value(_) => unreachable!("a row is no collection"),
-        }
+    /// What the elements of a map, set or record are found by.
+    pub(super) fn keys(&self) -> Keys<'l> {
+        Keys::of(self.layout)
     }
 
     /// The key of an element, with all that is before it.
-    pub(super) fn key(&self, cx: &Cx<'_>, key: Raw<'_>) -> Result<KeyBuf, Problem> {
+    pub(super) fn key(&self, key: Raw<'_>) -> Result<KeyBuf, Problem> {
         let mut out = self.prefix.clone();
-        self.key_type().push(cx.fields, key.bytes(), &mut out)?;
+        self.keys().push(key, &mut out)?;
         Ok(out)
     }
 
-    /// What is under an element's key; of a set, the element's row.
+    /// The key of a record's field.
+    pub(super) fn field(&self, of: &str, name: &str) -> Result<KeyBuf, Problem> {
+        let unknown = |_| Problem::NoField { of: of.to_owned(), name: name.to_owned() };
+        match self.key(Value::from(name).raw()) {
+            Err(Problem::BadKey { source, .. }) => Err(unknown(source)),
+            key => key,
+        }
+    }
+
+    /// What is under an element's key; of a set, the element's row. Of a record, the field is one of its own.
     pub(super) fn under(&self, key: KeyBuf) -> Self {
         let first_bytes = if self.first_bytes == 0 { key.len() } else { self.first_bytes };
         let layout = match self.layout {
             Layout::Map { value, .. } => value,
-            Layout::Set { .. } | Layout::Value(_) => self.layout,
+            Layout::Record { fields, .. } => {
+                let found = field(fields, &key[self.prefix.len()..]);
+                &found.expect("lost fields are passed over").layout
+            }
+            Layout::Set { .. } | Layout::Value(_) | Layout::List { .. } => self.layout,
         };
-        Self { prefix: key, first_bytes, layout, part: None }
+        Self { prefix: key, first_bytes, layout, part: None, span: None }
+    }
+
+    /// Where its elements begin: what it stores besides lies elsewhere.
+    fn elements_from(&self) -> KeyBuf {
+        match self.layout {
+            Layout::List { .. } => list::element_range(&self.prefix).0,
+            Layout::Map { counted: true, .. } | Layout::Set { counted: true, .. } => {
+                first_element(&self.prefix)
+            }
+            // One in a collection that counts has a head.
+            Layout::Record { .. } => first_element(&self.prefix),
+            Layout::Map { .. } | Layout::Set { .. } | Layout::Value(_) => self.prefix.clone(),
+        }
     }
 
     /// Its range of keys, and in which direction and how many of its elements.
     pub(super) fn bounds(&self) -> Part {
         self.part.clone().unwrap_or_else(|| Part {
-            from: self.first(),
+            from: self.elements_from(),
+            to: match self.layout {
+                Layout::List { .. } => Some(list::element_range(&self.prefix).1),
+                _ => self.prefix.clone().prefix_end(),
+            },
+            limit: None,
+            reverse: false,
+        })
+    }
+
+    /// All that hangs under it: its elements, and what it stores besides; or its part.
+    pub(super) fn all_rows(&self) -> Part {
+        self.part.clone().unwrap_or_else(|| Part {
+            from: self.prefix.clone(),
             to: self.prefix.clone().prefix_end(),
             limit: None,
             reverse: false,
@@ -80,29 +129,8 @@ impl<'l> Spot<'l> {
     pub(super) fn is_counted(&self) -> bool {
         match self.layout {
             Layout::Map { counted, .. } | Layout::Set { counted, .. } => *counted,
-            Layout::Value(_) => false,
+            Layout::Value(_) | Layout::List { .. } | Layout::Record { .. } => false,
         }
-    }
-
-    /// Where its elements begin.
-    fn first(&self) -> KeyBuf {
-        if self.is_counted() { first_element(&self.prefix) } else { self.prefix.clone() }
-    }
-
-    /// Whether the row of this key, which lies in the collection, is the head of it or of one in it.
-    fn is_head(&self, key: &[u8]) -> Result<bool, Problem> {
-        let mut at = self.clone();
-        while at.is_counted() || !at.is_flat() {
-            if at.prefix.len() == key.len() {
-                return Ok(true);
-            }
-            if at.is_flat() {
-                break;
-            }
-            let element = at.element(key)?;
-            at = at.under(element);
-        }
-        Ok(false)
     }
 
     pub(super) fn is_limited(&self) -> bool {
@@ -126,7 +154,6 @@ impl<'l> Spot<'l> {
     /// Those of its elements that a range includes; it has no limit.
     pub(super) fn range(
         &self,
-        cx: &Cx<'_>,
         from: &Bound<Value>,
         to: &Bound<Value>,
         limit: Option<u64>,
@@ -134,14 +161,14 @@ impl<'l> Spot<'l> {
     ) -> Result<Self, Problem> {
         let whole = self.bounds();
         let lowest = match from {
-            Bound::Included(key) => Some(self.key(cx, key.raw())?),
+            Bound::Included(key) => Some(self.key(key.raw())?),
             // Behind all that is under the key.
-            Bound::Excluded(key) => self.key(cx, key.raw())?.prefix_end(),
+            Bound::Excluded(key) => self.key(key.raw())?.prefix_end(),
             Bound::Unbounded => Some(whole.from.clone()),
         };
         let end = match to {
-            Bound::Included(key) => self.key(cx, key.raw())?.prefix_end(),
-            Bound::Excluded(key) => Some(self.key(cx, key.raw())?),
+            Bound::Included(key) => self.key(key.raw())?.prefix_end(),
+            Bound::Excluded(key) => Some(self.key(key.raw())?),
             Bound::Unbounded => whole.to.clone(),
         };
         let to = match (end, whole.to) {
@@ -159,31 +186,46 @@ impl<'l> Spot<'l> {
     }
 
     /// The value that the key of an element is.
-    pub(super) fn key_value(&self, cx: &Cx<'_>, key: &[u8]) -> Result<Vec<u8>, Problem> {
+    pub(super) fn key_value(&self, key: &[u8]) -> Result<Vec<u8>, Problem> {
         let mut out = Vec::new();
-        self.key_type().value(cx.fields, self.after_prefix(key)?, &mut out)?;
+        self.keys().value(self.after_prefix(key)?, &mut out)?;
         Ok(out)
     }
 
     /// The key of the element that a row belongs to.
     pub(super) fn element(&self, row: &[u8]) -> Result<KeyBuf, Problem> {
-        let bytes = self.key_type().bytes(self.after_prefix(row)?)?;
-        let element = row.get(..self.prefix.len() + bytes);
-        Ok(KeyBuf::from(element.expect("no longer than the row's key")))
+        let bytes = self.keys().bytes(self.after_prefix(row)?)?;
+        Ok(KeyBuf::from(&row[..self.prefix.len() + bytes]))
+    }
+
+    /// Whether a row, or all under it, belongs to one of its elements, and not to a field that it lost.
+    pub(super) fn knows(&self, row: &[u8]) -> bool {
+        row.get(self.prefix.len()..).is_some_and(|key| self.keys().know(key))
     }
 
     fn after_prefix<'k>(&self, key: &'k [u8]) -> Result<&'k [u8], Problem> {
-        key.get(self.prefix.len()..).ok_or_else(|| {
-            let problem = "a row's key is shorter than the path to it";
-            Problem::BadRow(crate::codec::Error::BadKey { key_type: "a row", problem })
-        })
+        key.get(self.prefix.len()..)
+            .ok_or_else(|| no_row("a row's key is shorter than the path to it"))
     }
 
     /// Whether each element is one row.
     pub(super) fn is_flat(&self) -> bool {
         match self.layout {
             Layout::Map { value, .. } => matches!(**value, Layout::Value(_)),
-            Layout::Set { .. } | Layout::Value(_) => true,
+            Layout::Record { fields, .. } => {
+                fields.iter().all(|it| it.gone || matches!(it.layout, Layout::Value(_)))
+            }
+            Layout::List { .. } | Layout::Set { .. } | Layout::Value(_) => true,
+        }
+    }
+
+    /// Whether the element with this key is one row.
+    pub(super) fn is_row(&self, key: &KeyBuf) -> bool {
+        match self.layout {
+            Layout::Set { .. } | Layout::List { .. } | Layout::Value(_) => true,
+            Layout::Map { .. } | Layout::Record { .. } => {
+                matches!(self.under(key.clone()).layout, Layout::Value(_))
+            }
         }
     }
 }
@@ -212,19 +254,24 @@ impl Elements {
         source: &S,
         spot: &Spot<'_>,
     ) -> Result<Option<KeyBuf>, Error<S::Error>> {
-        let part = &self.part;
-        if self.is_done || part.limit == Some(0) {
-            return Ok(None);
+        loop {
+            let part = &self.part;
+            if self.is_done || part.limit == Some(0) {
+                return Ok(None);
+            }
+            let mut found = None;
+            let mut visit = |key: &[u8], _: &[u8]| {
+                found = Some(spot.element(key));
+                ControlFlow::Break(())
+            };
+            scan(source, spot, part, 1, true, &mut visit).await?;
+            let Some(element) = found.transpose()? else { return Ok(None) };
+            let is_known = spot.knows(&element);
+            self.advance(&element, usize::from(is_known));
+            if is_known {
+                return Ok(Some(element));
+            }
         }
-        let mut found = None;
-        let mut visit = |key: &[u8], _: &[u8]| {
-            found = Some(spot.element(key));
-            ControlFlow::Break(())
-        };
-        scan(source, spot, part, 1, true, &mut visit).await?;
-        let Some(element) = found.transpose()? else { return Ok(None) };
-        self.advance(&element, 1);
-        Ok(Some(element))
     }
 
     /// The next ones, at most `count`, which must be some; where they are rows, in one scan.
@@ -295,10 +342,9 @@ pub(super) async fn scan<S: Source>(
     source.scan(scan, visit).await.map_err(Error::Source)
 }
 
-/// All rows of a collection or its part, and the value that they are: nil if there are none.
+/// All rows of a map, set or record, or of its part, and the value that they are: nil if there are none.
 pub(super) async fn read<S: Source>(
     source: &S,
-    cx: &Cx<'_>,
     spot: &Spot<'_>,
 ) -> Result<(Rows, Vec<u8>), Error<S::Error>> {
     let part = spot.bounds();
@@ -312,12 +358,12 @@ pub(super) async fn read<S: Source>(
         let mut elements = Elements::of(spot);
         while let Some(element) = elements.next(source, spot).await? {
             let inner = spot.under(element);
-            add(source, &inner, &inner.bounds(), usize::MAX, &mut rows).await?;
+            add(source, &inner, &inner.all_rows(), usize::MAX, &mut rows).await?;
         }
     }
     let mut value = Vec::new();
     let all: Vec<_> = rows.iter().map(|(key, value)| (key.as_slice(), value.as_slice())).collect();
-    assemble(cx, spot, &all, part.reverse, &mut value)?;
+    assemble(spot, &all, part.reverse, &mut value)?;
     Ok((rows, value))
 }
 
@@ -329,18 +375,12 @@ async fn add<S: Source>(
     rows: &mut Rows,
 ) -> Result<(), Error<S::Error>> {
     let mut bytes: usize = rows.iter().map(|(key, value)| key.len() + value.len()).sum();
-    let has_heads = spot.layout.has_heads();
-    let mut damage = None;
+    let keeps_sizes = spot.layout.keeps_sizes();
     let mut visit = |key: &[u8], value: &[u8]| {
-        if has_heads {
-            match spot.is_head(key) {
-                Ok(false) => {}
-                Ok(true) => return ControlFlow::Continue(()),
-                Err(problem) => {
-                    damage = Some(problem);
-                    return ControlFlow::Break(());
-                }
-            }
+        // Heads follow from the elements, and rows of lost fields are nobody's.
+        let place = || key.get(spot.prefix.len()..).map(|rest| spot.layout.place(rest).0);
+        if keeps_sizes && matches!(place(), Some(Place::Collection | Place::Between)) {
+            return ControlFlow::Continue(());
         }
         bytes += key.len() + value.len();
         if bytes > VALUE_BYTES_MAX {
@@ -350,50 +390,73 @@ async fn add<S: Source>(
         ControlFlow::Continue(())
     };
     scan(source, spot, part, limit, false, &mut visit).await?;
-    if let Some(problem) = damage {
-        return Err(problem.into());
-    }
     if bytes > VALUE_BYTES_MAX { Err(TOO_LARGE.into()) } else { Ok(()) }
 }
 
 /// Appends the value that rows are.
 fn assemble(
-    cx: &Cx<'_>,
     spot: &Spot<'_>,
     mut rows: &[(&[u8], &[u8])],
     reverse: bool,
     out: &mut Vec<u8>,
 ) -> Result<(), Problem> {
+    if matches!(spot.layout, Layout::List { .. }) {
+        return items(spot, rows, out);
+    }
     let mut elements = Vec::new();
     while let Some((key, _)) = rows.first() {
         let element = spot.element(key)?;
         let count = rows.partition_point(|(key, _)| key.starts_with(&element));
         let (own, rest) = rows.split_at(count.max(1));
         rows = rest;
-        elements.push((element, own));
+        if spot.knows(&element) {
+            elements.push((element, own));
+        }
     }
     if reverse {
         elements.reverse();
     }
     match spot.layout {
         _ if elements.is_empty() => out.push(0xc0),
-        Layout::Value(_) => unreachable!("a row is no collection"),
+        Layout::Value(_) | Layout::List { .. } => unreachable!("it has no keys"),
         Layout::Set { .. } => {
             push_list(out, elements.len());
             for (element, _) in elements {
-                out.extend(spot.key_value(cx, &element)?);
+                out.extend(spot.key_value(&element)?);
             }
         }
-        Layout::Map { value, .. } => {
+        Layout::Map { .. } | Layout::Record { .. } => {
             push_map(out, elements.len());
             for (element, own) in elements {
-                out.extend(spot.key_value(cx, &element)?);
-                match (&**value, own) {
+                out.extend(spot.key_value(&element)?);
+                let under = spot.under(element);
+                match (under.layout, own) {
                     (Layout::Value(_), [(_, value), ..]) => out.extend_from_slice(value),
-                    _ => assemble(cx, &spot.under(element), own, false, out)?,
+                    _ => assemble(&under, own, false, out)?,
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// Appends the value that the rows of a list are.
+fn items(spot: &Spot<'_>, rows: &[(&[u8], &[u8])], out: &mut Vec<u8>) -> Result<(), Problem> {
+    let mut items = Vec::new();
+    for (key, value) in rows {
+        match list::key_part(spot.after_prefix(key)?) {
+            Some((list::KeyPart::Element(_), [])) => items.push(value),
+            Some((list::KeyPart::Head | list::KeyPart::Block { .. }, [])) => {}
+            _ => return Err(no_row("it is no row of a list")),
+        }
+    }
+    if items.is_empty() {
+        out.push(0xc0);
+        return Ok(());
+    }
+    push_list(out, items.len());
+    for item in items {
+        out.extend_from_slice(item);
     }
     Ok(())
 }
@@ -407,25 +470,64 @@ pub(super) fn explode(
 ) -> Result<(), Problem> {
     let wrong = |expected, found| Problem::Mismatch { step: "set", expected, found };
     match spot.layout {
-        Layout::Value(value_type) => {
-            value_type.check(cx.fields, value.bytes())?;
+        Layout::Value(_) => {
+            spot.check(cx, value.bytes())?;
             rows.insert(spot.prefix.to_vec(), value.bytes().to_vec());
         }
         Layout::Set { .. } => {
             let items = value.items()?.map_err(|found| wrong(STORED_SET, found))?;
             for item in items {
-                rows.insert(spot.key(cx, item?)?.to_vec(), Vec::new());
+                rows.insert(spot.key(item?)?.to_vec(), Vec::new());
             }
         }
-        Layout::Map { .. } => {
+        Layout::List { .. } => {
+            let items = value.items()?.map_err(|found| wrong(STORED_LIST, found))?;
+            let items = items.collect::<Result<Vec<_>, _>>()?;
+            items.iter().try_for_each(|item| spot.check(cx, item.bytes()))?;
+            spot.check_list_keys()?;
+            rows.extend(list::rows_of(&spot.prefix, items.iter().map(|item| item.bytes())));
+        }
+        Layout::Map { .. } | Layout::Record { .. } => {
             let entries = value.entries()?.map_err(|found| wrong(STORED_MAP, found))?;
             for entry in entries {
                 let (key, value) = entry?;
-                explode(cx, &spot.under(spot.key(cx, key)?), value, rows)?;
+                let under = spot.under(spot.key(key)?);
+                // Of two entries with one key the last one counts.
+                let before = rows.range(under.prefix.to_vec()..).map(|(key, _)| key);
+                let before = before.take_while(|key| key.starts_with(&under.prefix));
+                for key in before.cloned().collect::<Vec<_>>() {
+                    rows.remove(&key);
+                }
+                explode(cx, &under, value, rows)?;
             }
         }
     }
     Ok(())
+}
+
+impl Spot<'_> {
+    /// Asserts that typed code can read a value that is to be stored: in this row, or as an item of this list.
+    pub(super) fn check(&self, cx: &Cx<'_>, value: &[u8]) -> Result<(), Problem> {
+        let kind = match self.layout {
+            Layout::Value(kind) => kind,
+            Layout::List { item } => match &**item {
+                Layout::Value(kind) => kind,
+                _ => unreachable!("items are values"),
+            },
+            Layout::Map { .. } | Layout::Set { .. } | Layout::Record { .. } => {
+                unreachable!("what is stored in it has keys")
+            }
+        };
+        kind.check(cx.fields, value).map_err(|source| Problem::WrongType { source })
+    }
+
+    /// Asserts that the keys of a list's rows are not too long.
+    pub(super) fn check_list_keys(&self) -> Result<(), Problem> {
+        match self.prefix.len() + list::KEY_BYTES {
+            bytes if bytes > KEY_BYTES_MAX => Err(Problem::KeyTooLong { bytes }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Whether a value is nothing at all, as far as a collection is concerned.
@@ -435,7 +537,9 @@ pub(super) fn is_nil(value: Raw<'_>) -> Result<bool, Problem> {
 
 const STORED_SET: &str = "a list, for a set that is stored by rows";
 
+const STORED_LIST: &str = "a list, for one that is stored by rows";
+
 const STORED_MAP: &str = "a map, for one that is stored by rows";
 
-const TOO_LARGE: Problem =
+pub(super) const TOO_LARGE: Problem =
     Problem::TooMuch("a collection of more than 16 MiB as one value: go on with a range");

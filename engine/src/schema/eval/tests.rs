@@ -5,16 +5,15 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::{Bound, ControlFlow};
 
-use super::{
-    Cx, Error, KeyType, Layout, Problem, Row, Scan, Source, ValueType, Visit, Writer, select,
-    transform,
-};
+use super::{Cx, Error, Problem, Row, Scan, Source, Visit, Writer, select, transform};
 use crate::codec::FieldTable;
+use crate::codec::table::Trace;
 use crate::env::LocalFuture;
-use crate::schema::ast::{Function, Functions, Op, Query, Step, Term, Value};
-use crate::schema::{Map, Set, Sub, Uncounted};
+use crate::schema::ast::{Function, Functions, Navigate, Navigator, Op, Query, Step, Term, Value};
+use crate::schema::{Layout, Map, Schema, Set, Sub, Uncounted};
 
 mod generate;
+mod lists;
 mod naive;
 mod random;
 
@@ -107,6 +106,11 @@ impl Writer for Store {
     }
 }
 
+/// A query such as the random tests ask.
+pub(crate) fn random_query(seed: u64) -> Query {
+    generate::case(&mut generate::Dice::new(seed)).query
+}
+
 /// A store in memory never waits.
 fn now<T>(future: impl Future<Output = T>) -> T {
     futures_lite::future::block_on(future)
@@ -128,14 +132,12 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn of<S>() -> Self
-    where
-        crate::schema::Root<S>: super::Laid,
-    {
+    fn of<S: Schema>() -> Self {
         let mut fields = FieldTable::new();
         fields.assign("Sale", ["item", "count"]);
         let (store, functions) = (Store::default(), Functions::none());
-        Self { store, layout: Layout::of::<S>(), fields, functions }
+        let layout = Layout::of::<S>(&mut Trace::default()).unwrap();
+        Self { store, layout, fields, functions }
     }
 
     fn json(text: &str) -> serde_json::Value {
@@ -149,22 +151,22 @@ impl Fixture {
     fn set(&self, path: &str, term: &str) -> Result<Did, Problem> {
         self.store.did.set(Did::default());
         let term = Term::from_json(&Self::json(term)).unwrap();
-        let cx = Cx::new(&self.fields, &self.functions);
+        let cx = Cx::new(&self.layout, &self.fields, &self.functions);
         let query = Self::query(path);
-        let done = transform(&self.store, &cx, &self.layout, &query, &term);
+        let done = transform(&self.store, &cx, &query, &term);
         now(done).map_err(problem).map(|()| self.store.did.get())
     }
 
     fn get(&self, path: &str) -> Result<(Vec<Value>, Did), Problem> {
         self.store.did.set(Did::default());
-        let cx = Cx::new(&self.fields, &self.functions);
+        let cx = Cx::new(&self.layout, &self.fields, &self.functions);
         let mut found = Vec::new();
         let mut reach = |value| {
             found.push(value);
             ControlFlow::Continue(())
         };
         let query = Self::query(path);
-        let done = select(&self.store, &cx, &self.layout, &query, &mut reach);
+        let done = select(&self.store, &cx, &query, &mut reach);
         now(done).map_err(problem)?;
         Ok((found, self.store.did.get()))
     }
@@ -372,12 +374,12 @@ fn functions_of_this_process_get_typed_values() {
         Step::DropCollected,
         Step::Compare(Op::Greater, Value::from(107)),
     ]);
-    let cx = Cx::new(&fixture.fields, &fixture.functions);
+    let cx = Cx::new(&fixture.layout, &fixture.fields, &fixture.functions);
     let mut found = Vec::new();
     let mut reach = |value: Value| {
         found.push(value.decode::<i64>(&fixture.fields).unwrap());
         ControlFlow::Continue(())
     };
-    now(select(&fixture.store, &cx, &fixture.layout, &path, &mut reach)).unwrap();
+    now(select(&fixture.store, &cx, &path, &mut reach)).unwrap();
     assert_eq!(found, [108, 109]);
 }

@@ -2,17 +2,18 @@
 
 use std::ops::ControlFlow;
 
-use super::layout::Layout;
+use super::lists;
 use super::rows::{Elements, Rows, Spot, explode, is_nil, read, scan};
-use super::select::{gather, has, reaches};
+use super::select::{gather, has, reaches, value_of};
 use super::within::{self, Change, finish};
 use super::{Collected, Cx, Error, Fork, Next, Row, Trail, Writer};
 use crate::codec::value::raw::Raw;
 use crate::codec::{KeyBuf, VALUE_BYTES_MAX};
 use crate::env::LocalFuture;
 use crate::schema::ast::{Step, Term, Value};
+use crate::schema::layout::Layout;
 
-type Done<E> = Result<(), Error<E>>;
+pub(super) type Done<E> = Result<(), Error<E>>;
 
 /// Replaces what the path reaches from `spot` by what the term makes of it.
 pub(super) fn transform<'a, W: Writer>(
@@ -25,9 +26,10 @@ pub(super) fn transform<'a, W: Writer>(
     Box::pin(async move {
         match spot.layout {
             Layout::Value(_) => row(writer, cx, trail, &spot, false, term).await,
-            Layout::Map { .. } | Layout::Set { .. } => {
-                collection(writer, cx, trail, spot, term).await
-            }
+            Layout::Map { .. }
+            | Layout::Set { .. }
+            | Layout::List { .. }
+            | Layout::Record { .. } => collection(writer, cx, trail, spot, term).await,
         }
     })
 }
@@ -60,15 +62,12 @@ async fn row<W: Writer>(
 
 /// Writes one row, if it is what its type allows.
 fn write<W: Writer>(writer: &W, cx: &Cx<'_>, spot: &Spot<'_>, change: Change) -> Done<W::Error> {
-    match (change, spot.layout) {
-        (Change::Same, _) => Ok(()),
-        (Change::Void, _) => writer.delete(spot.row()).map_err(Error::Source),
-        (Change::To(new), Layout::Value(value_type)) => {
-            value_type.check(cx.fields, &new)?;
+    match change {
+        Change::Same => Ok(()),
+        Change::Void => writer.delete(spot.row()).map_err(Error::Source),
+        Change::To(new) => {
+            spot.check(cx, &new)?;
             writer.put(spot.row(), &new).map_err(Error::Source)
-        }
-        (Change::To(_), Layout::Map { .. } | Layout::Set { .. }) => {
-            unreachable!("a collection is no row")
         }
     }
 }
@@ -82,6 +81,9 @@ async fn collection<W: Writer>(
 ) -> Done<W::Error> {
     let here = trail.clone();
     let step = match trail.next(cx)? {
+        Next::End if matches!(spot.layout, Layout::List { .. }) => {
+            return lists::assign(writer, cx, here, &spot, term).await;
+        }
         Next::End => return assign(writer, cx, here, &spot, term).await,
         Next::Stop => return Ok(()),
         Next::Fork(Fork::Choose(cases, otherwise)) => {
@@ -98,6 +100,9 @@ async fn collection<W: Writer>(
             };
         }
         Next::Fork(Fork::Each(paths)) => {
+            if spot.span.is_some() {
+                return lists::change_whole(writer, cx, here, &spot, term).await;
+            }
             if spot.part.is_some() {
                 // What one path adds to the part the next one has to see, in the range or not.
                 return whole(writer, cx, here, &spot, term).await;
@@ -113,35 +118,33 @@ async fn collection<W: Writer>(
             return transform(writer, cx, trail, spot, term).await;
         }
         Next::Fork(Fork::Current) => {
-            let (_, value) = read(writer, cx, &spot).await?;
+            let value = value_of(writer, &spot).await?;
             trail.collect(Value::from_bytes(value));
             return transform(writer, cx, trail, spot, term).await;
         }
         Next::Step(step) => step,
     };
     match (step, spot.layout) {
-        (Step::Key(key) | Step::Must(key), Layout::Map { value, .. }) => {
-            let key = spot.key(cx, key.raw())?;
-            if spot.is_limited() || !spot.includes(&key) {
-                return whole(writer, cx, here, &spot, term).await;
-            }
+        (_, Layout::List { .. }) => {
+            lists::transform(writer, cx, trail, step, here, spot, term).await
+        }
+        (Step::Key(key) | Step::Must(key), Layout::Map { .. } | Layout::Record { .. }) => {
+            let key = spot.key(key.raw())?;
             let must = matches!(step, Step::Must(_));
-            if matches!(**value, Layout::Value(_)) {
-                return row(writer, cx, trail, &spot.under(key), must, term).await;
-            }
-            if must && !has(writer, &spot, key.clone()).await? {
-                return Ok(());
-            }
-            transform(writer, cx, trail, spot.under(key), term).await
+            entry(writer, cx, trail, here, spot, key, must, term).await
+        }
+        (Step::Field { of, name }, Layout::Record { name: record, .. }) if of == record => {
+            let key = spot.field(of, name)?;
+            entry(writer, cx, trail, here, spot, key, false, term).await
         }
         (Step::MapKey(key), Layout::Map { .. }) | (Step::Elem(key), Layout::Set { .. }) => {
-            let key = spot.key(cx, key.raw())?;
+            let key = spot.key(key.raw())?;
             let narrow = !spot.is_limited() && spot.includes(&key);
             let spot = if narrow { spot.only(key) } else { spot };
             whole(writer, cx, here, &spot, term).await
         }
-        (Step::Range { from, to, limit, reverse }, _) => {
-            let part = spot.range(cx, from, to, *limit, *reverse)?;
+        (Step::Range { from, to, limit, reverse }, Layout::Map { .. } | Layout::Set { .. }) => {
+            let part = spot.range(from, to, *limit, *reverse)?;
             if spot.is_limited() {
                 return whole(writer, cx, here, &spot, term).await;
             }
@@ -159,13 +162,13 @@ async fn collection<W: Writer>(
             let Change::To(new) = within::transform(cx, trail, None, &mut last)? else {
                 return Ok(());
             };
-            let key = spot.key(cx, Raw::new(&new))?;
+            let key = spot.key(Raw::new(&new))?;
             writer.put(spot.under(key).row(), &[]).map_err(Error::Source)
         }
-        (Step::Values, Layout::Map { .. }) if spot.is_flat() => {
+        (Step::Values, Layout::Map { .. } | Layout::Record { .. }) if spot.is_flat() => {
             values(writer, cx, &trail, &spot, term).await
         }
-        (Step::Values, Layout::Map { .. }) => {
+        (Step::Values, Layout::Map { .. } | Layout::Record { .. }) => {
             let mut elements = Elements::of(&spot);
             while let Some(element) = elements.next(writer, &spot).await? {
                 transform(writer, cx, trail.clone(), spot.under(element), term).await?;
@@ -174,6 +177,30 @@ async fn collection<W: Writer>(
         }
         _ => whole(writer, cx, here, &spot, term).await,
     }
+}
+
+/// Goes on from what is under the key of a map or record; only if it is there, or with nil.
+#[allow(clippy::too_many_arguments, reason = "the state of the walk, in its usual order")]
+async fn entry<W: Writer>(
+    writer: &W,
+    cx: &Cx<'_>,
+    trail: Trail<'_>,
+    here: Trail<'_>,
+    spot: Spot<'_>,
+    key: KeyBuf,
+    must: bool,
+    term: &Term,
+) -> Done<W::Error> {
+    if spot.is_limited() || !spot.includes(&key) {
+        return whole(writer, cx, here, &spot, term).await;
+    }
+    if spot.is_row(&key) {
+        return row(writer, cx, trail, &spot.under(key), must, term).await;
+    }
+    if must && !has(writer, &spot, key.clone()).await? {
+        return Ok(());
+    }
+    transform(writer, cx, trail, spot.under(key), term).await
 }
 
 /// What the term makes of a whole collection, or of a part of it.
@@ -206,7 +233,7 @@ async fn whole<W: Writer>(
     spot: &Spot<'_>,
     term: &Term,
 ) -> Done<W::Error> {
-    let (old, value) = read(writer, cx, spot).await?;
+    let (old, value) = read(writer, spot).await?;
     let mut last =
         |collected: &Collected, value: Option<Raw<'_>>| finish(cx, term, collected, value);
     let mut new = Rows::new();
@@ -218,7 +245,7 @@ async fn whole<W: Writer>(
         Change::To(bytes) => {
             explode(cx, spot, Raw::new(&bytes), &mut new)?;
             if !spot.is_flat() && spot.part.is_some() {
-                named = elements(cx, spot, Raw::new(&bytes))?;
+                named = elements(spot, Raw::new(&bytes))?;
             }
         }
     }
@@ -240,17 +267,17 @@ async fn whole<W: Writer>(
 }
 
 /// The keys of the elements of a map that is stored by rows, as a value.
-fn elements<E>(cx: &Cx<'_>, spot: &Spot<'_>, map: Raw<'_>) -> Result<Vec<KeyBuf>, Error<E>> {
+fn elements<E>(spot: &Spot<'_>, map: Raw<'_>) -> Result<Vec<KeyBuf>, Error<E>> {
     let mut elements = Vec::new();
     for entry in map.entries()?.into_iter().flatten() {
-        elements.push(spot.key(cx, entry?.0)?);
+        elements.push(spot.key(entry?.0)?);
     }
     Ok(elements)
 }
 
 /// Deletes a collection, or the part of it that a range leads to, without reading any of it; but where the
 /// collection knows its size, a part is read, so that it can be counted.
-async fn delete_all<W: Writer>(writer: &W, spot: &Spot<'_>) -> Done<W::Error> {
+pub(super) async fn delete_all<W: Writer>(writer: &W, spot: &Spot<'_>) -> Done<W::Error> {
     let Some(part) = &spot.part else {
         let to = spot.prefix.clone().prefix_end();
         return writer.delete_range(spot.row(), to.as_deref()).map_err(Error::Source);
@@ -280,7 +307,7 @@ async fn delete_all<W: Writer>(writer: &W, spot: &Spot<'_>) -> Done<W::Error> {
     }
 }
 
-fn put_all<W: Writer>(writer: &W, spot: &Spot<'_>, rows: &Rows) -> Done<W::Error> {
+pub(super) fn put_all<W: Writer>(writer: &W, spot: &Spot<'_>, rows: &Rows) -> Done<W::Error> {
     for (key, value) in rows {
         writer.put(row_of(spot, key)?, value).map_err(Error::Source)?;
     }
@@ -315,6 +342,10 @@ async fn values<W: Writer>(
         let mut failed = None;
         let mut visit = |key: &[u8], value: &[u8]| {
             read += 1;
+            resume = Some(KeyBuf::from(key));
+            if !spot.knows(key) {
+                return ControlFlow::Continue(());
+            }
             let mut last =
                 |collected: &Collected, value: Option<Raw<'_>>| finish(cx, term, collected, value);
             match within::transform(cx, trail.clone(), Some(Raw::new(value)), &mut last) {
@@ -328,7 +359,6 @@ async fn values<W: Writer>(
                     return ControlFlow::Break(());
                 }
             }
-            resume = Some(KeyBuf::from(key));
             if bytes > VALUE_BYTES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         scan(writer, spot, &part, limit, false, &mut visit).await?;

@@ -10,7 +10,8 @@ mod change;
 mod parts;
 
 pub(super) use change::transform;
-use parts::{At, entries, items, items_or_entries, key_of_field, pair, place, places, span};
+use parts::{At, entries, items, items_or_entries, key_of_field, places};
+pub(super) use parts::{cut, pair, place};
 
 /// What is called with what is reached.
 pub(super) type Sink<'s> = dyn FnMut(&Collected, Raw<'_>) -> Result<ControlFlow<()>, Problem> + 's;
@@ -115,6 +116,9 @@ pub(super) fn select(
             let Some(at) = place(*at, items(value, "index")?.len()) else { return Ok(ON) };
             return select(cx, trail, Value::from(at as u64).raw(), out);
         }
+        Step::Size => {
+            return select(cx, trail, Value::from(size(value)?).raw(), out);
+        }
         Step::Compare(op, other) => compare(value, *op, other.raw())?.then_some(value),
         Step::Test(function) => {
             cx.test("test", function, &trail.collected, value)?.then_some(value)
@@ -122,6 +126,14 @@ pub(super) fn select(
         Step::View(function) => {
             let seen = cx.call(function, &trail.collected, value)?;
             return select(cx, trail, seen.as_ref().map_or(Raw::NIL, Value::raw), out);
+        }
+        Step::Navigate(navigator) => {
+            for part in cx.navigator(navigator)?.select(cx.fields, value)? {
+                if select(cx, trail.clone(), part.raw(), out)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            None
         }
         Step::Default(other) if value.kind()? == Kind::Nil => Some(other.raw()),
         Step::Default(_) | Step::NoneTo(_) => Some(value),
@@ -271,6 +283,15 @@ fn nth<'a>(list: Raw<'a>, at: i64, step: &'static str) -> Result<Option<Raw<'a>>
     }
 }
 
+/// How many parts a list or a map has.
+fn size(value: Raw<'_>) -> Result<u64, Problem> {
+    match value.head()? {
+        Head::Nil => Ok(0),
+        Head::List(parts) | Head::Map(parts) => Ok(parts as u64),
+        _ => Err(mismatch("size", "a list or a map", value.kind()?)),
+    }
+}
+
 fn mismatch(step: &'static str, expected: &'static str, found: Kind) -> Problem {
     Problem::Mismatch { step, expected, found }
 }
@@ -353,7 +374,7 @@ fn several(
 ) -> Result<Several, Problem> {
     Ok(match step {
         Step::Sublist(from, to) => {
-            let (from, to) = span(*from, *to, items(value, "sublist")?.len());
+            let (from, to) = cut(*from, *to, items(value, "sublist")?.len());
             Several::Span { from, to }
         }
         Step::SublistOf(from, to) => {
@@ -366,7 +387,7 @@ fn several(
                 };
                 integer(bound.raw(), "sublist_of")
             };
-            let (from, to) = span(bound(from.steps())?, bound(to.steps())?, len);
+            let (from, to) = cut(bound(from.steps())?, bound(to.steps())?, len);
             Several::Span { from, to }
         }
         Step::SubMap(keys) => {
@@ -411,7 +432,7 @@ fn several(
 }
 
 /// A place or a bound.
-fn integer(value: Raw<'_>, step: &'static str) -> Result<i64, Problem> {
+pub(super) fn integer(value: Raw<'_>, step: &'static str) -> Result<i64, Problem> {
     match value.head()? {
         Head::Int(value) => Ok(i64::try_from(value).unwrap_or(i64::MAX)),
         _ => Err(mismatch(step, "a whole number", value.kind()?)),

@@ -1,10 +1,10 @@
 //! Changing a list: every edit changes one element, one block of each level, and the head.
 
 use super::find::{Step, Way};
-use super::{Block, Error, Head, Label, List, Result, Rows};
+use super::{Block, Edits, Error, Head, Label, List, Result};
 use crate::schema::plan::RangeOp;
 
-impl<R: Rows> List<'_, R> {
+impl<R: Edits> List<'_, R> {
     /// Adds an element at the end.
     pub(crate) async fn push(&self, value: &[u8]) -> Result<(), R::Error> {
         let Some(mut head) = self.head().await? else { return self.put_first(value) };

@@ -1,6 +1,7 @@
 //! Finding an element by its index: from the root down, one scan a level.
 
 use super::{Block, Error, Head, Label, List, Result, Rows};
+use crate::codec::KeyBuf;
 
 /// The way from the root to an element, or to where one could be.
 #[derive(Debug)]
@@ -36,6 +37,20 @@ impl<R: Rows> List<'_, R> {
             return Err(Error::Malformed("it ends before its last element"));
         }
         Ok(rows.into_iter().skip(way.nth).map(|(_, value)| value).collect())
+    }
+
+    /// Where a scan has to begin that is to give the element at `index`: at the key of the first one of its
+    /// block, of which so many come before it. None behind the last element.
+    pub(crate) async fn locate(
+        &self,
+        head: &Head,
+        index: u64,
+    ) -> Result<Option<(KeyBuf, usize)>, R::Error> {
+        if index >= head.count() {
+            return Ok(None);
+        }
+        let way = self.way(head, index).await?;
+        Ok(Some((self.key(0, way.steps[0].block.label), way.nth)))
     }
 
     /// The way to the element at `index`, which must be below the count.

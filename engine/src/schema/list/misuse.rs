@@ -36,7 +36,7 @@
 //!
 //! A list that is one value is pushed to by `update`:
 //!
-//! ```compile_fail,E0308
+//! ```compile_fail,E0277
 //! # use tidemill::schema::{List, Map, Owned, Sub};
 //! # use tidemill::topology::{At, StateError};
 //! # async fn wrong<O>(at: At<'_, O>, texts: Owned<Map<u32, Vec<String>>, O>) -> Result<(), StateError> {
@@ -60,5 +60,15 @@
 //! # use tidemill::schema::{List, Map, Owned, Sub};
 //! # fn wrong<O>(texts: Owned<Map<u32, Sub<List<String>>>, O>) {
 //! let _ = texts.key(7).key(3);
+//! # }
+//! ```
+//!
+//! Nor is one of its items put blindly, which has to be found first; `replace` does:
+//!
+//! ```compile_fail,E0277
+//! # use tidemill::schema::{List, Map, Owned, Sub};
+//! # use tidemill::topology::{At, StateError};
+//! # fn wrong<O>(at: At<'_, O>, texts: Owned<Map<u32, Sub<List<String>>>, O>) -> Result<(), StateError> {
+//! at.put(texts.key(7).item(0), "a".to_owned())
 //! # }
 //! ```

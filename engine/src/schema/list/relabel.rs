@@ -1,9 +1,9 @@
 //! New labels where there is no room between two elements.
 
 use super::find::{Step, Way};
-use super::{Block, Head, Label, List, Result, Rows};
+use super::{Block, Edits, Head, Label, List, Result};
 
-impl<R: Rows> List<'_, R> {
+impl<R: Edits> List<'_, R> {
     /// Inserts an element in front of the one that `way` leads to, or at the end if there is none, and labels
     /// anew what is in the smallest block around it that has room.
     ///

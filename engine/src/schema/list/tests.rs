@@ -63,7 +63,9 @@ impl Rows for Memory {
         });
         Ok(found)
     }
+}
 
+impl Edits for Memory {
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Infallible> {
         self.count(|cost| cost.writes += 1);
         self.rows.borrow_mut().insert(key.to_vec(), value.to_vec());

@@ -182,6 +182,7 @@ impl Shard {
     ) {
         // First, so that a shard that is opened now shows no less.
         topology.module.note_visible(topology.place, id);
+        self.note_news(topology.id, topology.visible.get(), id);
         for partition in self.partitions.values() {
             partition.show_through(topology.id, id);
         }
@@ -192,6 +193,7 @@ impl Shard {
         topology.running.borrow_mut().retain(|attempt, _| attempt.id > id);
         self.merge_due.set(true);
         self.merge_soon();
+        self.tell_news();
         for (wanted, reply) in topology.visible_waiting.take() {
             if wanted <= id {
                 answer(reply, Ok(()));
@@ -382,7 +384,7 @@ impl Shard {
         }
     }
 
-    fn topology(&self, id: TopologyId) -> Result<Rc<Topology>> {
+    pub(in crate::shard) fn topology(&self, id: TopologyId) -> Result<Rc<Topology>> {
         let found = self.topologies.borrow().get(&id).cloned();
         // Clients know no topology that was not launched, so this life of the shard is a new one.
         found.ok_or_else(|| Error::ShardStopped {

@@ -122,6 +122,10 @@ impl Local for Attempt<'_> {
         &self.harness.fields
     }
 
+    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+        self.harness.described(pstate)
+    }
+
     fn get<'a>(
         &'a self,
         pstate: PStateIndex,

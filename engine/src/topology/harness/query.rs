@@ -2,9 +2,10 @@
 
 use super::{Harness, block_on};
 use crate::codec;
+use crate::module::PStateIndex;
 use crate::schema::Select;
-use crate::schema::ast::{Functions, Query};
-use crate::schema::eval::{self, Outcome, Queried, Selects};
+use crate::schema::ast::{Functions, Query, check};
+use crate::schema::eval::{self, Cx, Outcome, Problem, Queried, Selects};
 
 impl Harness {
     /// All that a query reaches, in order, each as a `T`. Where the query names no first key, it reaches
@@ -18,7 +19,11 @@ impl Harness {
         query: &Query,
         functions: &Functions,
     ) -> Result<Vec<T>, eval::Error<codec::Error>> {
-        block_on(eval::query(self, &self.fields, pstate, query, functions))
+        let pstate = pstate.queried();
+        let (name, layout) = self.described(PStateIndex(pstate.0));
+        check(name, layout, query).map_err(Problem::Misfit)?;
+        let cx = Cx::new(layout, &self.fields, functions);
+        block_on(eval::query(self, pstate, &cx, query))
     }
 }
 

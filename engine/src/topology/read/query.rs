@@ -5,9 +5,10 @@ use std::ops::ControlFlow;
 use super::{fetch, index};
 use crate::codec::{self, Placement};
 use crate::env::LocalFuture;
-use crate::schema::ast::{Functions, Query, Term};
-use crate::schema::eval::{self, Cx, Laid, Layout, Outcome, Problem, Queried, Row, Source, Writer};
-use crate::schema::{Owned, OwnedBy, Root};
+use crate::schema::ast::{Functions, Query, Term, check};
+use crate::schema::eval::{self, Cx, Outcome, Problem, Queried, Row, Source, Writer};
+use crate::schema::sizes::Place;
+use crate::schema::{Owned, OwnedBy};
 use crate::topology::{At, Context, Scan, StateError};
 use crate::types::PStateId;
 
@@ -72,19 +73,16 @@ impl<O> At<'_, O> {
         query: &Query,
         functions: &Functions,
     ) -> Result<Vec<T>, QueryError> {
-        let (pstate, layout) = pstate.queried();
         let context = self.context();
-        let fields = context.local().fields();
-        let rows = Rows { context, pstate };
+        let rows = Rows { context, pstate: pstate.queried() };
         let mut found = Vec::new();
         let mut reach = |value| {
             found.push(value);
             ControlFlow::Continue(())
         };
-        let cx = Cx::new(fields, functions);
-        rows.noted(eval::select(&rows, &cx, &layout, query, &mut reach).await)?;
-        let found = found.into_iter().map(|value| T::of(fields, value));
-        Ok(found.collect::<Result<_, _>>().map_err(|source| Problem::Unlike { source })?)
+        let cx = rows.cx(query, functions)?;
+        rows.noted(eval::select(&rows, &cx, query, &mut reach).await)?;
+        Ok(eval::outcomes(context.local().fields(), found)?)
     }
 
     /// Replaces each part that a query reaches by what the term makes of it. What is written is of the
@@ -102,10 +100,7 @@ impl<O> At<'_, O> {
         pstate: Owned<S, O2>,
         query: &Query,
         term: &Term,
-    ) -> Result<(), QueryError>
-    where
-        Root<S>: Laid,
-    {
+    ) -> Result<(), QueryError> {
         self.transform_with(pstate, query, term, &Functions::none()).await
     }
 
@@ -119,14 +114,11 @@ impl<O> At<'_, O> {
         query: &Query,
         term: &Term,
         functions: &Functions,
-    ) -> Result<(), QueryError>
-    where
-        Root<S>: Laid,
-    {
+    ) -> Result<(), QueryError> {
         let context = self.context();
         let rows = Rows { context, pstate: pstate.id() };
-        let cx = Cx::new(context.local().fields(), functions);
-        rows.noted(eval::transform(&rows, &cx, &Layout::of::<S>(), query, term).await)
+        let cx = rows.cx(query, functions)?;
+        rows.noted(eval::transform(&rows, &cx, query, term).await)
     }
 }
 
@@ -136,7 +128,15 @@ struct Rows<'c, 'a> {
     pstate: PStateId,
 }
 
-impl Rows<'_, '_> {
+impl<'c> Rows<'c, '_> {
+    /// What an evaluation needs, of a query that fits.
+    fn cx(&self, query: &Query, functions: &'c Functions) -> Result<Cx<'c>, QueryError> {
+        let local = self.context.local();
+        let (name, layout) = local.described(index(self.pstate));
+        check(name, layout, query).map_err(Problem::Misfit)?;
+        Ok(Cx::new(layout, local.fields(), functions))
+    }
+
     fn check(&self, op: &'static str, row: Row<'_>) -> Result<(), StateError> {
         let Some(first) = row.key.get(..row.first_bytes).filter(|first| !first.is_empty()) else {
             return Ok(());
@@ -175,6 +175,9 @@ impl Source for Rows<'_, '_> {
     ) -> LocalFuture<'a, Result<(), StateError>> {
         Box::pin(async move {
             self.check("read", row)?;
+            if self.context.is_head(index(self.pstate), row.key) {
+                self.context.settle().await?;
+            }
             fetch(self.context, self.pstate, row.key, visit).await
         })
     }
@@ -209,6 +212,12 @@ impl Writer for Rows<'_, '_> {
 
     fn delete_range(&self, from: Row<'_>, to: Option<&[u8]>) -> Result<(), StateError> {
         self.check("transform", from)?;
+        let (_, layout) = self.context.local().described(index(self.pstate));
+        if let Place::ListRow = layout.place(from.key).0 {
+            // A list counts its own items.
+            let local = self.context.local();
+            return self.context.noted(local.delete_range(index(self.pstate), from.key, to));
+        }
         self.context.delete_range(index(self.pstate), from.key, to)
     }
 }

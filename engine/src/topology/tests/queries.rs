@@ -2,7 +2,8 @@
 
 use super::{append, items, launch};
 use crate::schema::ast::{Function, Functions, Op, Query, Step, Term, Value};
-use crate::schema::{Map, Sub};
+use crate::schema::{Map, Set, Sub};
+use crate::testing::{Io, TestPState};
 use crate::topology::{FailureKind, QueryError, StateError};
 
 type Rows = Map<u32, Sub<Map<i64, Vec<i64>>>>;
@@ -133,4 +134,24 @@ fn a_failed_read_is_tried_again_and_not_the_row_s_fault() {
     engine.fail_after(0);
     assert_eq!(engine.run().unwrap_err().kind, FailureKind::Retry);
     engine.run().unwrap();
+}
+
+/// Where a collection knows its size, a query that asks for it reads that, also what the event itself has written.
+#[test]
+fn a_size_is_read_where_it_is_kept() {
+    let state = TestPState::<Map<u32, Sub<Set<i64>>>>::new().unwrap();
+    let token = state.token();
+    let size = Query::from([Step::Key(Value::from(1)), Step::Size]);
+    let sizes = state.run(async |at| {
+        let mut sizes = Vec::new();
+        for element in 0..50 {
+            at.put(token.key(1).has(element % 20), true)?;
+            sizes.extend(at.query::<u64>(token, &size).await?);
+        }
+        Ok(sizes)
+    });
+    assert!(sizes.unwrap().into_iter().eq((1..=20).chain([20; 30])));
+    state.take_io();
+    let found = state.run(async |at| Ok(at.query::<u64>(token, &size).await?)).unwrap();
+    assert_eq!((found, state.take_io()), (vec![20], Io { reads: 1, ..Io::default() }));
 }

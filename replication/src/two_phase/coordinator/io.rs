@@ -60,6 +60,11 @@ pub enum Input {
     Pause,
     /// The opposite of `Pause`; it also ends a pause that a failure caused.
     Resume,
+    /// Start no attempt, not even at what has failed before; what is under way completes. A coordinator
+    /// that recovers is not held. See [`Coordinator::is_at_rest`](super::Coordinator::is_at_rest).
+    Hold,
+    /// The opposite of `Hold`.
+    Release,
 }
 
 /// What a driver does for a coordinator, in the order given.

@@ -708,6 +708,43 @@ fn a_pause_lets_what_is_under_way_complete() {
 }
 
 #[test]
+fn while_it_is_held_nothing_starts_and_what_is_under_way_completes() {
+    let mut bench = preparing();
+    bench.expect(Input::Hold, &[]);
+    bench.expect(ends(&[(0, 9)]), &[]);
+    bench.give(Input::Persisted(Token(1)));
+    bench.give(vote(0, "1.1", &[0]));
+    bench.expect(vote(1, "1.1", &[1]), &["write#2 commit 1.1 0:3 1:2 on [0, 1]"]);
+    bench.give(Input::Persisted(Token(2)));
+    bench.give(applied(0, "1.1"));
+    assert!(!bench.coordinator.is_at_rest(), "one shard has not applied it");
+    bench.give(applied(1, "1.1"));
+    assert!(bench.coordinator.is_at_rest());
+    assert_eq!(bench.coordinator.visible(), MicrobatchId(1));
+    bench.expect(
+        Input::Release,
+        &["write#3 begin 2.1 0:3..9", "0: begin 2.1 0:3..9", "1: begin 2.1"],
+    );
+    assert!(!bench.coordinator.is_at_rest());
+}
+
+#[test]
+fn while_it_is_held_nothing_that_failed_is_tried_again() {
+    let mut bench = preparing();
+    bench.expect(Input::Hold, &[]);
+    assert!(!bench.coordinator.is_at_rest());
+    bench.expect(failed(0, "1.1", FailureKind::Retry, None), &["0: abort 1.1", "1: abort 1.1"]);
+    assert!(bench.coordinator.is_at_rest(), "what failed waits");
+    bench.now_ns = 1_000_000_000;
+    bench.expect(Input::Wake, &[]);
+    bench.expect(Input::ShardDown(ShardId(1)), &["paused ShardDown(ShardId(1))"]);
+    assert!(!bench.coordinator.is_at_rest(), "it may have applied nothing");
+    bench.give(Input::ShardUp(ShardId(1)));
+    assert!(bench.coordinator.is_at_rest());
+    bench.expect(Input::Release, &["0: begin 1.2 0:0..3", "1: begin 1.2 1:0..2"]);
+}
+
+#[test]
 fn a_microbatch_that_is_too_large_is_halved_and_what_stands_on_it_is_planned_anew() {
     let too_large = |shard, of| {
         let message = "large".to_owned();

@@ -95,6 +95,7 @@ impl Seen {
             "stale row batch",
             "two undecided",
             "work without records",
+            "held at rest",
         ] {
             assert!(self.counts.contains_key(situation), "{situation} never occurred: {self:?}");
         }

@@ -11,7 +11,7 @@ use super::parts::{Bad, Entry, Item, Options, PARTITIONS, Rng, SHARDS, Seen, Wri
 use crate::two_phase::coordinator::{self, Coordinator, Token};
 use crate::two_phase::participant::{self, Admission, Participant, Recovered};
 use crate::two_phase::{
-    AttemptId, Begin, Decision, Failure, FailureKind, Faults, Origin, Record, Row, Source,
+    self, AttemptId, Begin, Decision, Failure, FailureKind, Faults, Origin, Record, Row, Source,
     SourceOffset,
 };
 use crate::types::{Attempt, DepotId, MicrobatchId, Offset, PartitionId, Run, ShardId, TopologyId};
@@ -78,6 +78,8 @@ pub(super) struct World {
     run: Run,
     coordinator: Option<Coordinator>,
     wake: Option<u64>,
+    /// The coordinator is held.
+    held: bool,
     shards: Vec<Shard>,
     /// To the coordinator, from each shard.
     to_home: Vec<VecDeque<Packet>>,
@@ -127,6 +129,7 @@ impl World {
             run: Run(0),
             coordinator: None,
             wake: None,
+            held: false,
             shards: Vec::new(),
             to_home: vec![VecDeque::new(); SHARDS],
             from_home: vec![VecDeque::new(); SHARDS],
@@ -208,6 +211,7 @@ impl World {
             self.act()?;
         }
         self.chaos = false;
+        self.hold(false);
         self.decided_in_chaos = self.oracle.decided().0;
         for shard in (0..SHARDS).rev() {
             if !self.shards[shard].up {
@@ -243,9 +247,15 @@ impl World {
 
     /// One step of anybody; whether there was any.
     fn act(&mut self) -> Result<bool, String> {
+        if self.chaos && self.options.seed % 4 == 1 && self.rng.below(40) == 0 {
+            self.hold(!self.held);
+        }
         let actions = self.possible();
         if actions.is_empty() {
-            return Ok(false);
+            // Nothing begins while it is held.
+            let was_held = self.held;
+            self.hold(false);
+            return Ok(was_held);
         }
         let action = match self.misfortune() {
             Some(crash) => crash,
@@ -284,9 +294,26 @@ impl World {
         if self.coordinator.as_ref().is_some_and(|home| home.undecided().len() == 2) {
             self.seen.mark("two undecided");
         }
+        if let Some(home) = self.coordinator.as_ref().filter(|home| home.is_at_rest()) {
+            let rests = self.held && home.undecided().is_empty();
+            if !rests || home.visible() != home.decided() {
+                return Err(format!("at rest, and something is under way: {home:?}"));
+            }
+            self.seen.mark("held at rest");
+        }
         match self.violation.take() {
             Some(violation) => Err(violation),
             None => Ok(true),
+        }
+    }
+
+    /// Holds the coordinator, or lets it go.
+    fn hold(&mut self, held: bool) {
+        if self.coordinator.is_some() && self.held != held {
+            self.held = held;
+            self.note(format!("held: {held}"));
+            let input = if held { coordinator::Input::Hold } else { coordinator::Input::Release };
+            self.step_home(input);
         }
     }
 

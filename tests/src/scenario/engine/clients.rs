@@ -59,6 +59,7 @@ impl Client {
                 4..=6 => self.read().await?,
                 7 => self.fold().await,
                 9..=10 => self.snapshot().await?,
+                11..=12 => self.follow().await?,
                 8 => {
                     let record = self.record(0);
                     self.first(&record, How::Unacknowledged).await?;
@@ -77,7 +78,7 @@ impl Client {
     }
 
     /// Makes a call, and lets it be known while it is not answered.
-    async fn call<T>(&self, name: &'static str, call: impl Future<Output = T>) -> T {
+    pub(super) async fn call<T>(&self, name: &'static str, call: impl Future<Output = T>) -> T {
         self.shared.calls.borrow_mut().insert(self.name, name);
         let answer = call.await;
         self.shared.calls.borrow_mut().remove(&self.name);
@@ -144,6 +145,16 @@ impl Client {
         loop {
             let record = self.record(0);
             if record.partition() == partition {
+                return self.first(&record, How::Durable).await;
+            }
+        }
+    }
+
+    /// Appends some transfer from an account.
+    pub(super) async fn transfer_from(&self, account: u64) -> Result<(), Failure> {
+        loop {
+            if let Record::Transfer(it) = self.record(0) {
+                let record = Record::Transfer(Transfer { from: account, ..it });
                 return self.first(&record, How::Durable).await;
             }
         }
@@ -341,7 +352,7 @@ impl Client {
     }
 
     /// Errors that a client may meet; it goes on.
-    fn tolerate(&self, what: &str, error: &Error) -> Result<(), Failure> {
+    pub(super) fn tolerate(&self, what: &str, error: &Error) -> Result<(), Failure> {
         self.shared.tolerate(&self.world, what, error)
     }
 }

@@ -16,6 +16,7 @@ const APPENDS_MIN: u64 = 300;
 const MICROBATCHES_MIN: u64 = 30;
 const CRASHES_MIN: u64 = 3;
 const SNAPSHOTS_MIN: u64 = 3;
+const FOLLOWED_MIN: u64 = 3;
 const IO_FAULTS_MIN: u64 = 20;
 /// Of each partition, and every partition is appended to.
 pub(super) const FOLDS_MIN: u64 = 2;
@@ -30,6 +31,7 @@ const ROUNDS_MAX: u64 = 60;
 /// Counters that more than one place needs.
 pub(super) const OTHER_SHARDS: &str = "openings by another number of shards";
 pub(super) const SNAPSHOTS: &str = "snapshots read";
+pub(super) const FOLLOWED: &str = "values of subscribers compared";
 pub(super) const REUSED: &str = "reused journal files";
 
 /// Whether the lives with trouble contained what only they can.
@@ -51,6 +53,7 @@ pub(super) fn worked_enough(shared: &Shared, rounds: u64) -> Result<bool, Failur
         && APPENDS_MIN <= shared.counted("acknowledged")
         && MICROBATCHES_MIN <= shared.history.borrow().microbatches()
         && SNAPSHOTS_MIN <= shared.counted(SNAPSHOTS)
+        && FOLLOWED_MIN <= shared.counted(FOLLOWED)
         && 0 < shared.counted(REUSED);
     check(NAME, enough || rounds < ROUNDS_MAX, || {
         format!("{rounds} rounds were not enough: {:?}", shared.outcome.borrow().counters)
@@ -66,6 +69,7 @@ pub(super) fn judge(world: &World, shared: &Shared, folds_least: u64) -> Result<
         ("acknowledged appends", shared.counted("acknowledged"), APPENDS_MIN),
         ("microbatches", shared.history.borrow().microbatches(), MICROBATCHES_MIN),
         (SNAPSHOTS, shared.counted(SNAPSHOTS), SNAPSHOTS_MIN),
+        (FOLLOWED, shared.counted(FOLLOWED), FOLLOWED_MIN),
         ("crashes", shared.node.crashes(), CRASHES_MIN),
         ("I/O faults", world.counts().io_faults(), IO_FAULTS_MIN),
         ("folds of the partition folded least", folds_least, FOLDS_MIN),

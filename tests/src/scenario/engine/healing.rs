@@ -4,14 +4,15 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::join;
 use tidemill::client::Launched;
 use tidemill::error::Error;
 use tidemill::types::PartitionId;
 
 use super::clients::Client;
 use super::module::{self, Bank};
-use super::oracles::{explained, folded, offline, sized};
-use super::{PARTITIONS, Shared, contents, life, read, trouble};
+use super::oracles::{backed_up, explained, folded, offline, sized};
+use super::{PARTITIONS, Shared, backups, contents, life, read, trouble};
 use crate::disk::Faults;
 use crate::scenario::Failure;
 use crate::world::World;
@@ -41,10 +42,14 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
     explained::torn(&shared.node.disk(), &engine.recovery().torn, shared.closed.get())?;
     life::look(world, shared, &bank).await?;
     let mut rounds = 0;
+    let mut last_backup = None;
     while !contents::worked_enough(shared, rounds)? {
         rounds += 1;
         touch_all(world, shared, &bank).await?;
-        life::work(world, shared, &bank, 20).await?;
+        let (worked, made) =
+            join(life::work(world, shared, &bank, 20), backups::make(world, shared, &bank)).await;
+        worked?;
+        last_backup = made?.or(last_backup);
         for topology in module::TOPOLOGIES {
             bank.caught_up(topology).await.map_err(failed("catching up"))?;
         }
@@ -68,10 +73,13 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
     shared.count("microbatches", shared.history.borrow().microbatches());
     shared.count("rows spilled", counters.iter().map(|it| it.rows_spilled).sum());
     contents::judge(world, shared, folds_least)?;
+    if let Some(backup) = last_backup {
+        backups::open(world, shared, backup).await?;
+    }
     drop(bank);
     engine.close().await.map_err(failed("closing"))?;
     shared.count("files verified", offline::judge(&shared.node.disk(), true)?);
-    Ok(())
+    backed_up::directories(&shared.node.disk())
 }
 
 /// Stored bytes of the partitions' files change silently: what is read is right, or the error names the

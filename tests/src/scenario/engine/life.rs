@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tidemill::client::{Engine, Launched};
 use tidemill::error::Error;
 use tidemill::node::Options;
@@ -15,8 +15,8 @@ use tidemill::types::ShardId;
 use super::clients::Client;
 use super::contents::{self, OTHER_SHARDS};
 use super::module::{self, Bank};
-use super::oracles::{acknowledged, applied, explained, offline, once, unchanged};
-use super::{Shared, read, trouble};
+use super::oracles::{acknowledged, applied, backed_up, explained, offline, once, unchanged};
+use super::{Shared, backups, read, trouble};
 use crate::disk::Faults;
 use crate::node::Crash;
 use crate::scenario::{Failure, check};
@@ -75,7 +75,7 @@ pub(super) async fn troubled(
     }
     shared.verdict()?;
     shared.count("files verified", offline::judge(&node.disk(), left == Left::Closed)?);
-    Ok(())
+    backed_up::directories(&node.disk())
 }
 
 /// A life in which stored data is damaged, and nothing else happens.
@@ -132,7 +132,10 @@ async fn live(
     if !early {
         start_trouble(world, shared, &opened, shards, alive);
     }
-    work(world, shared, &bank, 40).await?;
+    let (worked, backed_up) =
+        join(work(world, shared, &bank, 40), backups::make(world, shared, &bank)).await;
+    worked?;
+    backed_up?;
     note_progress(shared, &bank).await;
     if alive.get() && world.random().one_in(3) {
         return close(world, shared, opened, alive).await;

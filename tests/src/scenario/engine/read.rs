@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use tidemill::backup;
 use tidemill::client::{Launched, SelectingMany, Snapshot};
 use tidemill::error::{Error, Result};
 use tidemill::module::Depot;
 use tidemill::schema::Select;
 use tidemill::topology::Row;
-use tidemill::types::{Offset, PartitionId};
+use tidemill::types::{MicrobatchId, Offset, PartitionId};
 
 use super::history::{Kind, Place, Record};
 use super::module::{Bank, Chain, Era, GROUPS, Line};
@@ -172,6 +173,39 @@ pub(super) async fn held(
     let sent = all_sent(bank, accounts, Some(snapshot)).await?;
     let sizes = add_sent(&mut state, sent);
     Ok((state, sizes))
+}
+
+/// What there was at the last microbatch that `backup` has of each topology, as far as it must add up.
+pub(super) async fn backed_up(bank: &Launched<Bank>, backup: &backup::Report) -> Result<State> {
+    let id = |topology| {
+        let mut found = backup.ids.iter().filter(|it| it.topology == topology);
+        found.next().map_or(MicrobatchId(0), |it| it.id)
+    };
+    let (ledger, tally, audit) = (id("ledger"), id("tally"), id(super::module::AUDIT));
+    Ok(State {
+        funds: bank.select(bank.funds.all()).as_of("ledger", ledger).await?.into_iter().collect(),
+        paid: bank.select(bank.paid.all()).as_of("ledger", ledger).await?.into_iter().collect(),
+        sent: chains(bank, bank.select(bank.sent.all()).as_of("ledger", ledger).await?),
+        received: bank
+            .select(bank.received.all())
+            .as_of("tally", tally)
+            .await?
+            .into_iter()
+            .collect(),
+        counted: bank
+            .select(bank.counted.all())
+            .as_of(super::module::AUDIT, audit)
+            .await?
+            .into_iter()
+            .collect(),
+        happened: bank
+            .select(bank.happened.all())
+            .as_of(super::module::AUDIT, audit)
+            .await?
+            .into_iter()
+            .collect(),
+        ..State::default()
+    })
 }
 
 /// The places of records that the ledger refused, in the order of the dead letters.

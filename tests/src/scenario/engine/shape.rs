@@ -24,6 +24,8 @@ pub(super) struct Shape {
     /// In this seed the module begins as [`Era::First`](module::Era), and is launched migrated after so many
     /// lives.
     pub(super) migrates_after: Option<u64>,
+    /// This seed makes backups.
+    pub(super) backs_up: bool,
     pub(super) options: Options,
 }
 
@@ -35,8 +37,10 @@ impl Shape {
         };
         let file_bytes: u32 = *random.pick(&[64 << 10, 128 << 10]);
         let bulk_bytes_min = 8 << 10;
+        let accounts = random.within(12..40);
         Self {
-            accounts: random.within(12..40),
+            accounts,
+            backs_up: accounts.is_multiple_of(3),
             bulk_bytes: bulk_bytes_min,
             keys_at_audit: (0..64).filter(lives_at_audit).collect(),
             clients: random.within(2..6),
@@ -54,6 +58,8 @@ impl Shape {
                 migration_values_max: *random.pick(&[1, 1, 200]),
                 history: Duration::ZERO,
                 history_bytes_max: Some(*random.pick(&[HISTORY_ROOMY, HISTORY_ROOMY, 128 << 10])),
+                subscription_bytes_max: *random.pick(&[1 << 20, 250, 250]),
+                subscription_heartbeat: Duration::from_millis(10),
                 hop_bytes_max: *random.pick(&[1 << 20, 1, 300, 4 << 10]),
                 depot: depot::Options {
                     allocation_bytes_min: 16 << 10,

@@ -1,24 +1,32 @@
 //! Random layouts, rows, paths and terms. Paths mostly fit what they are for, so that most of them
 //! reach something.
 
-use super::naive::{L, V};
-use super::{Bound, Function, KeyType, Layout, Op, Query, Step, Term, Value, ValueType};
+use super::naive::{L, NAMES, V};
+use super::{Bound, Function, Layout, Navigator, Op, Query, Step, Term, Trace, Value};
+use crate::codec::KeyKind;
+use crate::codec::table::ValueKind;
+use crate::schema::layout::FieldLayout;
 
 /// A row of random numbers: xorshift, so that a case is known by its seed.
-pub(super) struct Dice(u64);
+pub(super) struct Dice {
+    state: u64,
+    /// Fields of records have a meaning.
+    has_records: bool,
+}
 
 impl Dice {
     pub(super) fn new(seed: u64) -> Self {
-        let mut dice = Self((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let state = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut dice = Self { state, has_records: false };
         (0..4).for_each(|_| assert!(dice.below(2) < 2));
         dice
     }
 
     fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % end
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        (self.state >> 11) % end
     }
 
     fn place(&mut self) -> i64 {
@@ -36,6 +44,8 @@ enum Shape {
     Int,
     List(Box<Shape>),
     Map(Box<Shape>),
+    /// Of fields [`NAMES`](super::naive::NAMES).
+    Record(Box<[Shape; 3]>),
 }
 
 pub(super) struct Case {
@@ -56,8 +66,9 @@ pub(super) fn case(dice: &mut Dice) -> Case {
     let layout = match layout(dice, &shape, stored) {
         layout @ (L::Map(_) | L::Set) => layout,
         // A list is no PState, a map of lists is.
-        L::Any | L::Int => return case(dice),
+        L::Any | L::Int | L::List(_) | L::Record(_) => return case(dice),
     };
+    dice.has_records = layout.has_records();
     let rows = value(dice, &shape);
     let budget = 1 + dice.below(6);
     let (steps, end) = path(dice, &shape, budget, 2);
@@ -73,7 +84,9 @@ fn shape(dice: &mut Dice, depth: u64) -> Shape {
     match dice.below(6) {
         _ if depth == 0 => Shape::Int,
         0 | 1 => Shape::List(Box::new(shape(dice, depth - 1))),
-        2..=4 => Shape::Map(Box::new(shape(dice, depth - 1))),
+        2 | 3 => Shape::Map(Box::new(shape(dice, depth - 1))),
+        4 if dice.one_in(2) => Shape::Map(Box::new(shape(dice, depth - 1))),
+        4 => Shape::Record(Box::new([0; 3].map(|_| shape(dice, depth - 1)))),
         _ => Shape::Int,
     }
 }
@@ -82,7 +95,14 @@ fn shape(dice: &mut Dice, depth: u64) -> Shape {
 fn layout(dice: &mut Dice, shape: &Shape, levels: u64) -> L {
     match shape {
         Shape::Map(inner) if levels > 0 => L::Map(Box::new(layout(dice, inner, levels - 1))),
-        Shape::List(inner) if levels > 0 && matches!(**inner, Shape::Int) => L::Set,
+        Shape::Record(fields) if levels > 0 => {
+            L::Record(Box::new(fields.each_ref().map(|it| layout(dice, it, levels - 1))))
+        }
+        Shape::List(inner) if levels > 0 => match **inner {
+            Shape::Int if dice.one_in(2) => L::Set,
+            _ if dice.one_in(8) => L::Any,
+            _ => L::List(Box::new(layout(dice, inner, 0))),
+        },
         Shape::Int if dice.one_in(2) => L::Int,
         _ => L::Any,
     }
@@ -90,12 +110,24 @@ fn layout(dice: &mut Dice, shape: &Shape, levels: u64) -> L {
 
 pub(super) fn erased(layout: &L) -> Layout {
     match layout {
-        L::Any => Layout::Value(ValueType { check: |_, _| Ok(()), name: "any" }),
-        L::Int => Layout::Value(ValueType::of::<i64>()),
-        L::Set => Layout::Set { element: KeyType::of::<i64>(), counted: false },
+        L::Any => Layout::Value(ValueKind::default()),
+        L::Int => Layout::Value(Trace::default().kind_of::<i64>().unwrap()),
+        L::Set => Layout::Set { element: KeyKind::I64, counted: false },
         L::Map(inner) => {
-            let (key, value) = (KeyType::of::<i64>(), Box::new(erased(inner)));
+            let (key, value) = (KeyKind::I64, Box::new(erased(inner)));
             Layout::Map { key, value, counted: false }
+        }
+        L::List(item) => Layout::List { item: Box::new(erased(item)) },
+        L::Record(fields) => {
+            let fields = (NAMES.iter().zip(fields.iter()).zip([2, 7, 200])).map(
+                |((name, field), number)| FieldLayout {
+                    number,
+                    name: (*name).to_owned(),
+                    layout: erased(field),
+                    gone: false,
+                },
+            );
+            Layout::Record { name: "Record".to_owned(), fields: fields.collect() }
         }
     }
 }
@@ -119,6 +151,18 @@ fn value(dice: &mut Dice, shape: &Shape) -> V {
             }
             V::Map(entries)
         }
+        Shape::Record(fields) => {
+            let mut entries = Vec::new();
+            for (name, field) in NAMES.iter().zip(fields.iter()) {
+                if !dice.one_in(4) {
+                    entries.push((V::Text((*name).to_owned()), value(dice, field)));
+                }
+            }
+            if dice.one_in(2) {
+                entries.reverse();
+            }
+            V::Map(entries)
+        }
     }
 }
 
@@ -130,6 +174,10 @@ fn function(dice: &mut Dice) -> Function {
 
 fn key(dice: &mut Dice) -> Value {
     if dice.one_in(60) { Value::from("text") } else { Value::from(dice.place()) }
+}
+
+fn name(dice: &mut Dice) -> &'static str {
+    if dice.one_in(60) { "other" } else { NAMES[usize::try_from(dice.below(3)).unwrap()] }
 }
 
 fn keys(dice: &mut Dice) -> Vec<Value> {
@@ -211,7 +259,8 @@ fn fitting(dice: &mut Dice, shape: &Shape, depth: u64) -> (Step, Shape) {
     let pair = || Shape::List(Box::new(Shape::Int));
     let same = shape.clone();
     match shape {
-        Shape::Int => match dice.below(4) {
+        Shape::Int => match dice.below(5) {
+            4 => (Step::Navigate(Navigator::named("parts")), same),
             0 => {
                 const OPS: [Op; 6] = [
                     Op::Equal,
@@ -228,7 +277,31 @@ fn fitting(dice: &mut Dice, shape: &Shape, depth: u64) -> (Step, Shape) {
             2 => (Step::View(function(dice)), same),
             _ => (Step::Default(key(dice)), same),
         },
-        Shape::Map(inner) => match dice.below(14) {
+        Shape::Record(fields) => {
+            let (name, inner) = (name(dice), &fields[usize::try_from(dice.below(3)).unwrap()]);
+            let at = NAMES.iter().position(|it| *it == name);
+            let field = at.map_or(Shape::Int, |at| fields[at].clone());
+            let key = Value::from(name);
+            match dice.below(14) {
+                0..=3 if dice.has_records => {
+                    (Step::Field { of: "Record".into(), name: name.into() }, field)
+                }
+                0..=4 => (Step::Key(key), field),
+                5 => (Step::Must(key), field),
+                6 => (Step::MapKey(key), Shape::Int),
+                7 => (Step::Keys, Shape::Int),
+                8 | 9 => (Step::Values, inner.clone()),
+                10 => (Step::All, pair()),
+                11 => (Step::SubMap(vec![key, Value::from("c")]), same),
+                12 => (Step::Size, Shape::Int),
+                _ => {
+                    let (limit, reverse) = (dice.one_in(2).then_some(1), dice.one_in(2));
+                    let (from, to) = (Bound::Included(key), Bound::Unbounded);
+                    (Step::Range { from, to, limit, reverse }, same)
+                }
+            }
+        }
+        Shape::Map(inner) => match dice.below(15) {
             0..=3 => (Step::Key(key(dice)), (**inner).clone()),
             4 => (Step::Must(key(dice)), (**inner).clone()),
             5 => (Step::MapKey(key(dice)), Shape::Int),
@@ -236,12 +309,13 @@ fn fitting(dice: &mut Dice, shape: &Shape, depth: u64) -> (Step, Shape) {
             7 => (Step::Keys, Shape::Int),
             8 | 9 => (Step::Values, (**inner).clone()),
             10 => (Step::SubMap(keys(dice)), same),
+            12 => (Step::Size, Shape::Int),
             11 if dice.one_in(3) => {
                 (Step::Field { of: "Thing".into(), name: "b".into() }, (**inner).clone())
             }
             _ => (range(dice), same),
         },
-        Shape::List(inner) => match dice.below(23) {
+        Shape::List(inner) => match dice.below(24) {
             0 | 1 => (Step::Nth(dice.place()), (**inner).clone()),
             2 => (Step::First, (**inner).clone()),
             3 => (Step::Last, (**inner).clone()),
@@ -261,6 +335,7 @@ fn fitting(dice: &mut Dice, shape: &Shape, depth: u64) -> (Step, Shape) {
                 (Step::SublistOf(ends.0, ends.1), same)
             }
             18 => (Step::SubSet(keys(dice)), same),
+            22 => (Step::Size, Shape::Int),
             19 => (Step::Filtered(query(dice, inner, depth.saturating_sub(1))), same),
             20 => (Step::Runs(query(dice, inner, depth.saturating_sub(1))), same),
             21 => {

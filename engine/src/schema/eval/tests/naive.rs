@@ -96,6 +96,15 @@ impl V {
         }
     }
 
+    pub(super) fn size(&self) -> Got<V> {
+        match self {
+            Self::Nil => Ok(V::Int(0)),
+            Self::List(items) => Ok(V::Int(i64::try_from(items.len()).unwrap())),
+            Self::Map(entries) => Ok(V::Int(i64::try_from(entries.len()).unwrap())),
+            _ => Err("mismatch"),
+        }
+    }
+
     fn int(&self) -> Got<i64> {
         if let Self::Int(value) = self { Ok(*value) } else { Err("mismatch") }
     }
@@ -143,6 +152,34 @@ pub(super) enum L {
     Int,
     Map(Box<L>),
     Set,
+    /// Of values.
+    List(Box<L>),
+    /// Of fields [`NAMES`].
+    Record(Box<[L; 3]>),
+}
+
+/// The fields of the record that there is, in the order in which they are stored.
+pub(super) const NAMES: [&str; 3] = ["c", "a", "b"];
+
+impl L {
+    pub(super) fn has_records(&self) -> bool {
+        match self {
+            Self::Any | Self::Int | Self::Set => false,
+            Self::Map(inner) | Self::List(inner) => inner.has_records(),
+            Self::Record(_) => true,
+        }
+    }
+
+    /// What is stored under a key, if it is stored by itself.
+    pub(super) fn under(&self, key: &V) -> Option<&L> {
+        match (self, key) {
+            (Self::Map(inner), _) => Some(inner),
+            (Self::Record(fields), V::Text(name)) => {
+                NAMES.iter().position(|it| it == name).map(|at| &fields[at])
+            }
+            _ => None,
+        }
+    }
 }
 
 /// An error is its kind.
@@ -223,6 +260,7 @@ fn field(of: &str, name: &str) -> Got<V> {
     match (of, name) {
         ("Thing", "a") => Ok(V::Int(0)),
         ("Thing", "b") => Ok(V::Int(1)),
+        ("Record", name) if NAMES.contains(&name) => Ok(V::Text(name.to_owned())),
         _ => Err("no field"),
     }
 }
@@ -398,6 +436,7 @@ pub(super) fn select(path: &Path, mut coll: Vec<V>, value: &V, out: &mut Out<'_>
         },
         Step::Keys => next.extend(value.map()?.into_iter().map(|it| it.0)),
         Step::Values => next.extend(value.map()?.into_iter().map(|it| it.1)),
+        Step::Size => next.push(value.size()?),
         Step::Indexed => {
             let pairs = (0..).zip(value.list()?).map(|(at, it)| V::List(vec![V::Int(at), it]));
             next.extend(pairs);
@@ -453,6 +492,10 @@ pub(super) fn select(path: &Path, mut coll: Vec<V>, value: &V, out: &mut Out<'_>
         Step::NotSelected(query) => next.extend((!reaches(query, value)?).then(|| value.clone())),
         Step::Collected(function) => {
             next.extend(test(function, &coll, &V::Nil)?.then(|| value.clone()));
+        }
+        Step::Navigate(_) => {
+            let V::Int(it) = value else { return Err("function") };
+            next.extend([V::Int(it.div_euclid(3)), V::Int(it.rem_euclid(3))]);
         }
         Step::View(function) => next.push(call(function, &coll, value)?.unwrap_or(V::Nil)),
         Step::Default(other) if *value == V::Nil => next.push(V::of(other.raw())),

@@ -5,9 +5,11 @@ use std::ops::ControlFlow;
 use super::generate::{Case, Dice, case, erased};
 use super::naive::{Ch, Got, V, call, moves, results, select as mean, stored, term_of};
 use super::naive::{L, transform as become_};
-use super::{Cx, FieldTable, Function, Functions, Problem, Store, now, problem, select, transform};
+use super::{
+    Cx, FieldTable, Function, Functions, Navigate, Problem, Store, now, problem, select, transform,
+};
 use crate::codec;
-use crate::schema::ast::{Query, Term, Value};
+use crate::schema::ast::{Query, Step, Term, Value};
 
 /// 20,000 cases, or as many as `TIDEMILL_CASES` says, from the seed `TIDEMILL_SEED` on.
 #[test]
@@ -25,6 +27,7 @@ fn random_paths_do_what_they_mean() {
     assert!(counted.reached * 3 > cases, "{counted:?}");
     assert!(counted.changed * 6 > cases, "{counted:?}");
     assert!(counted.failed * 50 > cases, "{counted:?}");
+    assert!(counted.lists * 50 > cases && counted.records * 50 > cases, "{counted:?}");
     assert!(counted.earlier * 20 < cases, "{counted:?}");
 }
 
@@ -36,6 +39,9 @@ struct Counted {
     failed: u64,
     /// Transforms that were refused for a key or a type before they could fail otherwise.
     earlier: u64,
+    /// Cases with lists, or records, that are stored by rows and not empty.
+    lists: u64,
+    records: u64,
 }
 
 fn fields() -> FieldTable {
@@ -44,10 +50,33 @@ fn fields() -> FieldTable {
     fields
 }
 
+/// What is left of a number that is divided by three, and the rest.
+struct Parts;
+
+impl Navigate for Parts {
+    type From = i64;
+    type To = i64;
+
+    fn select(&self, from: i64, reach: &mut dyn FnMut(i64)) {
+        reach(from.div_euclid(3));
+        reach(from.rem_euclid(3));
+    }
+
+    fn transform(
+        &self,
+        from: i64,
+        change: &mut dyn FnMut(i64) -> Result<Option<i64>, Problem>,
+    ) -> Result<Option<i64>, Problem> {
+        let whole = change(from.div_euclid(3))?.unwrap_or(0);
+        let rest = change(from.rem_euclid(3))?.unwrap_or(0);
+        Ok(Some(3 * whole + rest))
+    }
+}
+
 /// The functions of the model, to be called with encoded values.
 fn functions() -> Functions {
     ["inc", "copy", "gone", "sum", "even", "is_list", "some", "fails"].into_iter().fold(
-        Functions::none(),
+        Functions::none().with_navigator("parts", Parts),
         |all, name| {
             let function = Function::raw(move |_, collected, value| {
                 let collected: Vec<V> = collected.iter().map(|it| V::of(*it)).collect();
@@ -70,6 +99,7 @@ fn kind(problem: &Problem) -> &'static str {
         Problem::NoFix(_) => "no fix",
         Problem::Function(_) => "function",
         Problem::TooMuch(_)
+        | Problem::Misfit(_)
         | Problem::Bad(_)
         | Problem::BadRow(_)
         | Problem::Unlike { .. }
@@ -85,19 +115,21 @@ fn run(seed: u64, counted: &mut Counted) {
     let (fields, functions) = (fields(), functions());
     let erased = erased(layout);
     let store = Store::default();
-    let cx = || Cx::new(&fields, &functions);
+    let cx = || Cx::new(&erased, &fields, &functions);
     let at = format!("seed {seed}: {layout:?} with {rows:?}, {query:?}, {term:?}");
-    now(transform(&store, &cx(), &erased, &Query::here(), &Term::Set(rows.value()))).unwrap();
+    now(transform(&store, &cx(), &Query::here(), &Term::Set(rows.value()))).unwrap();
     let read = |query: &Query| -> Got<Vec<V>> {
         let mut found = Vec::new();
         let mut reach = |value: Value| {
             found.push(V::of(value.raw()));
             ControlFlow::Continue(())
         };
-        let done = now(select(&store, &cx(), &erased, query, &mut reach));
+        let done = now(select(&store, &cx(), query, &mut reach));
         done.map_err(|error| kind(&problem(error))).map(|()| found)
     };
     assert_eq!(read(&Query::here()), Ok(vec![rows.clone()]), "{at}");
+    counted.lists += u64::from(!lists(layout, &rows).is_empty());
+    counted.records += u64::from(layout.has_records() && rows != V::Nil);
 
     let found = read(query);
     let meant = meaning(query, &rows);
@@ -109,7 +141,7 @@ fn run(seed: u64, counted: &mut Counted) {
     }
 
     let before = store.rows.borrow().clone();
-    let done = now(transform(&store, &cx(), &erased, query, term));
+    let done = now(transform(&store, &cx(), query, term));
     let done = done.map_err(|error| kind(&problem(error)));
     let meant = meant_change(layout, query, &rows, term);
     let expected = match (&done, &meant) {
@@ -126,7 +158,29 @@ fn run(seed: u64, counted: &mut Counted) {
         }
     };
     assert_eq!(read(&Query::here()), Ok(vec![expected.clone()]), "transform: {at}");
+    for (list, items) in lists(layout, expected) {
+        let with = |step: Step| Query::from([&list[..], &[step]].concat());
+        assert_eq!(read(&with(Step::Size)), Ok(vec![items.size().unwrap()]), "{at}");
+    }
     counted.changed += u64::from(*store.rows.borrow() != before);
+}
+
+/// The paths to all lists that are stored by rows, and their items.
+fn lists(layout: &L, value: &V) -> Vec<(Vec<Step>, V)> {
+    match (layout, value) {
+        (L::List(_), V::List(items)) => vec![(Vec::new(), V::List(items.clone()))],
+        (L::Map(_) | L::Record(_), V::Map(entries)) => {
+            let mut found = Vec::new();
+            for (key, value) in entries {
+                let under = layout.under(key).expect("it is stored under its key");
+                for (path, items) in lists(under, value) {
+                    found.push(([vec![Step::Key(key.value())], path].concat(), items));
+                }
+            }
+            found
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn meaning(query: &Query, rows: &V) -> Got<Vec<V>> {

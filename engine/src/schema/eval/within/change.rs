@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::parts::{At, entries, items, items_or_entries, key_of_field, list, pair, place};
 use super::{
-    Change, Last, Several, compare, found, gather, integer, mismatch, reaches, runs, several,
+    Change, Last, Several, compare, found, gather, integer, mismatch, reaches, runs, several, size,
     transformed,
 };
 use crate::codec::value::raw::{Kind, Raw, push_list, push_map};
@@ -151,6 +151,7 @@ pub(in super::super) fn transform(
             items.insert(usize::try_from(to.clamp(0, end)).unwrap_or(0), item);
             Ok(Change::To(list(&items)))
         }
+        Step::Size => transform(cx, trail, Some(Value::from(size(here)?).raw()), last),
         Step::Indexed => indexed(here, &mut change),
         Step::Begin | Step::End => {
             let items = items(here, "begin")?;
@@ -227,6 +228,21 @@ pub(in super::super) fn transform(
         Step::View(function) => {
             let seen = cx.call(function, &trail.collected, here)?;
             transform(cx, trail, Some(seen.as_ref().map_or(Raw::NIL, Value::raw)), last)
+        }
+        Step::Navigate(navigator) => {
+            let mut part = |part: Raw<'_>| {
+                Ok(match change(Some(part))? {
+                    Change::Same => Some(Value::from_bytes(part.bytes())),
+                    Change::Void => None,
+                    Change::To(new) => Some(Value::from_bytes(new)),
+                })
+            };
+            let whole = cx.navigator(navigator)?.transform(cx.fields, here, &mut part)?;
+            Ok(match whole {
+                Some(whole) if whole.raw().bytes() == here.bytes() => Change::Same,
+                Some(whole) => Change::To(whole.raw().bytes().to_vec()),
+                None => Change::Void,
+            })
         }
         Step::Default(other) if here.kind()? == Kind::Nil => change(Some(other.raw())),
         Step::NoneTo(other) if value.is_none() => change(Some(other.raw())),

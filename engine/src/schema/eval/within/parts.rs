@@ -61,33 +61,36 @@ pub(super) fn map(entries: &[(Raw<'_>, Raw<'_>)]) -> Vec<u8> {
 }
 
 /// An entry as a list of two.
-pub(super) fn pair(key: Raw<'_>, value: Raw<'_>) -> Vec<u8> {
+pub(in super::super) fn pair(key: Raw<'_>, value: Raw<'_>) -> Vec<u8> {
     list(&[key, value])
 }
 
 /// The key that a field has in its struct's map, encoded.
 pub(super) fn key_of_field(cx: &Cx<'_>, of: &str, name: &str) -> Result<Vec<u8>, Problem> {
-    let number = cx.fields.of_type(of).and_then(|names| names.number(name, 0));
-    let number =
-        number.ok_or_else(|| Problem::NoField { of: of.to_owned(), name: name.to_owned() })?;
-    Ok(Value::from(number).raw().bytes().to_vec())
+    let key = match cx.fields.of_type(of) {
+        Some(names) => names.number(name, 0).map(Value::from),
+        // A record that was read as one value is a map of its fields' names.
+        None => cx.layout.has_field(of, name).then(|| Value::from(name)),
+    };
+    let key = key.ok_or_else(|| Problem::NoField { of: of.to_owned(), name: name.to_owned() })?;
+    Ok(key.raw().bytes().to_vec())
 }
 
 /// Where a place counted from either end is, if there is an item.
-pub(super) fn place(at: i64, len: usize) -> Option<usize> {
+pub(in super::super) fn place(at: i64, len: usize) -> Option<usize> {
     let from_end = usize::try_from(at.unsigned_abs()).ok();
     let at = if at < 0 { len.checked_sub(from_end?)? } else { from_end? };
     (at < len).then_some(at)
 }
 
 /// Where two places cut a list.
-pub(super) fn span(from: i64, to: i64, len: usize) -> (usize, usize) {
-    let cut = |at: i64| {
+pub(in super::super) fn cut(from: i64, to: i64, len: usize) -> (usize, usize) {
+    let clamp = |at: i64| {
         let distance = usize::try_from(at.unsigned_abs()).unwrap_or(usize::MAX);
         if at < 0 { len.saturating_sub(distance) } else { distance.min(len) }
     };
-    let from = cut(from);
-    (from, cut(to).max(from))
+    let from = clamp(from);
+    (from, clamp(to).max(from))
 }
 
 /// The places of those of `wanted` that are there, each once, in the order of `wanted`.

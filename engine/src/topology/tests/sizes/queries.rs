@@ -1,8 +1,7 @@
 //! Queries that are data, and terms, do the same whether sizes are kept or not, and keep them.
 
 use crate::schema::ast::{Query, Term, Value};
-use crate::schema::eval::Laid;
-use crate::schema::{Map, Owned, Root, Schema, Set, Sub, Uncounted};
+use crate::schema::{Map, Owned, Schema, Set, Sub, Uncounted};
 use crate::testing::{Test, TestPState};
 
 /// The same with and without sizes.
@@ -22,19 +21,13 @@ fn query(text: &str) -> Query {
     Query::from_json(&serde_json::from_str(text).unwrap()).unwrap()
 }
 
-fn ask<S: Schema>(state: &TestPState<S>, path: &str) -> Vec<Value>
-where
-    Root<S>: Laid,
-{
+fn ask<S: Schema>(state: &TestPState<S>, path: &str) -> Vec<Value> {
     let (token, path) = (state.token(), query(path));
     state.run(async |at| Ok(at.query(token, &path).await?)).unwrap()
 }
 
 /// Whether it was done.
-fn change<S: Schema>(state: &TestPState<S>, path: &str, term: &Term) -> bool
-where
-    Root<S>: Laid,
-{
+fn change<S: Schema>(state: &TestPState<S>, path: &str, term: &Term) -> bool {
     let (token, path) = (state.token(), query(path));
     state.run(async |at| Ok(at.transform(token, &path, term).await?)).is_ok()
 }

@@ -105,6 +105,7 @@ impl World {
             }
             if shard == HOME {
                 self.coordinator = None;
+                self.held = false;
                 self.wake = None;
                 self.to_home.iter_mut().for_each(VecDeque::clear);
                 self.from_home.iter_mut().for_each(VecDeque::clear);

@@ -24,6 +24,9 @@ impl World {
                 self.push(HOME, Entry::Record(record.encode()), None);
             }
             Effect::Send { to, message } => {
+                if self.held && matches!(message, two_phase::Message::Begin { .. }) {
+                    self.accuse(Err(format!("held, and yet it says {message:?}")));
+                }
                 let to = usize::from(to.0);
                 if self.shards[to].up && !self.closed[to] {
                     self.from_home[to].push_back(wire::encode_message(TOPOLOGY, &message));

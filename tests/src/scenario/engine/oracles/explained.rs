@@ -36,6 +36,7 @@ pub(in super::super) fn judge(
         Error::Open { .. }
         | Error::ShardStopped { .. }
         | Error::DiskFull { .. }
+        | Error::Backup { .. }
         | Error::SnapshotExpired { .. } => {
             check(NAME, trouble.any, || format!("{what} failed without a reason: {text}"))?;
             Ok(false)

@@ -52,6 +52,24 @@ pub(in super::super) fn stored(layout: &L, value: V) -> Got<Option<V>> {
             entries.sort();
             Ok((!entries.is_empty()).then_some(V::Map(entries)))
         }
+        L::List(item) => {
+            let items = value.list()?;
+            for it in &items {
+                stored(item, it.clone())?;
+            }
+            Ok((!items.is_empty()).then_some(V::List(items)))
+        }
+        L::Record(_) => {
+            let mut entries: Vec<(V, V)> = Vec::new();
+            for (k, v) in value.map()? {
+                let field = layout.under(&k).ok_or("bad key")?;
+                entries.retain(|it| it.0 != k);
+                entries.extend(stored(field, v)?.map(|v| (k, v)));
+            }
+            let place = |key: &V| NAMES.iter().position(|it| *key == V::Text((*it).to_owned()));
+            entries.sort_by_key(|it| place(&it.0));
+            Ok((!entries.is_empty()).then_some(V::Map(entries)))
+        }
     }
 }
 
@@ -66,10 +84,11 @@ pub(in super::super) fn transform(
     last: &mut Last<'_>,
 ) -> Got<Ch> {
     // A row is looked at when all of it is there.
-    let rows = layout.filter(|layout| matches!(layout, L::Map(_) | L::Set));
+    let is_one_row = |layout: &L| matches!(layout, L::Any | L::Int);
+    let rows = layout.filter(|layout| !is_one_row(layout));
     let change = changed(path, coll, value, rows, last)?;
     match (change, layout) {
-        (Ch::To(V::Nil), Some(L::Map(_) | L::Set)) => Ok(Ch::Void),
+        (Ch::To(V::Nil), Some(layout)) if !is_one_row(layout) => Ok(Ch::Void),
         (Ch::To(new), Some(layout)) => Ok(stored(layout, new)?.map_or(Ch::Void, Ch::To)),
         (change, _) => Ok(change),
     }
@@ -104,7 +123,6 @@ fn changed(
         }
         Move::Do(step) => step,
     };
-    let inner = if let Some(L::Map(inner)) = layout { Some(&**inner) } else { None };
     // On from here, as it is.
     macro_rules! on {
         ($rest:expr) => {
@@ -129,8 +147,12 @@ fn changed(
             if place.is_none() && matches!(step, Step::Must(_)) {
                 return Ok(Ch::Same);
             }
-            // A field of a struct lies in a value.
-            let inner = if let Step::Field { .. } = step { None } else { inner };
+            // A field of a struct lies in a value, that of a record in rows of its own.
+            let inner = match step {
+                Step::Field { of, .. } if of != "Record" => None,
+                Step::Field { .. } if !matches!(layout, Some(L::Record(_))) => None,
+                _ => layout.and_then(|layout| layout.under(&key)),
+            };
             Ok(match (transform(&rest, coll, Some(&old), inner, last)?, place) {
                 (Ch::Same, _) | (Ch::Void, None) => Ch::Same,
                 (Ch::Void, Some(at)) => {
@@ -166,6 +188,7 @@ fn changed(
         Step::Values => {
             let (mut kept, mut changed) = (Vec::new(), false);
             for (key, value) in here.map()? {
+                let inner = layout.and_then(|layout| layout.under(&key));
                 match transform(&rest, coll.clone(), Some(&value), inner, last)? {
                     Ch::Same => kept.push((key, value)),
                     Ch::Void => changed = true,
@@ -212,6 +235,7 @@ fn changed(
             }
             Ok(if changed { Ch::To(V::List(kept)) } else { Ch::Same })
         }
+        Step::Size => on!(rest, Some(&here.size()?)),
         Step::Indexed => {
             let (mut kept, mut changed) = (Vec::new(), false);
             for (place, item) in (0..).zip(here.list()?) {
@@ -443,6 +467,20 @@ fn changed(
             } else {
                 Ok(Ch::Same)
             }
+        }
+        Step::Navigate(_) => {
+            let V::Int(it) = here else { return Err("function") };
+            let mut parts = Vec::new();
+            for part in [it.div_euclid(3), it.rem_euclid(3)] {
+                parts.push(match on!(rest, Some(&V::Int(part)))? {
+                    Ch::Same => part,
+                    Ch::Void => 0,
+                    Ch::To(V::Int(new)) => new,
+                    Ch::To(_) => return Err("wrong type"),
+                });
+            }
+            let new = 3 * parts[0] + parts[1];
+            Ok(if new == *it { Ch::Same } else { Ch::To(V::Int(new)) })
         }
         Step::View(function) => {
             let seen = call(function, &coll, here)?.unwrap_or(V::Nil);

@@ -1,0 +1,2 @@
+//! The tutorial, whose code runs as tests.
+#![doc = include_str!("../../docs/pstates.md")]

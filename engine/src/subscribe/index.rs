@@ -1,0 +1,533 @@
+//! Who subscribed what in one partition, and what a run of writes did to it.
+//!
+//! What is subscribed is a row or a range of rows under a *prefix*, the key of the path before the range. A
+//! written row is looked for by its whole key among the rows, and by each of its beginnings that is as long as
+//! some prefix among the prefixes. A [`Filter`] stands in front of both: one pass over the key's bytes hashes
+//! all of its beginnings, each is tested in one counter, and only a hit is looked up. So a write that nobody
+//! subscribed costs a few instructions for each byte of its key, however many subscribers there are.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::queue::RawWrite;
+use crate::codec::KeyBuf;
+use crate::pstate::{Run, RunPart};
+use crate::schema::ReadOp;
+use crate::schema::plan::RangeOp;
+use crate::types::PStateId;
+
+/// Tells the subscribers of a shard apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SubscriberId(pub(crate) u64);
+
+/// What a subscriber watches: rows of one `PState`, in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Watch {
+    pub(crate) pstate: PStateId,
+    pub(crate) rows: Watched,
+    /// Whether values are not looked at.
+    pub(crate) keys_only: bool,
+}
+
+/// Which rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Watched {
+    /// One, by its key.
+    Row(KeyBuf),
+    /// Those from one key up to another, all of which begin with the same bytes.
+    Range { from: KeyBuf, to: Option<KeyBuf>, prefix_bytes: usize },
+}
+
+impl Watch {
+    /// What a read of one row, or of a range under one first key, is to a subscriber.
+    ///
+    /// # Errors
+    /// Why it cannot be watched, and what can.
+    pub(crate) fn of(pstate: PStateId, op: ReadOp) -> Result<Self, &'static str> {
+        let (rows, keys_only) = match op {
+            ReadOp::Get { key } | ReadOp::Has { key } => (Watched::Row(key), false),
+            ReadOp::Range(range) if range.limit.is_some() || range.reverse => {
+                return Err(
+                    "a range with a limit or in reverse cannot be subscribed: when an element goes, the one that \
+                     moves up would have to be read; subscribe a range of keys, which comes in their order",
+                );
+            }
+            ReadOp::Items(_) => {
+                return Err(
+                    "items of a list by their places cannot be subscribed: an insertion before them would move them \
+                     all; subscribe the whole list with `.all()`",
+                );
+            }
+            ReadOp::Range(range) => {
+                let RangeOp { from, to, prefix_bytes, keys_only, .. } = *range;
+                (Watched::Range { from, to, prefix_bytes }, keys_only)
+            }
+        };
+        Ok(Self { pstate, rows, keys_only })
+    }
+
+    /// How many bytes of each key belong to the path.
+    pub(crate) fn prefix_bytes(&self) -> usize {
+        match &self.rows {
+            Watched::Row(key) => key.len(),
+            Watched::Range { prefix_bytes, .. } => *prefix_bytes,
+        }
+    }
+
+    /// The first key, and the first behind.
+    pub(crate) fn bounds(&self) -> (KeyBuf, Option<KeyBuf>) {
+        match &self.rows {
+            Watched::Row(key) => {
+                let mut behind = key.clone();
+                behind.push(0);
+                (key.clone(), Some(behind))
+            }
+            Watched::Range { from, to, .. } => (from.clone(), to.clone()),
+        }
+    }
+}
+
+/// Everything that is subscribed in one partition.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    pstates: BTreeMap<PStateId, OfPState>,
+    /// How often the filter did not spare a look-up.
+    looked_up: Cell<u64>,
+}
+
+/// What each subscriber is to be told of a run.
+pub(crate) type Matches = BTreeMap<SubscriberId, Vec<RawWrite>>;
+
+impl Index {
+    /// Adds a subscriber.
+    pub(crate) fn add(&mut self, id: SubscriberId, watch: &Watch) {
+        self.pstates.entry(watch.pstate).or_default().add(id, watch);
+    }
+
+    /// Removes one; `watch` is what it was added with.
+    pub(crate) fn remove(&mut self, id: SubscriberId, watch: &Watch) {
+        let Some(of) = self.pstates.get_mut(&watch.pstate) else { return };
+        of.remove(id, watch);
+        if of.points.is_empty() && of.prefixes.is_empty() {
+            self.pstates.remove(&watch.pstate);
+        }
+    }
+
+    /// Whether nothing is subscribed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pstates.is_empty()
+    }
+
+    /// Whether a run writes a `PState` of which something is subscribed.
+    pub(crate) fn concerns(&self, run: &Run) -> bool {
+        run.parts().any(|(pstate, _)| self.pstates.contains_key(&pstate))
+    }
+
+    /// What a run did to what is subscribed, in the order in which it did it.
+    pub(crate) fn matches(&self, run: &Run) -> Matches {
+        let mut matches = Matches::new();
+        for (pstate, part) in run.parts() {
+            if let Some(of) = self.pstates.get(&pstate) {
+                of.ranges(part, &mut matches, &self.looked_up);
+                of.points(part, &mut matches, &self.looked_up);
+            }
+        }
+        matches
+    }
+
+    #[cfg(test)]
+    pub(crate) fn looked_up(&self) -> u64 {
+        self.looked_up.get()
+    }
+}
+
+/// What is subscribed of one `PState`.
+#[derive(Debug, Default)]
+struct OfPState {
+    filter: Filter,
+    points: BTreeMap<Box<[u8]>, Vec<SubscriberId>>,
+    prefixes: BTreeMap<Box<[u8]>, Vec<Ranged>>,
+    /// The lengths of the prefixes, ascending, and how many have each.
+    lengths: Vec<(usize, usize)>,
+}
+
+/// A subscriber of a range.
+#[derive(Debug)]
+struct Ranged {
+    id: SubscriberId,
+    from: Box<[u8]>,
+    to: Option<Box<[u8]>>,
+    keys_only: bool,
+}
+
+impl OfPState {
+    fn add(&mut self, id: SubscriberId, watch: &Watch) {
+        match &watch.rows {
+            Watched::Row(key) => {
+                let ids = self.points.entry(Box::from(key.as_slice())).or_default();
+                ids.push(id);
+                if ids.len() == 1 {
+                    self.filter.add(hash(key));
+                }
+            }
+            Watched::Range { from, to, prefix_bytes } => {
+                let prefix = &from.as_slice()[..*prefix_bytes];
+                let ranged = self.prefixes.entry(Box::from(prefix)).or_default();
+                ranged.push(Ranged {
+                    id,
+                    from: Box::from(from.as_slice()),
+                    to: to.as_ref().map(|to| Box::from(to.as_slice())),
+                    keys_only: watch.keys_only,
+                });
+                if ranged.len() == 1 {
+                    self.filter.add(hash(prefix));
+                    match self.lengths.binary_search_by_key(prefix_bytes, |(length, _)| *length) {
+                        Ok(at) => self.lengths[at].1 += 1,
+                        Err(at) => self.lengths.insert(at, (*prefix_bytes, 1)),
+                    }
+                }
+            }
+        }
+        if self.filter.is_crowded() {
+            let all = self.points.keys().chain(self.prefixes.keys());
+            self.filter = Filter::of(all.map(|key| hash(key)));
+        }
+    }
+
+    fn remove(&mut self, id: SubscriberId, watch: &Watch) {
+        match &watch.rows {
+            Watched::Row(key) => {
+                let Some(ids) = self.points.get_mut(key.as_slice()) else { return };
+                ids.retain(|it| *it != id);
+                if ids.is_empty() {
+                    self.points.remove(key.as_slice());
+                    self.filter.remove(hash(key));
+                }
+            }
+            Watched::Range { from, prefix_bytes, .. } => {
+                let prefix = &from.as_slice()[..*prefix_bytes];
+                let Some(ranged) = self.prefixes.get_mut(prefix) else { return };
+                ranged.retain(|it| it.id != id);
+                if ranged.is_empty() {
+                    self.prefixes.remove(prefix);
+                    self.filter.remove(hash(prefix));
+                    let at = self.lengths.binary_search_by_key(prefix_bytes, |(length, _)| *length);
+                    let at = at.expect("it was counted when it was added");
+                    self.lengths[at].1 -= 1;
+                    if self.lengths[at].1 == 0 {
+                        self.lengths.remove(at);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The rows that a run has written.
+    fn points(&self, part: RunPart<'_>, matches: &mut Matches, looked_up: &Cell<u64>) {
+        for (key, value) in part.points((Bound::Unbounded, Bound::Unbounded)) {
+            let mut shared = None;
+            let mut tell = |id: SubscriberId, keys_only: bool| {
+                let write = match value {
+                    None => RawWrite::Gone(key.into()),
+                    Some(_) if keys_only => RawWrite::Put(key.into(), Arc::default()),
+                    Some(value) => {
+                        let value = shared.get_or_insert_with(|| Arc::from(value));
+                        RawWrite::Put(key.into(), Arc::clone(value))
+                    }
+                };
+                matches.entry(id).or_default().push(write);
+            };
+            self.filter.hits(key, &self.lengths, |length, is_whole| {
+                looked_up.set(looked_up.get() + 1);
+                if let Some(length) = length {
+                    for it in self.prefixes.get(&key[..length]).into_iter().flatten() {
+                        if it.covers(key) {
+                            tell(it.id, it.keys_only);
+                        }
+                    }
+                }
+                if is_whole {
+                    for &id in self.points.get(key).into_iter().flatten() {
+                        tell(id, false);
+                    }
+                }
+            });
+        }
+    }
+
+    /// The ranges that a run has deleted, each cut to what is subscribed. They are few, and each is looked up.
+    fn ranges(&self, part: RunPart<'_>, matches: &mut Matches, looked_up: &Cell<u64>) {
+        for (from, to) in part.ranges() {
+            looked_up.set(looked_up.get() + 1);
+            let within = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
+            for (key, ids) in self.points.range::<[u8], _>(within) {
+                for &id in ids {
+                    matches.entry(id).or_default().push(RawWrite::Gone(key.clone()));
+                }
+            }
+            // A prefix whose rows reach into the range is in the range itself, or what the range begins with.
+            let around = self.lengths.iter().filter_map(|&(length, _)| {
+                let prefix = from.get(..length).filter(|prefix| prefix.len() < from.len())?;
+                self.prefixes.get(prefix)
+            });
+            let inside = self.prefixes.range::<[u8], _>(within).map(|(_, ranged)| ranged);
+            for it in around.chain(inside).flatten() {
+                if let Some(gone) = it.cut(from, to) {
+                    matches.entry(it.id).or_default().push(gone);
+                }
+            }
+        }
+    }
+}
+
+impl Ranged {
+    fn covers(&self, key: &[u8]) -> bool {
+        *self.from <= *key && self.to.as_ref().is_none_or(|to| *key < **to)
+    }
+
+    /// The part of a deleted range that is subscribed.
+    fn cut(&self, from: &[u8], to: Option<&[u8]>) -> Option<RawWrite> {
+        let from = from.max(&self.from);
+        let to = match (to, self.to.as_deref()) {
+            (Some(to), Some(own)) => Some(to.min(own)),
+            (to, own) => to.or(own),
+        };
+        let is_some = to.is_none_or(|to| from < to);
+        is_some.then(|| RawWrite::GoneRange(from.into(), to.map(Box::from)))
+    }
+}
+
+/// Counts keys by a hash; a key whose counter is zero is not there.
+#[derive(Debug, Default)]
+struct Filter {
+    /// A power of two, or none at all. A counter that is full stays so.
+    slots: Box<[u8]>,
+    keys: usize,
+}
+
+/// So many slots there are at least for each key: of the others one in so many is looked up in vain.
+const SLOTS_PER_KEY: usize = 16;
+
+/// Fewer slots are not worth it.
+const SLOTS_MIN: usize = 64;
+
+impl Filter {
+    /// A filter that holds these, with room for as many again.
+    fn of(hashes: impl Iterator<Item = u64> + Clone) -> Self {
+        let slots = (2 * SLOTS_PER_KEY * hashes.clone().count()).next_power_of_two();
+        let mut filter = Self { slots: vec![0; slots.max(SLOTS_MIN)].into(), keys: 0 };
+        for hash in hashes {
+            filter.add(hash);
+        }
+        filter
+    }
+
+    /// Whether it has too little room to be of use.
+    fn is_crowded(&self) -> bool {
+        self.slots.len() < SLOTS_PER_KEY * self.keys
+    }
+
+    fn add(&mut self, hash: u64) {
+        self.keys += 1;
+        if let Some(at) = self.at(hash) {
+            self.slots[at] = self.slots[at].saturating_add(1);
+        }
+    }
+
+    fn remove(&mut self, hash: u64) {
+        self.keys -= 1;
+        if let Some(at) = self.at(hash)
+            && self.slots[at] < u8::MAX
+        {
+            self.slots[at] -= 1;
+        }
+    }
+
+    fn at(&self, hash: u64) -> Option<usize> {
+        let mask = self.slots.len().checked_sub(1)?;
+        // The high bits are the mixed ones.
+        Some(usize::try_from(hash >> 32).unwrap_or(0) & mask)
+    }
+
+    /// Asks for each beginning of `key` that has one of these lengths, and for the whole, whether it may be
+    /// there; `hit` gets the length of the beginning if it is one of those, and whether it is the whole.
+    fn hits(
+        &self,
+        key: &[u8],
+        lengths: &[(usize, usize)],
+        mut hit: impl FnMut(Option<usize>, bool),
+    ) {
+        let mut hash = Hash::default();
+        let mut hashed = 0;
+        for &(length, _) in lengths {
+            let Some(more) = key.get(hashed..length) else { break };
+            hash.add(more);
+            hashed = length;
+            if self.has(hash.mixed()) {
+                hit(Some(length), false);
+            }
+        }
+        hash.add(&key[hashed..]);
+        if self.has(hash.mixed()) {
+            hit(None, true);
+        }
+    }
+
+    fn has(&self, hash: u64) -> bool {
+        self.at(hash).is_some_and(|at| self.slots[at] > 0)
+    }
+}
+
+/// FNV-1a (Fowler, Noll, Vo), which gives the hash of every beginning on its way; mixed once more, since its high
+/// bits change least.
+#[derive(Clone, Copy)]
+struct Hash(u64);
+
+impl Default for Hash {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hash {
+    fn add(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn mixed(self) -> u64 {
+        (self.0 ^ (self.0 >> 29)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+fn hash(key: &[u8]) -> u64 {
+    let mut hash = Hash::default();
+    hash.add(key);
+    hash.mixed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::encode_key;
+    use crate::pstate::WriteSet;
+
+    const P: PStateId = PStateId(3);
+
+    fn row(key: impl AsRef<[u8]>) -> Watch {
+        Watch { pstate: P, rows: Watched::Row(key.as_ref().into()), keys_only: false }
+    }
+
+    fn range(prefix: &[u8], from: &[u8], to: Option<&[u8]>) -> Watch {
+        let from = KeyBuf::from([prefix, from].concat().as_slice());
+        let to = match to {
+            Some(to) => Some(KeyBuf::from([prefix, to].concat().as_slice())),
+            None => KeyBuf::from(prefix).prefix_end(),
+        };
+        let rows = Watched::Range { from, to, prefix_bytes: prefix.len() };
+        Watch { pstate: P, rows, keys_only: false }
+    }
+
+    fn run(write: impl FnOnce(&mut WriteSet)) -> Run {
+        let mut writes = WriteSet::default();
+        write(&mut writes);
+        writes.seal()
+    }
+
+    #[test]
+    fn writes_reach_those_who_watch_them_and_nobody_else() {
+        let watches = [
+            row(b"aa"),
+            row(b"ab"),
+            range(b"a", b"", None),
+            range(b"a", b"b", Some(b"d")),
+            range(b"ab", b"", None),
+            range(b"b", b"", None),
+            range(b"", b"", None),
+        ];
+        let mut index = Index::default();
+        for (id, watch) in (0..).zip(&watches) {
+            index.add(SubscriberId(id), watch);
+        }
+        let told = |run: &Run| -> Vec<u64> { index.matches(run).keys().map(|it| it.0).collect() };
+        let put = |key: &[u8]| run(|writes| writes.put(P, key, b"v"));
+        assert_eq!(told(&put(b"aa")), [0, 2, 6]);
+        assert_eq!(told(&put(b"ab")), [1, 2, 3, 4, 6]);
+        assert_eq!(told(&put(b"abc")), [2, 3, 4, 6]);
+        assert_eq!(told(&put(b"ad")), [2, 6]);
+        assert_eq!(told(&put(b"c")), [6]);
+        assert!(told(&run(|writes| writes.put(PStateId(4), b"aa", b"v"))).is_empty());
+        let gone = |from: &[u8], to: Option<&[u8]>| run(|it| it.delete_range(P, from, to));
+        assert_eq!(told(&gone(b"aa", Some(b"ab"))), [0, 2, 6]);
+        assert_eq!(told(&gone(b"aa\0", Some(b"ab"))), [2, 6]);
+        assert_eq!(told(&gone(b"abx", Some(b"aby"))), [2, 3, 4, 6]);
+        assert_eq!(told(&gone(b"ad", Some(b"b"))), [2, 6]);
+        assert_eq!(told(&gone(b"b", None)), [5, 6]);
+        assert_eq!(told(&gone(b"", None)), [0, 1, 2, 3, 4, 5, 6]);
+        for (id, watch) in (0..).zip(&watches) {
+            assert!(!index.is_empty());
+            index.remove(SubscriberId(id), watch);
+        }
+        assert!(index.is_empty());
+    }
+
+    #[test]
+    fn a_subscriber_is_told_in_the_order_of_the_run_and_of_its_own_rows_only() {
+        let mut index = Index::default();
+        index.add(SubscriberId(1), &range(b"a", b"c", Some(b"f")));
+        index.add(SubscriberId(2), &Watch { keys_only: true, ..range(b"a", b"", None) });
+        let run = run(|writes| {
+            writes.delete_range(P, b"aa", Some(b"ad"));
+            writes.put(P, b"ac", b"1");
+            writes.delete(P, b"ae");
+            writes.put(P, b"af", b"2");
+        });
+        let of = |key: &[u8]| -> Box<[u8]> { key.into() };
+        let matches = index.matches(&run);
+        let put = |key: &[u8], value: &[u8]| RawWrite::Put(key.into(), value.into());
+        let gone = RawWrite::Gone(of(b"ae"));
+        let cut = RawWrite::GoneRange(of(b"ac"), Some(of(b"ad")));
+        assert_eq!(matches[&SubscriberId(1)], [cut, put(b"ac", b"1"), gone.clone()]);
+        let whole = RawWrite::GoneRange(of(b"aa"), Some(of(b"ad")));
+        assert_eq!(matches[&SubscriberId(2)], [whole, put(b"ac", b""), gone, put(b"af", b"")]);
+    }
+
+    #[test]
+    fn what_nobody_watches_is_hardly_ever_looked_up() {
+        let mut index = Index::default();
+        for key in 0..10_000_u64 {
+            index.add(SubscriberId(key), &row(encode_key(&key)));
+            let name = format!("user {key}");
+            index.add(SubscriberId(key), &range(&encode_key(&name), b"", None));
+        }
+        let numbers = run(|writes| {
+            for key in 10_000..20_000_u64 {
+                writes.put(P, &encode_key(&key), b"v");
+            }
+        });
+        assert!(index.matches(&numbers).is_empty());
+        // The name's key and the element's: every length of a watched name is one beginning to test.
+        let names = run(|writes| {
+            for key in 10_000..20_000_u64 {
+                writes.put(P, &encode_key(&(format!("user {key}"), key)), b"v");
+            }
+        });
+        assert!(index.matches(&names).is_empty());
+        let looked_up = index.looked_up();
+        assert!(0 < looked_up && looked_up < 4_000, "{looked_up} look-ups for 20,000 rows");
+        // The counters go back with the subscribers.
+        for key in 0..10_000_u64 {
+            index.remove(SubscriberId(key), &row(encode_key(&key)));
+        }
+        let watched = run(|writes| {
+            for key in 0..10_000_u64 {
+                writes.put(P, &encode_key(&key), b"v");
+            }
+        });
+        assert!(index.matches(&watched).is_empty());
+        assert!(index.looked_up() - looked_up < 2_000, "{}", index.looked_up());
+    }
+}

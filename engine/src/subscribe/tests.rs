@@ -1,0 +1,563 @@
+//! Random commits, and subscribers of every kind: what they fold is what a select would read, at every commit,
+//! with gaps.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt::Debug;
+use std::ops::Bound;
+
+use futures_util::FutureExt;
+use serde::{Deserialize, Serialize};
+
+use super::index::{Index, SubscriberId, Watch};
+use super::mirror::Write;
+use super::queue::{RawDiff, RawWrite, Received, Receiver, Sender, Sent, queue};
+use super::*;
+use crate::codec::table::Trace;
+use crate::codec::{FieldTable, encode};
+use crate::pstate::{KEY_BYTES_MAX, WriteSet};
+use crate::schema::path::{Entry, Item, KeyOf, Size};
+use crate::schema::plan::RangeOp;
+use crate::schema::{
+    Answer, Anyone, Counted, Direct, List, Many, Map, Maybe, One as Single, Owned, PState, Path,
+    Position, Presence, ReadOp, Removal, Rows, Select, Set, Shape, Sub, list,
+};
+use crate::types::PStateId;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Line {
+    text: String,
+    count: u32,
+}
+
+type Lines = Map<String, Sub<Map<u16, Line>>>;
+type Tags = Map<String, Sub<Set<(u8, String)>>>;
+type Queues = Map<String, Sub<List<Line>>>;
+type Last = Map<String, Line>;
+
+const LINES: PStateId = PStateId(1);
+const TAGS: PStateId = PStateId(2);
+const QUEUES: PStateId = PStateId(3);
+const LAST: PStateId = PStateId(4);
+
+/// The owner of what is written here.
+enum Me {}
+
+/// `SplitMix64`.
+struct Random(Cell<u64>);
+
+impl Random {
+    fn below(&self, below: u64) -> u64 {
+        self.0.set(self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
+        let mixed = self.0.get();
+        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % below
+    }
+
+    fn small(&self, below: u16) -> u16 {
+        u16::try_from(self.below(below.into())).unwrap()
+    }
+
+    /// Few, so that they are met often; one is the beginning of another.
+    fn name(&self) -> &'static str {
+        ["a", "ab", "b", ""][usize::from(self.small(4))]
+    }
+
+    fn tag(&self) -> (u8, String) {
+        (u8::try_from(self.below(6)).unwrap(), ["x", "y"][usize::from(self.small(2))].to_owned())
+    }
+
+    fn line(&self) -> Line {
+        let count = u32::from(self.small(4));
+        Line { text: "word ".repeat(usize::from(self.small(6))), count }
+    }
+}
+
+type RowKey = (PStateId, Vec<u8>);
+
+/// All rows there are, and what the commit under way writes of them.
+#[derive(Default)]
+struct State {
+    rows: RefCell<BTreeMap<RowKey, Vec<u8>>>,
+    writes: RefCell<WriteSet>,
+    fields: FieldTable,
+}
+
+impl State {
+    fn new() -> Self {
+        let mut trace = Trace::default();
+        Shape::of::<Lines>(&mut trace).unwrap();
+        Self { fields: trace.finish(), ..Self::default() }
+    }
+
+    fn put(&self, pstate: PStateId, key: &[u8], value: &[u8]) {
+        self.rows.borrow_mut().insert((pstate, key.to_vec()), value.to_vec());
+        self.writes.borrow_mut().put(pstate, key, value);
+    }
+
+    fn delete(&self, pstate: PStateId, key: &[u8]) {
+        self.rows.borrow_mut().remove(&(pstate, key.to_vec()));
+        self.writes.borrow_mut().delete(pstate, key);
+    }
+
+    fn delete_range(&self, pstate: PStateId, from: &[u8], to: Option<&[u8]>) {
+        self.rows.borrow_mut().retain(|(it, key), _| {
+            *it != pstate || key.as_slice() < from || to.is_some_and(|to| to <= key.as_slice())
+        });
+        self.writes.borrow_mut().delete_range(pstate, from, to);
+    }
+
+    fn remove<S: Position, M: Direct>(&self, path: Path<S, M, Me>) {
+        match path.removal().unwrap() {
+            Removal::Row(target) => self.delete(target.pstate, &target.key),
+            Removal::Range { from, to } => {
+                self.delete_range(from.pstate, &from.key, to.as_deref());
+            }
+        }
+    }
+
+    fn encoded(&self, line: &Line) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(&self.fields, line, &mut out).unwrap();
+        out
+    }
+
+    /// The rows of a range.
+    fn range(&self, pstate: PStateId, range: &RangeOp) -> Rows {
+        let mut found = Rows::new();
+        let rows = self.rows.borrow();
+        let from = Bound::Included((pstate, range.from.to_vec()));
+        let limit = usize::try_from(range.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+        let all = rows.range((from, Bound::Unbounded)).take_while(|((it, key), _)| {
+            *it == pstate && range.to.as_ref().is_none_or(|to| key.as_slice() < to.as_slice())
+        });
+        let mut all: Vec<_> = all.collect();
+        if range.reverse {
+            all.reverse();
+        }
+        for ((_, key), value) in all.into_iter().take(limit) {
+            found.push(key, value);
+        }
+        found
+    }
+
+    fn select<P: Select>(&self, path: P) -> P::Out {
+        let reads = path.reads().unwrap();
+        let [plan] = reads.as_slice() else { panic!("one path") };
+        let plans = reads.as_slice();
+        match &plan.op {
+            ReadOp::Get { key } | ReadOp::Has { key } => {
+                let rows = self.rows.borrow();
+                let row = rows.get(&(plan.pstate, key.to_vec()));
+                P::decode(&self.fields, plans, &[Answer::One(row.map(Vec::as_slice))]).unwrap()
+            }
+            ReadOp::Items(_) => panic!("nobody can subscribe items by their places"),
+            ReadOp::Range(range) => {
+                let rows = self.range(plan.pstate, range);
+                P::decode(&self.fields, plans, &[Answer::Rows(&rows)]).unwrap()
+            }
+        }
+    }
+}
+
+/// Of [`QUEUES`].
+impl list::Rows for State {
+    type Error = Infallible;
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Infallible> {
+        Ok(self.rows.borrow().get(&(QUEUES, key.to_vec())).cloned())
+    }
+
+    async fn scan(&self, range: &RangeOp) -> Result<Vec<list::Row>, Infallible> {
+        let rows = self.range(QUEUES, range);
+        Ok(rows.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect())
+    }
+}
+
+impl list::Edits for State {
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Infallible> {
+        Self::put(self, QUEUES, key, value);
+        Ok(())
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<(), Infallible> {
+        Self::delete(self, QUEUES, key);
+        Ok(())
+    }
+
+    fn delete_range(&self, from: &[u8], to: &[u8]) -> Result<(), Infallible> {
+        Self::delete_range(self, QUEUES, from, Some(to));
+        Ok(())
+    }
+}
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("nothing waits here")
+}
+
+fn change(state: &State, random: &Random) {
+    let name = random.name();
+    match random.below(16) {
+        0..4 => {
+            let key = Owned::<Lines, Me>::from_id(LINES).key(name).key(random.small(24));
+            state.put(LINES, &key.target().unwrap().key, &state.encoded(&random.line()));
+        }
+        4 => state.remove(Owned::<Lines, Me>::from_id(LINES).key(name).key(random.small(24))),
+        5 => {
+            let from = random.small(24);
+            let rows = Owned::<Lines, Me>::from_id(LINES).key(name).range(from..from + 6).rows();
+            let ReadOp::Range(range) = rows.unwrap().op else { panic!("a range") };
+            state.delete_range(LINES, &range.from, range.to.as_deref());
+        }
+        6 if random.below(4) == 0 => {
+            state.remove(Owned::<Lines, Me>::from_id(LINES).key(name));
+        }
+        7..9 => {
+            let key = Owned::<Tags, Me>::from_id(TAGS).key(name).has(random.tag());
+            state.put(TAGS, &key.target().unwrap().key, &[]);
+        }
+        9 => {
+            let key = Owned::<Tags, Me>::from_id(TAGS).key(name).has(random.tag());
+            state.delete(TAGS, &key.target().unwrap().key);
+        }
+        10 if random.below(3) == 0 => state.remove(Owned::<Tags, Me>::from_id(TAGS).key(name)),
+        11 => {
+            let key = Owned::<Last, Me>::from_id(LAST).key(name);
+            state.put(LAST, &key.target().unwrap().key, &state.encoded(&random.line()));
+        }
+        12 => state.remove(Owned::<Last, Me>::from_id(LAST).key(name)),
+        _ => edit(state, random, name),
+    }
+}
+
+/// Changes a list. Many elements come to the same place, so that labels are given anew now and then.
+fn edit(state: &State, random: &Random, name: &str) {
+    let path = Owned::<Queues, Me>::from_id(QUEUES).key(name);
+    let count = state.select(path.clone().size());
+    let target = path.clone().list_target(KEY_BYTES_MAX / 2).unwrap();
+    let list = list::List::new(state, &target.key);
+    let line = state.encoded(&random.line());
+    match random.below(12) {
+        0..3 => now(list.push(&line)).unwrap(),
+        3..8 => now(list.insert(count.min(1), &line)).unwrap(),
+        8 => now(list.insert(random.below(count + 1), &line)).unwrap(),
+        9 if count > 0 => now(list.set(random.below(count), &line)).unwrap(),
+        10 if count > 0 => {
+            for _ in 0..=random.below(4).min(count - 1) {
+                now(list.remove(random.below(count.saturating_sub(4).max(1)))).unwrap();
+            }
+        }
+        _ if count > 30 => state.remove(path),
+        _ => {}
+    }
+}
+
+/// A path whose changes a test can do itself.
+trait Folds: Subscribe<Out: Clone + PartialEq + Debug> + Clone {
+    fn fold(out: &mut Self::Out, diff: <Self::Mirror as Mirror>::Diff);
+    fn seen(value: &<Self::Mirror as Mirror>::Value) -> Self::Out;
+}
+
+fn replace<V: PartialEq + Debug>(out: &mut V, Replaced { value, old }: Replaced<V>) {
+    assert_eq!(*out, old);
+    *out = value;
+}
+
+impl Folds for Path<Line, Maybe, Anyone> {
+    fn fold(out: &mut Self::Out, diff: Replaced<Option<Line>>) {
+        replace(out, diff);
+    }
+
+    fn seen(value: &Option<Line>) -> Self::Out {
+        value.clone()
+    }
+}
+
+impl Folds for Path<Presence, Single, Anyone> {
+    fn fold(out: &mut bool, diff: Replaced<bool>) {
+        assert_ne!(diff.value, diff.old);
+        replace(out, diff);
+    }
+
+    fn seen(value: &bool) -> bool {
+        *value
+    }
+}
+
+impl Folds for Path<Size<Sub<List<Line>>>, Single, Anyone> {
+    fn fold(out: &mut u64, diff: Replaced<u64>) {
+        assert_ne!(diff.value, diff.old);
+        replace(out, diff);
+    }
+
+    fn seen(value: &u64) -> u64 {
+        *value
+    }
+}
+
+impl Folds for Path<Entry<u16, Line, Counted>, Many, Anyone> {
+    fn fold(out: &mut Self::Out, diff: MapDiff<u16, Line>) {
+        match diff {
+            MapDiff::Set { key, value, old } => match out.binary_search_by_key(&key, |it| it.0) {
+                Ok(at) => assert_eq!(old, Some(std::mem::replace(&mut out[at].1, value))),
+                Err(at) => {
+                    assert_eq!(old, None);
+                    out.insert(at, (key, value));
+                }
+            },
+            MapDiff::Removed { key, old } => {
+                let at = out.binary_search_by_key(&key, |it| it.0).unwrap();
+                assert_eq!(out.remove(at), (key, old));
+            }
+            MapDiff::RemovedRange { entries } => {
+                let at = out.iter().position(|it| *it == entries[0]).unwrap();
+                let gone: Vec<_> = out.drain(at..at + entries.len()).collect();
+                assert_eq!(gone, entries);
+            }
+        }
+    }
+
+    fn seen(value: &Entries<u16, Line>) -> Self::Out {
+        for (key, line) in value.iter() {
+            assert_eq!(value.get(key), Some(line));
+        }
+        value.iter().map(|(key, line)| (*key, line.clone())).collect()
+    }
+}
+
+impl<E: crate::codec::Key + Clone + Ord + Debug + Send> Folds
+    for Path<KeyOf<E, Counted>, Many, Anyone>
+{
+    fn fold(out: &mut Self::Out, diff: SetDiff<E>) {
+        match diff {
+            SetDiff::Added(element) => {
+                let at = out.binary_search(&element).unwrap_err();
+                out.insert(at, element);
+            }
+            SetDiff::Removed(element) => {
+                let at = out.binary_search(&element).unwrap();
+                out.remove(at);
+            }
+            SetDiff::RemovedRange(elements) => {
+                let at = out.binary_search(&elements[0]).unwrap();
+                assert_eq!(out.drain(at..at + elements.len()).collect::<Vec<_>>(), elements);
+            }
+        }
+    }
+
+    fn seen(value: &Elements<E>) -> Self::Out {
+        assert!(value.iter().all(|element| value.contains(element)));
+        value.iter().cloned().collect()
+    }
+}
+
+impl Folds for Path<Item<Line>, Many, Anyone> {
+    fn fold(out: &mut Self::Out, diff: ListDiff<Line>) {
+        match diff {
+            ListDiff::Appended(lines) => out.extend(lines),
+            ListDiff::Spliced { at, removed, inserted } => {
+                // No more than what changed, even where elements got other labels.
+                assert!(removed.is_empty() || removed.first() != inserted.first());
+                assert!(removed.is_empty() || removed.last() != inserted.last());
+                let gone: Vec<_> = out.splice(at..at + removed.len(), inserted).collect();
+                assert_eq!(gone, removed);
+            }
+        }
+    }
+
+    fn seen(value: &[Line]) -> Self::Out {
+        value.to_vec()
+    }
+}
+
+/// A subscriber, of whatever.
+trait Follows {
+    fn watch(&self) -> &Watch;
+    /// Sends what a commit did; whether it was kept.
+    fn send(&mut self, to: MicrobatchId, writes: Vec<RawWrite>) -> Sent;
+    /// Takes what waits, and is what is selected now; how many elements were told as changes, or that there was a
+    /// gap.
+    fn catch_up(&mut self, state: &State, id: MicrobatchId) -> Option<usize>;
+}
+
+struct Follower<P: Folds> {
+    path: P,
+    watch: Watch,
+    told: MicrobatchId,
+    bytes_max: u64,
+    ends: (Sender, Receiver),
+    mirror: P::Mirror,
+    folded: P::Out,
+    /// How far the mirror is.
+    at: MicrobatchId,
+}
+
+impl<P: Folds> Follower<P> {
+    fn new(path: P, bytes_max: u64, state: &State) -> Self {
+        let reads = path.clone().reads().unwrap();
+        let [plan] = reads.as_slice() else { panic!("one path") };
+        let mut new = Self {
+            watch: Watch::of(plan.pstate, plan.op.clone()).unwrap(),
+            folded: state.select(path.clone()),
+            path,
+            told: MicrobatchId(0),
+            bytes_max,
+            ends: queue(bytes_max),
+            mirror: P::Mirror::empty(&state.fields).unwrap(),
+            at: MicrobatchId(0),
+        };
+        new.read(state, MicrobatchId(0));
+        new
+    }
+
+    /// Reads the value anew, as after a registration.
+    fn read(&mut self, state: &State, id: MicrobatchId) {
+        (self.told, self.at) = (id, id);
+        self.ends = queue(self.bytes_max);
+        let (from, to) = self.watch.bounds();
+        let range = RangeOp {
+            from,
+            to,
+            reverse: false,
+            limit: None,
+            keys_only: false,
+            prefix_bytes: self.watch.prefix_bytes(),
+        };
+        let rows = state.range(self.watch.pstate, &range);
+        let read = |(key, value)| Write::read(key, value, range.prefix_bytes).unwrap();
+        let writes: Vec<Write<'_>> = rows.iter().map(read).collect();
+        self.mirror = P::Mirror::empty(&state.fields).unwrap();
+        self.mirror.apply(&state.fields, &writes).unwrap();
+        self.folded = P::seen(self.mirror.value());
+    }
+}
+
+impl<P: Folds> Follows for Follower<P> {
+    fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    fn send(&mut self, to: MicrobatchId, writes: Vec<RawWrite>) -> Sent {
+        let from = std::mem::replace(&mut self.told, to);
+        self.ends.0.send(RawDiff { from, to, writes })
+    }
+
+    fn catch_up(&mut self, state: &State, id: MicrobatchId) -> Option<usize> {
+        let mut told = Some(0);
+        while let Some(received) = self.ends.1.next().now_or_never() {
+            match received {
+                Received::Diff(diff) => {
+                    assert_eq!(diff.from, self.at);
+                    self.at = diff.to;
+                    let read = |raw| Write::of(raw, self.watch.prefix_bytes()).unwrap();
+                    let writes: Vec<Write<'_>> = diff.writes.iter().map(read).collect();
+                    let diffs = self.mirror.apply(&state.fields, &writes).unwrap();
+                    told = told.map(|told| told + diffs.len());
+                    for diff in diffs {
+                        P::fold(&mut self.folded, diff);
+                    }
+                }
+                Received::Gap => {
+                    self.read(state, id);
+                    told = None;
+                }
+                Received::Ended => panic!("it was not let go"),
+            }
+        }
+        let selected = state.select(self.path.clone());
+        assert_eq!(P::seen(self.mirror.value()), selected);
+        assert_eq!(self.folded, selected);
+        told
+    }
+}
+
+fn followers(state: &State) -> Vec<Box<dyn Follows>> {
+    let (lines, tags) = (PState::<Lines>::from_id(LINES), PState::<Tags>::from_id(TAGS));
+    let (queues, last) = (PState::<Queues>::from_id(QUEUES), PState::<Last>::from_id(LAST));
+    let mut all: Vec<Box<dyn Follows>> = Vec::new();
+    for (name, bytes_max) in [("a", 1 << 20), ("ab", 900), ("", 400)] {
+        let name = name.to_owned();
+        all.push(Box::new(Follower::new(lines.key(&name).all(), bytes_max, state)));
+        all.push(Box::new(Follower::new(lines.key(&name).range(6..18), bytes_max, state)));
+        all.push(Box::new(Follower::new(lines.key(&name).all().keys(), bytes_max, state)));
+        all.push(Box::new(Follower::new(lines.key(&name).key(7), bytes_max, state)));
+        all.push(Box::new(Follower::new(tags.key(&name).all(), bytes_max, state)));
+        let some = (2, String::new())..=(4, "x".to_owned());
+        all.push(Box::new(Follower::new(tags.key(&name).range(some), bytes_max, state)));
+        let tag = (3, "y".to_owned());
+        all.push(Box::new(Follower::new(tags.key(&name).has(tag), bytes_max, state)));
+        all.push(Box::new(Follower::new(queues.key(&name).all(), bytes_max, state)));
+        all.push(Box::new(Follower::new(queues.key(&name).size(), bytes_max, state)));
+        all.push(Box::new(Follower::new(last.key(&name), bytes_max, state)));
+    }
+    all
+}
+
+/// More with `TIDEMILL_COMMITS`.
+const COMMITS: u64 = 100_000;
+
+#[test]
+fn folded_changes_are_what_is_selected_at_every_commit() {
+    let commits = std::env::var("TIDEMILL_COMMITS").map_or(COMMITS, |it| it.parse().unwrap());
+    let (state, random) = (State::new(), Random(Cell::new(7)));
+    let mut followers = followers(&state);
+    let mut index = Index::default();
+    for (id, follower) in (0..).zip(&followers) {
+        index.add(SubscriberId(id), follower.watch());
+    }
+    let (mut changes, mut gaps) = (vec![0; followers.len()], 0);
+    for id in (1..=commits).map(MicrobatchId) {
+        for _ in 0..=random.below(3) {
+            change(&state, &random);
+        }
+        let run = state.writes.take().seal();
+        let mut look_at = vec![usize::from(random.small(30))];
+        for (number, writes) in index.matches(&run) {
+            let at = usize::try_from(number.0).unwrap();
+            if followers[at].send(id, writes) == Sent::Ended {
+                index.remove(number, followers[at].watch());
+            }
+            // Some keep up, others fall behind.
+            if random.below(8) >= number.0 / 10 * 3 {
+                look_at.push(at);
+            }
+        }
+        for at in look_at {
+            if let Some(told) = followers[at].catch_up(&state, id) {
+                changes[at] += told;
+            } else {
+                gaps += 1;
+                index.add(SubscriberId(at as u64), followers[at].watch());
+            }
+        }
+    }
+    assert!(changes.iter().all(|&told| told as u64 > commits / 1_000), "{changes:?}");
+    assert!(gaps > commits / 1_000, "{gaps} gaps");
+}
+
+#[test]
+fn a_list_that_is_labelled_anew_tells_only_what_changed() {
+    let state = State::new();
+    let path = PState::<Queues>::from_id(QUEUES).key("a").all();
+    let mut follower = Follower::new(path, 1 << 20, &state);
+    let mut index = Index::default();
+    index.add(SubscriberId(0), follower.watch());
+    let target = Owned::<Queues, Me>::from_id(QUEUES).key("a").list_target(64).unwrap();
+    let mut longest = 0;
+    for nth in 0..400 {
+        let list = list::List::new(&state, &target.key);
+        let line = state.encoded(&Line { text: String::new(), count: nth });
+        now(list.insert(u64::from(nth.min(1)), &line)).unwrap();
+        let run = state.writes.take().seal();
+        let mut matches = index.matches(&run);
+        let writes = matches.remove(&SubscriberId(0)).unwrap();
+        longest = longest.max(writes.len());
+        let id = MicrobatchId(u64::from(nth) + 1);
+        assert_eq!(follower.send(id, writes), Sent::Queued);
+        assert_eq!(follower.catch_up(&state, id), Some(1));
+        assert_eq!(follower.folded.len() as u64, u64::from(nth) + 1);
+    }
+    assert!(longest > 20, "labels were never given anew: {longest}");
+}

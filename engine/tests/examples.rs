@@ -1,0 +1,190 @@
+//! The examples: that they run, that their modules do what they say, and what that costs at most.
+//!
+//! A budget counts what events ask of their partitions, so it holds on every machine. A change that reads
+//! in a loop what one read gave before fails here, however fast it is.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+
+use tidemill::module::{Module, define};
+use tidemill::testing::{Harness, Io, Ran};
+use uuid::Uuid;
+
+#[path = "../examples/profiles.rs"]
+mod profiles;
+#[path = "../examples/top_users.rs"]
+mod top_users;
+#[path = "../examples/word_count.rs"]
+mod word_count;
+
+use profiles::{Edit, Field, Holder, Registration, UserId};
+use top_users::Purchase;
+
+const PARTITIONS: u32 = 8;
+
+/// A module in memory, over several partitions, in an order of messages drawn from `seed`.
+fn launch<H>(build: impl FnOnce(&Module) -> H, seed: u64) -> (H, Harness) {
+    let (handles, module) = define("example", build).unwrap();
+    (handles, Harness::new(module, PARTITIONS).unwrap().ordered_by(seed))
+}
+
+/// What a microbatch of the module's only topology asked of all partitions.
+fn cost(ran: &[Ran]) -> Io {
+    let mut cost = Io::default();
+    ran[0].io.values().for_each(|io| cost += *io);
+    cost
+}
+
+/// So many look-ups of a key, so many writes of a row, and nothing else.
+fn io(reads: u64, puts: u64) -> Io {
+    Io { reads, puts, ..Io::default() }
+}
+
+#[test]
+fn all_run_on_an_engine() {
+    profiles::main().unwrap();
+    top_users::main().unwrap();
+    word_count::main().unwrap();
+}
+
+fn registration(name: &str, request: u128) -> Registration {
+    let password_hash = format!("hash {request}");
+    Registration { name: name.to_owned(), request: Uuid::from_u128(request), password_hash }
+}
+
+#[test]
+fn the_first_request_for_a_name_wins_it_and_is_accepted_again() {
+    for seed in 0..20 {
+        let (users, mut harness) = launch(profiles::users, seed);
+        let holder = |harness: &Harness, name: &str| -> Holder {
+            harness.select(users.names.key(name)).unwrap().unwrap()
+        };
+        let names: Vec<String> = (0..50).map(|nth| format!("user {nth}")).collect();
+        // All in one microbatch: a request, the same again, another one for the same name.
+        for (name, request) in names.iter().zip((0..).step_by(2)) {
+            for request in [request, request, request + 1] {
+                harness.append(users.registrations, &registration(name, request)).unwrap();
+            }
+        }
+        // Each request is a look-up. Who wins costs a row where the name lives and three where the user does.
+        assert_eq!(cost(&harness.run().unwrap()), io(150, 50 + 3 * 50));
+
+        let holders: Vec<Holder> = names.iter().map(|name| holder(&harness, name)).collect();
+        for ((name, was), request) in names.iter().zip(&holders).zip((0..).step_by(2)) {
+            assert_eq!(was.request, Uuid::from_u128(request), "{name} belongs to who came first");
+            let profile = users.profiles.key(was.user);
+            let (own_name, hash) =
+                (profile.clone().field(|it| it.name), profile.clone().field(|it| it.password_hash));
+            let found = harness.select((own_name, hash)).unwrap();
+            assert_eq!(found, (Some(name.clone()), Some(format!("hash {request}"))));
+        }
+        let ids: BTreeMap<UserId, &String> =
+            holders.iter().map(|holder| holder.user).zip(&names).collect();
+        assert_eq!(ids.len(), names.len(), "no two users share an id");
+
+        // Replayed later, winners and losers change nothing, and write nothing.
+        let before = harness.dump();
+        for (name, request) in names.iter().zip((0..).step_by(2)) {
+            for request in [request + 1, request] {
+                harness.append(users.registrations, &registration(name, request)).unwrap();
+            }
+        }
+        assert_eq!(cost(&harness.run().unwrap()), io(100, 0));
+        assert_eq!(harness.dump(), before);
+    }
+}
+
+#[test]
+fn an_edit_writes_the_fields_it_names_and_no_other() {
+    let (users, mut harness) = launch(profiles::users, 1);
+    harness.append(users.registrations, &registration("ann", 7)).unwrap();
+    harness.run().unwrap();
+    let ann = harness.select(users.names.key("ann")).unwrap().unwrap().user;
+
+    let edit = |harness: &mut Harness, user, fields: &[Field]| {
+        harness.append(users.edits, &Edit { user, fields: fields.to_vec() }).unwrap();
+        cost(&harness.run().unwrap())
+    };
+    let (tall, shown) = (Field::HeightCm(171), Field::DisplayName("Ann of the Tides".to_owned()));
+    // One look-up says that there is such a user; then a write for each field, and no field is read.
+    assert_eq!(edit(&mut harness, ann, &[tall.clone(), shown]), io(1, 2));
+    assert_eq!(edit(&mut harness, ann, &[Field::PasswordHash("new".to_owned())]), io(1, 1));
+    let profile = users.profiles.key(ann);
+    let fields = harness.select((
+        profile.clone().field(|it| it.name),
+        profile.clone().field(|it| it.display_name),
+        profile.clone().field(|it| it.password_hash),
+        profile.field(|it| it.height_cm),
+    ));
+    let text = |text: &str| Some(text.to_owned());
+    let expected = (text("ann"), text("Ann of the Tides"), text("new"), Some(171));
+    assert_eq!(fields.unwrap(), expected);
+
+    let before = harness.dump();
+    assert_eq!(edit(&mut harness, UserId(1), &[tall]), io(1, 0), "nobody stays nobody");
+    assert_eq!(harness.dump(), before);
+}
+
+#[test]
+fn the_best_spenders_are_those_of_a_plain_sort() {
+    const USERS: u32 = 40;
+    const WEEKS: u32 = 3;
+    for seed in 0..20 {
+        let (top, mut harness) = launch(top_users::top_users, seed);
+        let mut spent: BTreeMap<(u32, String), u64> = BTreeMap::new();
+        for round in 0..4 {
+            for n in 0..600_u32 {
+                let user = format!("user {}", (n * n + n * round) % USERS);
+                let cents = u64::from((n * 7_919 + round) % 1_000);
+                let week = n % WEEKS;
+                *spent.entry((week, user.clone())).or_default() += cents;
+                harness.append(top.purchases, &Purchase { user, week, cents }).unwrap();
+            }
+            let ran = harness.run().unwrap();
+            let cost = cost(&ran);
+            // A look-up and a write for each purchase. And of each week's list one of each for each partition
+            // that had purchases, at most, however many those were.
+            let lists = u64::from(PARTITIONS * WEEKS);
+            assert!(cost.reads > 600 && cost.reads <= 600 + lists, "{cost:?}");
+            assert_eq!(cost.writes(), cost.reads, "{cost:?}");
+            assert_eq!(cost.scans, 0);
+            // All keys were fetched together, ahead.
+            assert!(cost.prefetched >= 600, "{cost:?}");
+        }
+        for week in 0..WEEKS {
+            let mut ranked: Vec<(String, u64)> = spent
+                .iter()
+                .filter(|((of, _), _)| *of == week)
+                .map(|((_, user), cents)| (user.clone(), *cents))
+                .collect();
+            ranked.sort_by(|(a, a_cents), (b, b_cents)| b_cents.cmp(a_cents).then(a.cmp(b)));
+            ranked.truncate(3);
+            let best = harness.select(top.best.key(week)).unwrap().unwrap();
+            assert_eq!(best.ranked(), ranked);
+        }
+        let user = "user 2".to_owned();
+        let weeks: Vec<(u32, u64)> = (0..WEEKS)
+            .filter_map(|week| Some((week, *spent.get(&(week, user.clone()))?)))
+            .collect();
+        assert_eq!(harness.select(top.spent.key(&user).all()).unwrap(), weeks);
+    }
+}
+
+#[test]
+fn words_are_counted_and_a_frequent_one_costs_no_more_than_a_rare_one() {
+    let (count, mut harness) = launch(word_count::word_count, 1);
+    for nth in 0..1_000 {
+        harness.append(count.lines, &format!("The tide, the TIDE; rare{}", nth % 10)).unwrap();
+    }
+    let cost = cost(&harness.run().unwrap());
+    let counts: BTreeMap<String, u64> =
+        harness.select(count.counts.all()).unwrap().into_iter().collect();
+    let frequent = ["the", "tide"].map(|word| (word.to_owned(), 2_000));
+    let rare = (0..10).map(|nth| (format!("rare{nth}"), 100));
+    assert_eq!(counts, frequent.into_iter().chain(rare).collect());
+    // 5,000 words, 12 different ones: each partition asks for each at most once.
+    let most = u64::from(PARTITIONS) * 12;
+    assert!(cost.reads <= most && cost.writes() <= most, "{cost:?}");
+    assert_eq!((cost.scans, cost.reads), (0, cost.writes()));
+}

@@ -1,0 +1,420 @@
+//! Subscriptions through the public API, on real files: what they fold is what is read as of each id.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tidemill::client::{Engine, Launched, Subscription, block_on};
+use tidemill::module::{Depot, Module};
+use tidemill::node::Options;
+use tidemill::schema::{List, Map, PState, Set, Sub};
+use tidemill::subscribe::{ChangeOf, Gap, ListDiff, MapDiff, Mirror, Replaced, Subscribe, What};
+use tidemill::types::{MicrobatchId, ShardId};
+use tidemill::{Error, codec};
+
+use crate::kit::{self, directory};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Edit {
+    user: u32,
+    what: Do,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Do {
+    Set(u16, String),
+    Remove(u16),
+    Clear,
+    Tag(u8, bool),
+    Push(String),
+    Insert(u64, String),
+    Pop,
+    Nothing,
+}
+
+struct Notes {
+    edits: Depot<Edit>,
+    texts: PState<Map<u32, Sub<Map<u16, String>>>>,
+    tags: PState<Map<u32, Sub<Set<u8>>>>,
+    queue: PState<Map<u32, Sub<List<String>>>>,
+    last: PState<Map<u32, String>>,
+}
+
+fn notes(m: &Module) -> Notes {
+    let edits = m.depot::<Edit>("edits").hash_by(|edit| &edit.user);
+    let t = m.microbatch(|| "editing");
+    let texts = t.pstate("texts");
+    let tags = t.pstate("tags");
+    let queue = t.pstate("queue");
+    let last = t.pstate("last");
+    t.source(edits).using((texts, tags, queue, last)).for_each(
+        async |at, (texts, tags, queue, last), Edit { user, what }| {
+            at.put(last.key(user), format!("{what:?}"))?;
+            match what {
+                Do::Set(key, text) => at.put(texts.key(user).key(key), text)?,
+                Do::Remove(key) => at.delete(texts.key(user).key(key))?,
+                Do::Clear => at.delete(texts.key(user))?,
+                Do::Tag(tag, is) => at.put(tags.key(user).has(tag), is)?,
+                Do::Push(text) => at.push(queue.key(user), text).await?,
+                Do::Insert(index, text) => {
+                    let count = at.get(queue.key(user).size()).await?;
+                    at.insert(queue.key(user), index.min(count), text).await?;
+                }
+                Do::Pop if at.get(queue.key(user).size()).await? > 0 => {
+                    at.remove(queue.key(user), 0).await?;
+                }
+                Do::Pop | Do::Nothing => {}
+            }
+            Ok(())
+        },
+    );
+    Notes {
+        edits,
+        texts: texts.reader(),
+        tags: tags.reader(),
+        queue: queue.reader(),
+        last: last.reader(),
+    }
+}
+
+fn options() -> Options {
+    Options {
+        memory_bytes: 64 << 20,
+        history: Duration::from_hours(1),
+        history_bytes_max: Some(256 << 20),
+        microbatch_records_max: 4,
+        subscription_heartbeat: Duration::from_millis(5),
+        ..kit::options(2)
+    }
+}
+
+fn edit(nth: u32) -> Edit {
+    let key = u16::try_from(nth * 7 % 30).unwrap();
+    let what = match nth * 11 % 17 {
+        0..5 => Do::Set(key, format!("note {nth}")),
+        5 => Do::Remove(key),
+        6 if nth.is_multiple_of(3) => Do::Clear,
+        7..9 => Do::Tag(u8::try_from(key % 8).unwrap(), (nth / 17).is_multiple_of(2)),
+        9..12 => Do::Push(format!("song {nth}")),
+        12..14 => Do::Insert(u64::from(key), format!("song {nth}")),
+        14 => Do::Pop,
+        _ => Do::Nothing,
+    };
+    Edit { user: nth % 3, what }
+}
+
+async fn do_all(notes: &Launched<Notes>, edits: impl IntoIterator<Item = Edit>) {
+    let edits: Vec<Edit> = edits.into_iter().collect();
+    notes.append_many(notes.edits, &edits).await.unwrap();
+    notes.caught_up("editing").await.unwrap();
+}
+
+fn set(user: u32, key: u16, text: &str) -> Edit {
+    Edit { user, what: Do::Set(key, text.to_owned()) }
+}
+
+/// A subscription, the path to compare it with, and how to look at its value.
+struct Followed<P: Subscribe> {
+    subscription: Subscription<P>,
+    path: P,
+    seen: fn(&<P::Mirror as Mirror>::Value) -> P::Out,
+    changes: u64,
+    resyncs: u64,
+}
+
+impl<P: Subscribe<Out: PartialEq + std::fmt::Debug> + Clone> Followed<P> {
+    async fn new(
+        notes: &Launched<Notes>,
+        path: P,
+        seen: fn(&<P::Mirror as Mirror>::Value) -> P::Out,
+    ) -> Self {
+        let subscription = notes.subscribe(path.clone()).await.unwrap();
+        let new = Self { subscription, path, seen, changes: 0, resyncs: 0 };
+        new.compare(notes).await;
+        new
+    }
+
+    async fn compare(&self, notes: &Launched<Notes>) {
+        let id = self.subscription.id();
+        let then = notes.select(self.path.clone()).as_of("editing", id).await.unwrap();
+        assert_eq!((self.seen)(self.subscription.value()), then, "at {id}");
+    }
+
+    /// Follows until an id, and compares at each change.
+    async fn follow(&mut self, notes: &Launched<Notes>, through: MicrobatchId) {
+        let mut told = self.subscription.id();
+        while self.subscription.id() < through {
+            let change = self.subscription.next().await.unwrap().unwrap();
+            assert_eq!(change.from, told);
+            assert!(change.from < change.to);
+            told = change.to;
+            match change.what {
+                What::Diffs(diffs) => {
+                    assert!(!diffs.is_empty());
+                    self.changes += 1;
+                }
+                What::Unchanged => {}
+                What::Resynced { gap, .. } => {
+                    assert_eq!(gap, Gap::Overrun);
+                    self.resyncs += 1;
+                }
+            }
+            self.compare(notes).await;
+        }
+    }
+}
+
+async fn visible(notes: &Launched<Notes>) -> MicrobatchId {
+    notes.snapshot().await.unwrap().ids()[0].1
+}
+
+#[test]
+fn what_is_folded_is_what_is_read_as_of_each_id() {
+    block_on(async {
+        let engine = Engine::open(directory("subscribed"), options()).await.unwrap();
+        let notes = engine.launch("notes", notes).await.unwrap();
+        do_all(&notes, (0..100).map(edit)).await;
+        let entries = |it: &tidemill::subscribe::Entries<u16, String>| {
+            it.iter().map(|(key, text)| (*key, text.clone())).collect()
+        };
+        let mut map = Followed::new(&notes, notes.texts.key(0).all(), entries).await;
+        let mut range = Followed::new(&notes, notes.texts.key(1).range(5..20), entries).await;
+        let keys = notes.texts.key(2).all().keys();
+        let mut keys = Followed::new(&notes, keys, |it| it.iter().copied().collect()).await;
+        let tags = notes.tags.key(2).all();
+        let mut tags = Followed::new(&notes, tags, |it| it.iter().copied().collect()).await;
+        let mut queue = Followed::new(&notes, notes.queue.key(0).all(), <[String]>::to_vec).await;
+        let mut size = Followed::new(&notes, notes.queue.key(1).size(), |it| *it).await;
+        let mut last = Followed::new(&notes, notes.last.key(1), Clone::clone).await;
+        let mut tag = Followed::new(&notes, notes.tags.key(2).has(6), |it| *it).await;
+        for round in 0..12 {
+            do_all(&notes, (0..40).map(|nth| edit(100 + round * 40 + nth))).await;
+            if round % 4 == 3 {
+                engine.fold().await.unwrap();
+            }
+            let through = visible(&notes).await;
+            map.follow(&notes, through).await;
+            range.follow(&notes, through).await;
+            keys.follow(&notes, through).await;
+            tags.follow(&notes, through).await;
+            queue.follow(&notes, through).await;
+            size.follow(&notes, through).await;
+            last.follow(&notes, through).await;
+            tag.follow(&notes, through).await;
+        }
+        let changes = [map.changes, range.changes, keys.changes, tags.changes, queue.changes];
+        assert!(changes.iter().all(|&it| it > 5), "{changes:?}");
+        assert!(size.changes > 5 && last.changes > 20 && tag.changes > 0);
+        assert_eq!(map.resyncs + last.resyncs + queue.resyncs, 0);
+        engine.close().await.unwrap();
+    });
+}
+
+#[test]
+fn changes_are_as_small_as_what_was_done() {
+    block_on(async {
+        let engine = Engine::open(directory("subscribed-small"), options()).await.unwrap();
+        let notes = engine.launch("notes", notes).await.unwrap();
+        let long = "x".repeat(100_000);
+        do_all(&notes, (0..20).map(|key| set(0, key, &long))).await;
+        do_all(&notes, (0..5).map(|it| Edit { user: 0, what: Do::Push(format!("{it}")) })).await;
+        let mut map = notes.subscribe(notes.texts.key(0).all()).await.unwrap();
+        let mut queue = notes.subscribe(notes.queue.key(0).all()).await.unwrap();
+        // 2 MB in several pages, of which nothing is sent again.
+        assert_eq!(map.value().len(), 20);
+        do_all(&notes, [set(0, 3, "short"), set(1, 3, "not ours")]).await;
+        let diffs = diffs(&mut map).await;
+        let value = "short".to_owned();
+        assert_eq!(diffs, [MapDiff::Set { key: 3, value, old: Some(long.clone()) }]);
+        do_all(&notes, [Edit { user: 0, what: Do::Remove(4) }]).await;
+        assert_eq!(self::diffs(&mut map).await, [MapDiff::Removed { key: 4, old: long }]);
+        do_all(&notes, [Edit { user: 0, what: Do::Clear }, set(0, 9, "new")]).await;
+        let told = self::diffs(&mut map).await;
+        assert!(
+            matches!(&told[0], MapDiff::RemovedRange { entries } if entries.len() == 19),
+            "{told:?}"
+        );
+        while map.value().get(9).is_none() {
+            map.next().await.unwrap().unwrap();
+        }
+        assert_eq!(map.value().len(), 1);
+
+        do_all(&notes, [Edit { user: 0, what: Do::Push("5".to_owned()) }]).await;
+        assert_eq!(self::diffs(&mut queue).await, [ListDiff::Appended(vec!["5".to_owned()])]);
+        do_all(&notes, [Edit { user: 0, what: Do::Insert(2, "new".to_owned()) }]).await;
+        let inserted = vec!["new".to_owned()];
+        let spliced = ListDiff::Spliced { at: 2, removed: Vec::new(), inserted };
+        assert_eq!(self::diffs(&mut queue).await, [spliced]);
+        do_all(&notes, [Edit { user: 0, what: Do::Pop }]).await;
+        let removed = vec!["0".to_owned()];
+        let spliced = ListDiff::Spliced { at: 0, removed, inserted: Vec::new() };
+        assert_eq!(self::diffs(&mut queue).await, [spliced]);
+        assert_eq!(queue.value(), ["1", "new", "2", "3", "4", "5"]);
+
+        // A callback gets the new value, the change, and in it what was there before.
+        let mut last = notes.subscribe(notes.last.key(0)).await.unwrap();
+        do_all(&notes, [Edit { user: 0, what: Do::Nothing }]).await;
+        let mut calls = 0;
+        let called = last.on_change(|new, change| {
+            let What::Diffs(diffs) = &change.what else { return ControlFlow::Continue(()) };
+            let [Replaced { value, old }] = diffs.as_slice() else { panic!("{diffs:?}") };
+            assert_eq!((new.as_deref(), value.as_deref()), (Some("Nothing"), Some("Nothing")));
+            assert_eq!(old.as_deref(), Some("Pop"));
+            calls += 1;
+            ControlFlow::Break(())
+        });
+        called.await.unwrap();
+        assert_eq!(calls, 1);
+        engine.close().await.unwrap();
+    });
+}
+
+/// The next change that is one.
+async fn diffs<P: Subscribe>(
+    subscription: &mut Subscription<P>,
+) -> Vec<<P::Mirror as Mirror>::Diff> {
+    loop {
+        match subscription.next().await.unwrap().unwrap().what {
+            What::Diffs(diffs) => return diffs,
+            What::Unchanged => {}
+            What::Resynced { gap, .. } => panic!("{gap}"),
+        }
+    }
+}
+
+#[test]
+fn whoever_does_not_keep_up_finds_a_gap_and_then_the_value() {
+    block_on(async {
+        let options = Options { subscription_bytes_max: 2_000, ..options() };
+        let engine = Engine::open(directory("subscribed-gap"), options).await.unwrap();
+        let notes = engine.launch("notes", notes).await.unwrap();
+        let path = notes.texts.key(0).all();
+        let mut map = Followed::new(&notes, path, |it| {
+            it.iter().map(|(key, text)| (*key, text.clone())).collect()
+        })
+        .await;
+        for round in 0..5 {
+            do_all(&notes, (0..50).map(|key| set(0, key, &format!("round {round}")))).await;
+            let through = visible(&notes).await;
+            // What comes meanwhile waits behind the value.
+            let more = do_all(&notes, (0..5).map(|key| set(0, key, &format!("more {round}"))));
+            futures_lite::future::zip(map.follow(&notes, through), more).await;
+            assert_eq!(map.resyncs, round + 1);
+            let through = visible(&notes).await;
+            map.follow(&notes, through).await;
+        }
+        assert!(map.changes > 0);
+        engine.close().await.unwrap();
+    });
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_mins(1), "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_shard_that_stops_says_so_and_one_that_is_reopened_goes_on() {
+    block_on(async {
+        let engine = Engine::open(directory("subscribed-reopened"), options()).await.unwrap();
+        let notes = engine.launch("notes", notes).await.unwrap();
+        do_all(&notes, [set(0, 1, "before")]).await;
+        let mut map = notes.subscribe(notes.texts.key(0).all()).await.unwrap();
+        let place = tidemill::codec::Placement::of(&codec::encode_key(&0_u32));
+        let shard = ShardId(u16::try_from(place.partition(8).0 % 2).unwrap());
+        engine.fail_shard(shard, "a test");
+        until("the shard stops", || engine.stopped(shard).is_some());
+        for _ in 0..3 {
+            let told = settled(&mut map).await;
+            assert!(matches!(told, Some(Err(Error::ShardStopped { .. }))), "{told:?}");
+            assert_eq!(map.value().get(1).map(String::as_str), Some("before"));
+        }
+        engine.reopen_shard(shard).await.unwrap();
+        do_all(&notes, [set(0, 1, "after")]).await;
+        let told = map.next().await.unwrap().unwrap();
+        let What::Resynced { gap: Gap::Reopened, old } = &told.what else { panic!("{told:?}") };
+        assert_eq!(old.get(1).map(String::as_str), Some("before"));
+        assert_eq!(map.value().get(1).map(String::as_str), Some("after"));
+        do_all(&notes, [set(0, 1, "later")]).await;
+        assert_eq!(diffs(&mut map).await.len(), 1);
+        engine.clone().close().await.unwrap();
+        let told = settled(&mut map).await;
+        assert!(matches!(told, Some(Err(Error::Closed))), "{told:?}");
+        assert!(map.next().await.is_none());
+    });
+}
+
+/// What is told that is more than how far all is.
+async fn settled<P: Subscribe>(subscription: &mut Subscription<P>) -> Option<Told<P>> {
+    loop {
+        match subscription.next().await {
+            Some(Ok(ChangeOf::<P> { what: What::Unchanged, .. })) => {}
+            told => return told,
+        }
+    }
+}
+
+type Told<P> = Result<ChangeOf<P>, Error>;
+
+#[test]
+fn who_is_told_nothing_hears_how_far_all_is_and_who_left_is_forgotten() {
+    block_on(async {
+        let engine = Engine::open(directory("subscribed-heartbeat"), options()).await.unwrap();
+        let notes = engine.launch("notes", notes).await.unwrap();
+        let mut map = notes.subscribe(notes.texts.key(0).all()).await.unwrap();
+        let others: Vec<_> =
+            (0..50).map(|key| notes.subscribe(notes.texts.key(0).key(key))).collect();
+        let others = futures_util::future::try_join_all(others).await.unwrap();
+        for round in 0..3 {
+            do_all(&notes, [set(1 + round, 1, "not ours")]).await;
+            let through = visible(&notes).await;
+            while map.id() < through {
+                let change = map.next().await.unwrap().unwrap();
+                assert_eq!(change.what, What::Unchanged);
+                assert_eq!(change.to, map.id());
+            }
+        }
+        let count = || {
+            let counters = block_on(engine.counters()).unwrap();
+            counters.iter().map(|it| it.subscribers).sum::<u64>()
+        };
+        assert_eq!(count(), 51);
+        drop(others);
+        until("those who left are forgotten", || count() == 1);
+        engine.close().await.unwrap();
+    });
+}
+
+#[test]
+fn what_cannot_be_followed_is_refused_with_a_sentence() {
+    block_on(async {
+        let engine = Engine::open(directory("subscribed-refused"), options()).await.unwrap();
+        let notes = engine.launch("notes", notes).await.unwrap();
+        let refused = |error: Error, why: &str| {
+            let Error::Invalid { what } = error else { panic!("{error:?}") };
+            assert!(what.contains(why), "{what}");
+        };
+        refused(notes.subscribe(notes.last.all()).await.unwrap_err(), "under one first key");
+        let limited = notes.subscribe(notes.texts.key(0).all().limit(3)).await.unwrap_err();
+        refused(limited, "subscribe a range of keys");
+        let reversed = notes.subscribe(notes.queue.key(0).all().reverse()).await.unwrap_err();
+        refused(reversed, "subscribe a range of keys");
+        let long = "x".repeat(1 << 20);
+        for key in 0..17 {
+            do_all(&notes, [set(0, key, &long)]).await;
+        }
+        let whole = notes.subscribe(notes.texts.key(0).all()).await.unwrap_err();
+        refused(whole, "subscribe a range of it");
+        let some = notes.subscribe(notes.texts.key(0).range(3..9)).await.unwrap();
+        assert_eq!(some.value().len(), 6);
+        // Nor is a subscriber left behind that was refused.
+        drop(some);
+        until("nobody is left", || {
+            block_on(engine.counters()).unwrap().iter().all(|it| it.subscribers == 0)
+        });
+        engine.close().await.unwrap();
+    });
+}

@@ -1,0 +1,214 @@
+//! Wrong uses. Each line that does not compile is followed by what the compiler must say there: `//~` and
+//! a part of its message, its label or one of its notes. `tests/misuse.rs` compiles this file and compares.
+//!
+//! No line here may be wrong without `//~` behind it, so the right uses among them show what is right.
+
+#![allow(unused, reason = "nothing here runs")]
+
+use std::collections::BTreeMap;
+
+use tidemill::client::Launched;
+use tidemill::module::{Module, Topology};
+use tidemill::schema::aggregate::{Average, Combined, Count, SetOf, Sum, TopN};
+use tidemill::schema::{List, Map, Owned, PState, Schema, Set, Sub};
+use tidemill::serde::{Deserialize, Serialize};
+use tidemill::topology::{At, Result};
+
+enum Desk {}
+enum Other {}
+
+tidemill::key! {
+    struct Account(u64);
+}
+
+struct NoSerde;
+
+#[derive(Serialize, Deserialize)]
+#[serde(crate = "tidemill::serde")]
+struct Address {
+    town: String,
+}
+
+#[derive(Schema)]
+struct Profile {
+    name: String,
+    address: Address,
+    fans: Sub<Set<u64>>,
+}
+
+/// All is declared by `Desk`, but `bought`.
+struct State {
+    funds: Owned<Map<Account, i64>, Desk>,
+    tags: Owned<Map<Account, BTreeMap<String, u32>>, Desk>,
+    fans: Owned<Map<Account, Sub<Set<String>>>, Desk>,
+    sold: Owned<Map<String, Sub<Map<u64, i64>>>, Desk>,
+    notes: Owned<Map<Account, Vec<String>>, Desk>,
+    songs: Owned<Map<Account, Sub<List<String>>>, Desk>,
+    profiles: Owned<Map<Account, Profile>, Desk>,
+    bought: Owned<Map<String, Sub<Map<u64, i64>>>, Other>,
+}
+
+fn keys(it: State) {
+    it.funds.key(&Account(1));
+    it.funds.key("bob");
+    //~ `&str` is not a key of this collection, whose keys are `Account`
+    //~ expected a `Account` (or `&Account`)
+    it.funds.key(1);
+    //~ is not a key of this collection, whose keys are `Account`
+    it.sold.key("nuts").key("monday");
+    //~ `&str` is not a key of this collection, whose keys are `u64`
+    it.funds.key(Account(1)).key(3);
+    //~ no `key` here: `i64` is not a map stored element by element
+    //~ write `Sub<Map<K, V>>` in the PState's type to store a collection element by element
+    it.tags.key(Account(1)).key("rare");
+    //~ no `key` here: `BTreeMap<String, u32>` is not a map stored element by element
+    it.songs.key(Account(1)).key(0_u64);
+    //~ no `key` here: `Sub<List<String>>` is not a map stored element by element
+    it.fans.key(Account(1)).key("ann");
+    //~ no `key` here: `Sub<Set<String>>` is not a map stored element by element
+    //~ of a set, ask `.has(e)`
+    it.sold.key("nuts").all().key(3);
+    //~ this path leads to many elements
+    //~ `.key`, `.has`, `.field`, `.range`, `.all`, `.add`, `put` and `delete` go on from one place
+}
+
+fn elements(it: State) {
+    it.fans.key(Account(1)).has("ann");
+    it.fans.key(Account(1)).has(7);
+    //~ is not an element of `Sub<Set<String>>`
+    //~ `.has(e)` takes an element of a `Sub<Set<E>>`: an `E`, an `&E`, or a `&str` where that is `String`
+    it.sold.key("nuts").has(7);
+    //~ is not an element of `Sub<Map<u64, i64>>`
+    //~ of a map, `.key(k)` gives what is there or `None`
+}
+
+fn ranges(it: State) {
+    it.sold.key("nuts").range(3..=7).reverse().limit(2).values();
+    it.tags.key(Account(1)).range("a".."b");
+    //~ no ranges here: `BTreeMap<String, u32>` is stored as one value
+    //~ write `Sub<..>` around the collection in the PState's type to store it element by element, in key order
+    it.tags.key(Account(1)).all();
+    //~ no ranges here: `BTreeMap<String, u32>` is stored as one value
+    it.funds.key(Account(1)).range(..);
+    //~ no ranges here: `i64` is stored as one value
+    it.sold.key("nuts").range("a"..);
+    //~ `&str` is not a key of this collection, whose keys are `u64`
+    it.sold.key("nuts").range("a");
+    //~ `&str` is not a range of this collection's keys, which are `u64`
+    //~ expected `a..b`, `a..=b`, `a..`, `..b`, `..=b` or `..` of `u64`
+    it.sold.all();
+    //~ `Sub<Map<u64, i64>>` is not a value that can be stored
+    //~ a range gives rows, so what is under its keys must be values: name the key above a `Sub`, then take the range
+    it.sold.key("nuts").all().all();
+    //~ this path leads to many elements
+}
+
+fn fields(it: State) {
+    it.profiles.key(Account(1)).field(|it| it.fans).has(7);
+    it.profiles.key(Account(1)).field(|it| it.nam);
+    //~ no field `nam` on type
+    //~ a field with a similar name exists
+    it.profiles.key(Account(1)).field(|it| it.address).field(|it| it.town);
+    //~ no fields here: `Address` is not a record stored field by field
+    //~ derive `tidemill::schema::Schema` for a struct to store each of its fields by itself
+}
+
+async fn reads(at: At<'_, Desk>, it: State) -> Result<()> {
+    let funds: Option<i64> = at.get(it.bought.key("ann").key(3)).await?;
+    at.get(it.sold.key("nuts")).await?;
+    //~ `Sub<Map<u64, i64>>` cannot be read or written as one value
+    //~ of a `Sub`, select `.all()`, `.range(a..b).limit(n)`, `.key(k)` or `.has(e)`
+    at.get(it.songs.key(Account(1))).await?;
+    //~ `Sub<List<String>>` cannot be read or written as one value
+    at.get(it.profiles.key(Account(1))).await?;
+    //~ `Profile` cannot be read or written as one value
+    //~ of a record, name its fields
+    at.get("ann").await?;
+    //~ `&str` cannot be read
+    //~ select a path or a tuple of paths
+    at.get(it.notes.key(Account(1)).size()).await?;
+    //~ `Vec<String>` does not count its elements
+    Ok(())
+}
+
+async fn writes(at: At<'_, Desk>, it: State) -> Result<()> {
+    at.put(it.funds.key(Account(1)), 5)?;
+    at.put(it.funds.key(Account(1)), "five")?;
+    //~ mismatched types
+    //~ expected `i64`, found `&str`
+    at.put(it.fans.key(Account(1)).has("ann"), 1)?;
+    //~ expected `bool`, found integer
+    at.put(it.bought.key("ann").key(3), 5)?;
+    //~ this PState belongs to another topology: only the topology that declared it may write it
+    //~ read it here, and append what is to be written to a depot that its own topology reads
+    at.put(it.funds.reader().key(Account(1)), 5)?;
+    //~ this PState belongs to another topology: only the topology that declared it may write it
+    //~ a token that `reader()` gave, a `PState<..>`, cannot write: keep the `Owned<..>` one
+    at.delete(it.bought.key("ann"))?;
+    //~ this PState belongs to another topology
+    at.put(it.funds.all(), 5)?;
+    //~ this path leads to many elements
+    at.put(it.profiles.key(Account(1)), NoSerde)?;
+    //~ `Profile` cannot be read or written as one value
+    at.push(it.songs.key(Account(1)), "Naima".to_owned()).await?;
+    at.push(it.notes.key(Account(1)), "rare".to_owned()).await?;
+    //~ `Vec<String>` is not a list stored element by element
+    //~ a `Vec` is one value: change it by `at.update`, or add `ListOf(item)` to it
+    at.item(it.fans.key(Account(1)), 3).await?;
+    //~ `Sub<Set<String>>` is not a list stored element by element
+    at.push(it.songs.key(Account(1)), 5).await?;
+    //~ mismatched types
+    at.update(it.sold.key("nuts"), |old| old).await?;
+    //~ `Sub<Map<u64, i64>>` is not a value that can be stored
+    Ok(())
+}
+
+fn additions(it: State) {
+    let _ = it.funds.key(Account(1)).add(Sum(7));
+    let _ = it.funds.key(Account(1)).add(Sum(7_u64));
+    //~ cannot be added to what is stored here, a `i64`
+    //~ the table in `tidemill::schema::aggregate` says which aggregator fits what
+    let _ = it.sold.key("nuts").add(Sum(7));
+    //~ cannot be added to what is stored here, a `Sub<Map<u64, i64>>`
+    let _ = it.fans.key(Account(1)).add(SetOf(7));
+    //~ cannot be added to what is stored here, a `Sub<Set<String>>`
+    let _ = it.funds.key(Account(1)).add(Average(7));
+    //~ cannot be added to what is stored here, a `i64`
+    let _ = it.funds.key(Account(1)).add(TopN(7, 3));
+    //~ cannot be added to what is stored here, a `i64`
+    let _ = it.funds.key(Account(1)).add(5);
+    //~ cannot be added to what is stored here, a `i64`
+    let _ = it.funds.all().add(Sum(5));
+    //~ this path leads to many elements
+}
+
+fn declarations(m: &Module) {
+    let t = m.microbatch(|| "desk");
+    let funds = t.pstate::<Map<u64, i64>>("funds");
+    t.pstate::<u64>("counter");
+    //~ `u64` cannot be the type of a PState
+    //~ PStates are `Map<K, V>` or `Set<E>`
+    t.pstate::<Map<Address, u64>>("by address");
+    //~ `Address` cannot be the type of a key
+    //~ newtypes made with `tidemill::key!`
+    t.pstate::<Map<u64, NoSerde>>("things");
+    //~ `NoSerde` cannot be part of a PState's type
+    //~ values derive `serde::Serialize` and `serde::Deserialize`
+    t.pstate::<Map<u64, Map<u64, i64>>>("nested");
+    //~ cannot be part of a PState's type
+    //~ collections are `Sub<Map<K, V>>`, `Sub<Set<E>>` and `Sub<List<T>>`
+    t.pstate::<Map<u64, Sub<List<Sub<Set<u64>>>>>>("lists of sets");
+    //~ `Sub<List<Sub<Set<u64>>>>` cannot be part of a PState's type
+    //~ keys and elements must be keys, and the items of a list values
+    t.pstate::<Map<u64, Sub<i64>>>("subs");
+    //~ cannot be part of a PState's type
+}
+
+fn flows(m: &Module) {
+    let sales = m.depot::<(u64, i64)>("sales").hash_by(|(item, _)| item);
+    let other = m.microbatch(|| "other");
+    let others = other.pstate::<Map<u64, i64>>("others");
+    let t = m.microbatch(|| "desk");
+    t.source(sales).aggregate(others, |others, (item, n)| others.key(item).add(Sum(n)));
+    //~ this PState belongs to another topology: only the topology that declared it may write it
+}
