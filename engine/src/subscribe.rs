@@ -18,6 +18,9 @@
 //! off the index and finds a gap; it registers again and reads the value anew. The same after its shard was
 //! reopened. It is told of both; between two values that it was given without such a word lie all changes.
 //!
+//! *A migration* of what is subscribed ([`crate::migrate`]) is no change: values are told in the new form from
+//! the first one on, and a row that is written as it was is nothing to tell.
+//!
 //! What comes as values without their keys cannot be followed, since nobody could say which of them changed:
 //!
 //! ```compile_fail,E0277

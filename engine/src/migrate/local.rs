@@ -1,7 +1,7 @@
 //! [`Migrated`]: a partition as events see it while migrations are under way: [`Local`], over another one.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::scan::end_of;
@@ -23,15 +23,18 @@ pub(super) struct Migrated<'l> {
     /// Units that must be moved and whose old form has to be read first, by their `PState`, and what was
     /// written inside of them meanwhile.
     waiting: RefCell<BTreeMap<(PStateIndex, Vec<u8>), Vec<Write>>>,
+    /// Units of which the event knows that nothing of them is in the old form: it looks there once for each.
+    moved: RefCell<BTreeSet<(PStateIndex, Vec<u8>)>>,
 }
 
-/// [`Local::get`] or [`Local::get_below`] of what lies under a number.
-type Ask<'a, 'l> = fn(
-    &'a Migrated<'l>,
-    PStateIndex,
-    &[u8],
-    &mut dyn FnMut(Option<&[u8]>),
-) -> Result<Access<'a>, StateError>;
+/// How to look up what lies under a number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// [`Local::get`].
+    Now,
+    /// [`Local::get_below`].
+    Below,
+}
 
 /// A write inside a unit.
 enum Write {
@@ -80,7 +83,12 @@ impl<'l> Migrated<'l> {
     /// What events see of `inner`, while these are under way; none if none of them is any more.
     fn over(inner: &'l dyn Local, moves: &'l [Arc<Move>]) -> Option<Self> {
         let moves: Vec<&Move> = moves.iter().map(|it| &**it).filter(|it| !it.is_done()).collect();
-        (!moves.is_empty()).then(|| Self { inner, moves, waiting: RefCell::default() })
+        (!moves.is_empty()).then(|| Self {
+            inner,
+            moves,
+            waiting: RefCell::default(),
+            moved: RefCell::default(),
+        })
     }
 
     /// Ends the event: every unit that it has written into is where it was written.
@@ -120,6 +128,9 @@ impl<'l> Migrated<'l> {
         moving: &Move,
         unit: &[u8],
     ) -> Result<Option<LocalFuture<'_, Result<(), StateError>>>, StateError> {
+        if self.is_moved(moving, unit) {
+            return Ok(None);
+        }
         let mut old = None;
         let mut copy = |value: Option<&[u8]>| old = value.map(<[u8]>::to_vec);
         if let Access::Miss(fetched) = self.inner.get(moving.old, unit, &mut copy)? {
@@ -128,7 +139,16 @@ impl<'l> Migrated<'l> {
         if let Some(old) = old {
             put_moved(self.inner, moving, unit, &old)?;
         }
+        self.note_moved(moving, unit);
         Ok(None)
+    }
+
+    fn note_moved(&self, moving: &Move, unit: &[u8]) {
+        self.moved.borrow_mut().insert((moving.pstate, unit.to_vec()));
+    }
+
+    fn is_moved(&self, moving: &Move, unit: &[u8]) -> bool {
+        self.moved.borrow().contains(&(moving.pstate, unit.to_vec()))
     }
 
     /// Writes inside a unit, which is moved before.
@@ -151,7 +171,7 @@ impl<'l> Migrated<'l> {
         unit: &[u8],
         key: &[u8],
         visit: &mut dyn FnMut(Option<&[u8]>),
-        ask: Ask<'a, 'l>,
+        ask: Ask,
     ) -> Result<Access<'a>, StateError> {
         let mut is_there = false;
         let mut new = |value: Option<&[u8]>| {
@@ -160,18 +180,26 @@ impl<'l> Migrated<'l> {
                 visit(value);
             }
         };
-        if let miss @ Access::Miss(_) = ask(self, moving.pstate, key, &mut new)? {
+        if let miss @ Access::Miss(_) = self.ask(ask, moving.pstate, key, &mut new)? {
             return Ok(miss);
         }
         if is_there {
             return Ok(Access::Ready);
         }
-        let mut made = Ok(None);
+        if ask == Ask::Now && self.is_moved(moving, unit) {
+            visit(None);
+            return Ok(Access::Ready);
+        }
+        let (mut made, mut is_old) = (Ok(None), false);
         let mut old = |value: Option<&[u8]>| {
+            is_old = value.is_some();
             made = value.map(|old| moving.rows(self.fields(), unit, old)).transpose();
         };
-        if let miss @ Access::Miss(_) = ask(self, moving.old, unit, &mut old)? {
+        if let miss @ Access::Miss(_) = self.ask(ask, moving.old, unit, &mut old)? {
             return Ok(miss);
+        }
+        if ask == Ask::Now && !is_old {
+            self.note_moved(moving, unit);
         }
         let made = made.map_err(|error| undecodable(self.inner, moving, error))?;
         visit(made.as_ref().and_then(|rows| find(rows, key)));
@@ -180,20 +208,15 @@ impl<'l> Migrated<'l> {
 
     fn ask<'a>(
         &'a self,
+        ask: Ask,
         pstate: PStateIndex,
         key: &[u8],
         visit: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<Access<'a>, StateError> {
-        self.inner.get(pstate, key, visit)
-    }
-
-    fn ask_below<'a>(
-        &'a self,
-        pstate: PStateIndex,
-        key: &[u8],
-        visit: &mut dyn FnMut(Option<&[u8]>),
-    ) -> Result<Access<'a>, StateError> {
-        self.inner.get_below(pstate, key, visit)
+        match ask {
+            Ask::Now => self.inner.get(pstate, key, visit),
+            Ask::Below => self.inner.get_below(pstate, key, visit),
+        }
     }
 
     fn moving(&self, pstate: PStateIndex) -> Option<&'l Move> {
@@ -312,7 +335,7 @@ impl Local for Migrated<'_> {
                 async move { self.settle_unit(moving, &unit).await },
             )));
         }
-        self.look(moving, unit, key, visit, Self::ask)
+        self.look(moving, unit, key, visit, Ask::Now)
     }
 
     fn get_below<'a>(
@@ -323,7 +346,7 @@ impl Local for Migrated<'_> {
     ) -> Result<Access<'a>, StateError> {
         let moving = self.moving(pstate).and_then(|it| Some((it, it.unit(key)?)));
         match moving {
-            Some((moving, unit)) => self.look(moving, unit, key, visit, Self::ask_below),
+            Some((moving, unit)) => self.look(moving, unit, key, visit, Ask::Below),
             None => self.inner.get_below(pstate, key, visit),
         }
     }

@@ -538,6 +538,29 @@ fn folded_changes_are_what_is_selected_at_every_commit() {
 }
 
 #[test]
+fn a_row_that_is_written_as_it_was_is_no_change() {
+    let state = State::new();
+    let line = |count| state.encoded(&Line { text: String::new(), count });
+    let (one, two, key) = (line(1), line(2), 7_u16.to_be_bytes());
+
+    let mut value = One::<Path<Line, Maybe, Anyone>>::empty(&state.fields).unwrap();
+    let mut told = |write| value.apply(&state.fields, &[write]).unwrap().len();
+    let writes = [Write::Put(&[], &one), Write::Put(&[], &one), Write::Put(&[], &two)];
+    assert_eq!(writes.map(&mut told), [1, 0, 1]);
+    let writes = [Write::Gone(&[]), Write::Gone(&[]), Write::Put(&[], &two)];
+    assert_eq!(writes.map(&mut told), [1, 0, 1]);
+
+    let mut lines = Entries::<u16, Line>::empty(&state.fields).unwrap();
+    let mut told = |writes: &[Write<'_>]| lines.apply(&state.fields, writes).unwrap().len();
+    let (put, again) = (Write::Put(&key, &one), Write::Put(&key, &two));
+    assert_eq!([[put], [put], [again], [again], [put]].map(|it| told(&it)), [1, 0, 1, 0, 1]);
+    // What goes and comes in one microbatch is told as that.
+    let all = Write::GoneRange(Bound::Unbounded, Bound::Unbounded);
+    assert_eq!(told(&[all, put]), 2);
+    assert_eq!(told(&[put]), 0);
+}
+
+#[test]
 fn a_list_that_is_labelled_anew_tells_only_what_changed() {
     let state = State::new();
     let path = PState::<Queues>::from_id(QUEUES).key("a").all();

@@ -18,7 +18,8 @@ use crate::types::{PartitionId, WallTime};
 /// What was asked of a partition: counts of calls, and of rows where said.
 ///
 /// A row is looked for by going down its tree once, a range by going down to its first row: [`Io::seeks`].
-/// What a migration under way adds is counted: for a read one more, at most.
+/// What a migration under way adds is counted: an event looks once more for each unit that it reads in vain or
+/// writes into, and moves those into which it writes.
 ///
 /// Where nothing but what was written lately is stored, no tree is there to go down; it counts all the
 /// same, so that a budget does not depend on when state is folded.

@@ -19,6 +19,7 @@ mod layouts;
 mod limits;
 mod lists;
 mod memory;
+mod migrated;
 mod migrations;
 mod notes;
 mod reads;
