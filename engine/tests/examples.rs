@@ -11,6 +11,8 @@ use tidemill::module::{Module, define};
 use tidemill::testing::{Harness, Io, Ran};
 use uuid::Uuid;
 
+#[path = "../examples/music_catalogue.rs"]
+mod music_catalogue;
 #[path = "../examples/profiles.rs"]
 mod profiles;
 #[path = "../examples/top_users.rs"]
@@ -18,6 +20,7 @@ mod top_users;
 #[path = "../examples/word_count.rs"]
 mod word_count;
 
+use music_catalogue::{Release, percent};
 use profiles::{Edit, Field, Holder, Registration, UserId};
 use top_users::Purchase;
 
@@ -43,9 +46,86 @@ fn io(reads: u64, puts: u64) -> Io {
 
 #[test]
 fn all_run_on_an_engine() {
+    music_catalogue::main().unwrap();
     profiles::main().unwrap();
     top_users::main().unwrap();
     word_count::main().unwrap();
+}
+
+#[test]
+fn a_catalogue_that_migrates_answers_as_if_it_had_always_been_the_new_one() {
+    const ARTISTS: u16 = 24;
+    const ALBUMS: u16 = 6;
+    let name = |artist: u16| format!("artist {artist}");
+    let release = |artist, nth: u16| Release {
+        artist: name(artist),
+        title: format!("album {nth}"),
+        year: 1_960 + nth,
+        label: None,
+    };
+    for seed in 0..10 {
+        let (old, mut music) = launch(music_catalogue::first::catalogue, seed);
+        let (new, mut fresh) = launch(music_catalogue::catalogue, seed);
+        for (artist, nth) in (0..ARTISTS).flat_map(|it| (0..ALBUMS).map(move |nth| (it, nth))) {
+            let Release { artist: by, title, year, .. } = release(artist, nth);
+            let before = music_catalogue::first::Release { artist: by, title, year };
+            music.append(old.releases, &before).unwrap();
+            fresh.append(new.releases, &release(artist, nth)).unwrap();
+        }
+        for artist in 0..ARTISTS {
+            let opinion = (name(artist), u8::try_from(artist % 6).unwrap());
+            music.append(old.opinions, &opinion).unwrap();
+            fresh.append(new.opinions, &opinion).unwrap();
+        }
+        // All of an artist's albums are read and written again for each that comes out.
+        let released = u64::from(ARTISTS * ALBUMS);
+        assert_eq!(cost(&music.run().unwrap()), io(released, released + u64::from(ARTISTS)));
+        fresh.run().unwrap();
+
+        let (_, module) = define("example", music_catalogue::catalogue).unwrap();
+        let mut music = music.relaunch(module).unwrap().moving(0);
+        let look = |harness: &Harness| -> Vec<_> {
+            let of = |artist| {
+                let albums = new.albums.key(name(artist));
+                let one = albums.clone().key("album 3");
+                (albums.clone().size(), albums.all(), one, new.ratings.key(name(artist)))
+            };
+            (0..ARTISTS).map(|artist| harness.select(of(artist)).unwrap()).collect()
+        };
+        assert_eq!(look(&music), look(&fresh), "nothing is rewritten yet");
+        assert_eq!(look(&music)[4].3, Some(percent(4)));
+
+        let add = |harness: &mut Harness, nth| {
+            harness.append(new.releases, &release(0, nth)).unwrap();
+            cost(&harness.run().unwrap())
+        };
+        // The artist's other albums are moved on the way, each and their number once, and the old value goes.
+        let (first, usual) = (add(&mut music, ALBUMS), add(&mut fresh, ALBUMS));
+        assert_eq!(first.puts, usual.puts + u64::from(ALBUMS) + 1);
+        assert_eq!(first.deletes, usual.deletes + 1);
+        // Once they are, an album costs what it costs otherwise, and a look whether they are.
+        let (next, usual) = (add(&mut music, ALBUMS + 1), add(&mut fresh, ALBUMS + 1));
+        assert_eq!((next.writes(), next.scans), (usual.writes(), usual.scans));
+        assert_eq!(next.reads, usual.reads + 1);
+
+        // An opinion replaces a rating without looking at it, whichever form that has.
+        music.append(new.opinions, &(name(1), 5)).unwrap();
+        fresh.append(new.opinions, &(name(1), 5)).unwrap();
+        let opinion = cost(&music.run().unwrap());
+        assert_eq!((opinion.reads, opinion.puts, opinion.deletes), (0, 1, 1));
+        fresh.run().unwrap();
+
+        let mut music = music.moving(1);
+        let mut steps = 0;
+        while !music.is_migrated() {
+            assert_eq!(look(&music), look(&fresh), "after {steps} steps");
+            music.run().unwrap();
+            steps += 1;
+        }
+        assert!(steps > 1, "a value of each partition at a time");
+        assert_eq!(music.dump(), fresh.dump(), "no trace is left");
+        assert_eq!(add(&mut music, ALBUMS + 2), add(&mut fresh, ALBUMS + 2));
+    }
 }
 
 fn registration(name: &str, request: u128) -> Registration {
