@@ -94,6 +94,8 @@ named! {
         TornRoot = "torn-root",
         /// A reader of an older id reads what was folded meanwhile.
         SnapshotAcrossFold = "snapshot-across-fold",
+        /// An attempt that moved something of a migration has had no effect.
+        MigrationStepDropped = "migration-step-dropped",
         /// A segment ends in a damaged block.
         TornSegmentTail = "torn-segment-tail",
     }

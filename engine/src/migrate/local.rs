@@ -22,10 +22,13 @@ pub(super) struct Migrated<'l> {
     moves: Vec<&'l Move>,
     /// Units that must be moved and whose old form has to be read first, by their `PState`, and what was
     /// written inside of them meanwhile.
-    waiting: RefCell<BTreeMap<(PStateIndex, Vec<u8>), Vec<Write>>>,
+    waiting: RefCell<BTreeMap<Unit, Vec<Write>>>,
     /// Units of which the event knows that nothing of them is in the old form: it looks there once for each.
-    moved: RefCell<BTreeSet<(PStateIndex, Vec<u8>)>>,
+    moved: RefCell<BTreeSet<Unit>>,
 }
+
+/// A unit's key, and the `PState` that it is of.
+type Unit = (PStateIndex, Vec<u8>);
 
 /// How to look up what lies under a number.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -155,7 +155,7 @@ kind! {
             What::DeleteAll => {
                 at.put(here.clone().key(op.b), 7)?;
                 at.delete(here.clone())?;
-                if op.b % 2 == 0 {
+                if op.b.is_multiple_of(2) {
                     at.put(here.clone().key(op.a), 8)?;
                 }
             }

@@ -286,7 +286,7 @@ impl Shard {
             wake_participant: Cell::default(),
             wake_coordinator: Cell::default(),
             paused: RefCell::default(),
-            moves: Moves::new(module, place, self.partitions.keys()),
+            moves: Moves::new(module, place, &self.partitions),
             started: Cell::default(),
             hold: RefCell::default(),
         }

@@ -20,10 +20,12 @@ use super::Shard;
 use super::local::EventLocal;
 use super::message::{Message, Moving, Reply, answer};
 use super::microbatch::{Running, Topology, Work};
+use super::partition::Partition;
 use crate::env::Class;
 use crate::error::{Error, Result, chain};
 use crate::migrate::{Move, Stepped, step};
 use crate::node::Installed;
+use crate::probe::{State, reached};
 use crate::pstate::{Direction, KeyRange, View};
 use crate::topology::{EventFailure, StateError};
 use crate::types::{MicrobatchId, PartitionId, TopologyId};
@@ -53,17 +55,17 @@ impl Place {
 
 impl Moves {
     /// Of the topology at `place` of its module, on a shard with these partitions.
-    pub(crate) fn new<'p>(
+    pub(super) fn new(
         module: &Installed,
         place: usize,
-        partitions: impl Iterator<Item = &'p PartitionId> + Clone,
+        partitions: &BTreeMap<PartitionId, Rc<Partition>>,
     ) -> Self {
-        let own = module
-            .moves_of(place)
-            .flat_map(|(nth, _)| partitions.clone().map(move |&id| (nth, id)));
         let fresh =
             || Place { visible: Some(Vec::new()), attempts: VecDeque::new(), problem: None };
-        Self { places: RefCell::new(own.map(|at| (at, fresh())).collect()) }
+        let own = module.moves_of(place).flat_map(|(nth, _)| {
+            partitions.keys().map(move |&partition| ((nth, partition), fresh()))
+        });
+        Self { places: RefCell::new(own.collect()) }
     }
 
     /// Every id up to this one is visible, and no other attempt at it.
@@ -79,7 +81,11 @@ impl Moves {
     /// An attempt has had no effect, nor those above it.
     pub(crate) fn dropped(&self, attempt: AttemptId) {
         for place in self.places.borrow_mut().values_mut() {
+            let taken = place.attempts.len();
             place.attempts.retain(|(it, _)| it.id < attempt.id);
+            if place.attempts.len() < taken {
+                reached(State::MigrationStepDropped);
+            }
         }
     }
 

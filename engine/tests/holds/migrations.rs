@@ -143,7 +143,7 @@ fn read(shop: &Launched<Second>, item: u64) -> Result<(), Error> {
     let count = count.unwrap();
     assert_eq!(count, BASE + i64::try_from(orders.len()).unwrap(), "item {item}: {orders:?}");
     assert!((0..EACH).all(|number| orders.contains(&(number, number))), "item {item}: {orders:?}");
-    if item % 16 == 0 {
+    if item.is_multiple_of(16) {
         let some = block_on(shop.select(shop.counts.range(item..).limit(20)))?;
         let items: Vec<u64> = some.iter().map(|(item, _)| *item).collect();
         assert_eq!(items, (item..ITEMS).take(20).collect::<Vec<_>>());

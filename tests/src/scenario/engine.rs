@@ -67,6 +67,10 @@ struct Shared {
     shards_max: Cell<u16>,
     /// The version of the module that is launched.
     era: Cell<Era>,
+    /// The backup that is opened at the end.
+    backup: RefCell<Option<backups::Made>>,
+    /// How much was left to migrate when that was looked at last.
+    left_to_migrate: Cell<Option<u64>>,
     /// The last life ended in a clean close.
     closed: Cell<bool>,
     /// Nothing goes wrong any more.
@@ -124,6 +128,8 @@ async fn run(world: World) -> Result<Outcome, Failure> {
         shards_last: Cell::new(None),
         shards_max: Cell::new(0),
         era: Cell::new(Era::Migrated),
+        backup: RefCell::default(),
+        left_to_migrate: Cell::new(None),
         closed: Cell::new(false),
         healthy: Cell::new(false),
         damaging: Cell::new(false),

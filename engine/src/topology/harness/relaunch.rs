@@ -69,7 +69,7 @@ impl Harness {
             Some(((topologies(topology)?, depots(depot)?, partition), offset))
         });
         let read = read.collect();
-        Ok(Self { fields, layouts, sizes, partitions, read, moves, module, ..self })
+        Ok(Self { module, fields, layouts, sizes, partitions, read, moves, ..self })
     }
 
     /// Whether no migration is under way.

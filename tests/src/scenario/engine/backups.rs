@@ -1,5 +1,5 @@
 //! Backups, made while clients work and everything may go wrong. The last one of a seed is opened on a machine
-//! of its own.
+//! of its own; or the last one that was made while a migration was half done.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -30,18 +30,20 @@ const BACKUP_MAX: Duration = Duration::from_mins(10);
 /// A backup, and what clients knew when it was asked for.
 pub(super) struct Made {
     pub(super) report: backup::Report,
+    /// It holds a migration that goes on when it is opened.
+    is_amid: bool,
     floors: snapshot::Floors,
     acknowledged: Vec<(Place, u64)>,
 }
 
-/// Makes a backup, if this is a seed that does.
+/// Makes a backup, if this is a seed that does, and keeps it to be opened.
 pub(super) async fn make(
     world: &World,
     shared: &Rc<Shared>,
     bank: &Launched<Bank>,
-) -> Result<Option<Made>, Failure> {
+) -> Result<(), Failure> {
     if !shared.shape.backs_up || shared.damaging.get() {
-        return Ok(None);
+        return Ok(());
     }
     world.sleep(Duration::from_micros(world.random().below(20_000))).await;
     let (floors, acknowledged) = {
@@ -69,12 +71,19 @@ pub(super) async fn make(
             shared.count("backup bytes taken over", report.taken_over_bytes);
             world.note(0, || format!("{report:?}"));
             backed_up::whole(&shared.node.disk(), &report)?;
-            Ok(Some(Made { report, floors, acknowledged }))
+            // What is left now was left then.
+            let running = bank.migrations().await.unwrap_or_default();
+            let is_amid = running.iter().any(|it| !it.left.is_empty());
+            let mut kept = shared.backup.borrow_mut();
+            if is_amid || kept.as_ref().is_none_or(|kept| !kept.is_amid) {
+                *kept = Some(Made { report, is_amid, floors, acknowledged });
+            }
+            Ok(())
         }
         Err(error) => {
             shared.tolerate(world, "a backup", &error)?;
             shared.count("backups that failed", 1);
-            Ok(None)
+            Ok(())
         }
     }
 }
@@ -127,7 +136,9 @@ pub(super) async fn open(world: &World, shared: &Shared, made: Made) -> Result<(
     // Whatever was launched when it was made: what it has not migrated yet it migrates now.
     let launching = engine.launch("bank", |m| module::bank(m, module::Era::Migrated));
     let bank = launching.await.map_err(failed("launching"))?;
-    let then = read::backed_up(&bank, &made.report).await.map_err(failed("reading"))?;
+    let read = read::backed_up(&bank, &made.report, shared.shape.accounts).await;
+    let (then, sizes) = read.map_err(failed("reading"))?;
+    sized::judge(&sizes)?;
     {
         let mut history = shared.history.borrow_mut();
         snapshot::judge(&mut history, &made.floors, &then, None)?;
@@ -147,5 +158,6 @@ pub(super) async fn open(world: &World, shared: &Shared, made: Made) -> Result<(
     engine.close().await.map_err(failed("closing"))?;
     offline::judge(&node.disk(), true)?;
     shared.count("backups opened", 1);
+    shared.count("backups opened amid a migration", u64::from(made.is_amid));
     Ok(())
 }

@@ -32,6 +32,7 @@ const ROUNDS_MAX: u64 = 60;
 pub(super) const OTHER_SHARDS: &str = "openings by another number of shards";
 pub(super) const SNAPSHOTS: &str = "snapshots read";
 pub(super) const FOLLOWED: &str = "values of subscribers compared";
+pub(super) const CRASHES_AMID: &str = "crashes amid a migration";
 pub(super) const REUSED: &str = "reused journal files";
 
 /// Whether the lives with trouble contained what only they can.

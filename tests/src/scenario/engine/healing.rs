@@ -39,17 +39,17 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
     let engine = life::open(shared, shards).await.map_err(failed("opening"))?;
     let launching = engine.launch("bank", |m| module::bank(m, module::Era::Migrated));
     let bank = launching.await.map_err(failed("launching"))?;
+    life::note_migrations(shared, &bank).await;
     explained::torn(&shared.node.disk(), &engine.recovery().torn, shared.closed.get())?;
     life::look(world, shared, &bank).await?;
     let mut rounds = 0;
-    let mut last_backup = None;
     while !contents::worked_enough(shared, rounds)? {
         rounds += 1;
         touch_all(world, shared, &bank).await?;
-        let (worked, made) =
+        let (worked, backed_up) =
             join(life::work(world, shared, &bank, 20), backups::make(world, shared, &bank)).await;
         worked?;
-        last_backup = made?.or(last_backup);
+        backed_up?;
         for topology in module::TOPOLOGIES {
             bank.caught_up(topology).await.map_err(failed("catching up"))?;
         }
@@ -73,7 +73,8 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
     shared.count("microbatches", shared.history.borrow().microbatches());
     shared.count("rows spilled", counters.iter().map(|it| it.rows_spilled).sum());
     contents::judge(world, shared, folds_least)?;
-    if let Some(backup) = last_backup {
+    let backup = shared.backup.take();
+    if let Some(backup) = backup {
         backups::open(world, shared, backup).await?;
     }
     drop(bank);

@@ -13,8 +13,8 @@ use tidemill::node::Options;
 use tidemill::types::ShardId;
 
 use super::clients::Client;
-use super::contents::{self, OTHER_SHARDS};
-use super::module::{self, Bank};
+use super::contents::{self, CRASHES_AMID, OTHER_SHARDS};
+use super::module::{self, Bank, Era};
 use super::oracles::{acknowledged, applied, backed_up, explained, offline, once, unchanged};
 use super::{Shared, backups, read, trouble};
 use crate::disk::Faults;
@@ -118,11 +118,7 @@ async fn live(
     }
     let again = early.then_some(crashes);
     let Some(bank) = launch(world, shared, &opened, again).await? else { return Ok(Left::Open) };
-    // If there are more of them than migrations, some were resumed.
-    if let Ok(running) = bank.migrations().await {
-        let is_amid = running.iter().any(|it| !it.left.is_empty());
-        shared.count("launches with something left to migrate", u64::from(is_amid));
-    }
+    note_migrations(shared, &bank).await;
     let closed = shared.closed.replace(false);
     if explained::torn(&shared.node.disk(), &opened.recovery().torn, closed)? {
         shared.given_up.set(true);
@@ -329,6 +325,21 @@ async fn reopen_stopped(
                 }
             }
         }
+    }
+}
+
+/// Notes how much is left to migrate after a launch, and whether the life before left a migration half done.
+pub(super) async fn note_migrations(shared: &Rc<Shared>, bank: &Launched<Bank>) {
+    let Ok(running) = bank.migrations().await else { return };
+    if shared.era.get() == Era::First {
+        return;
+    }
+    let left: u64 = running.iter().flat_map(|it| it.left.values()).sum();
+    let before = shared.left_to_migrate.replace(Some(left));
+    // Some was moved since the first launch that migrates, and not all of it.
+    if before.is_some_and(|before| 0 < left && left < before) {
+        let name = if shared.closed.get() { "clean closes amid a migration" } else { CRASHES_AMID };
+        shared.count(name, 1);
     }
 }
 

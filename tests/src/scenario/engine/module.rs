@@ -4,7 +4,8 @@
 //! * `ledger` books deposits and transfers; what was paid in is also kept apart. A transfer is applied where the sender lives, then where the
 //!   receiver lives, and leaves a receipt; some clear the sender's history first, or part of it; some are
 //!   refused, here or there; some fail a few times before they work.
-//! * Before [`Era::Migrated`], `sent` counts from zero, and `done` keeps what an account sent as one value.
+//! * Before [`Era::Migrated`], `sent` counts from zero, `amounts` are what was sent and nothing more, and `done`
+//!   keeps what an account sent as one value.
 //! * `tally` counts receipts, those of the ledger and those that clients append.
 //! * `audit` counts events, nearly all of them where its coordinator lives, so that it mostly commits with
 //!   one write.
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tidemill::migrate::Migration;
 use tidemill::module::{Depot, Module};
 use tidemill::schema::aggregate::{Count, Sum};
-use tidemill::schema::{Map, Owned, PState, Set, Sub};
+use tidemill::schema::{Map, Owned, PState, Set, Sub, Uncounted};
 use tidemill::topology::Failure;
 use tidemill::types::PStateId;
 
@@ -98,6 +99,10 @@ pub(super) struct Line {
 /// What was sent, by the account that sends, in [`GROUPS`] sets.
 pub(super) type Done = Map<u64, Sub<Map<u64, Sub<Set<u64>>>>>;
 
+/// How much each transfer sent, by the account that sends. Nothing of it is ever deleted, so that a migration
+/// takes a while.
+pub(super) type Amounts = Map<u64, Sub<Map<u64, i64>, Uncounted>>;
+
 /// In which set of [`Done`] a transfer lies: its id modulo this.
 pub(super) const GROUPS: u64 = 3;
 
@@ -114,7 +119,19 @@ pub(super) enum Era {
 /// What [`Era::Migrated`] counts from.
 const COUNTED_FROM: u64 = 1 << 32;
 
+/// What [`Era::Migrated`] adds to each amount.
+const AMOUNTS_FROM: i64 = 1 << 32;
+
 impl Era {
+    /// What is stored of an amount, and back.
+    fn amount(self, cents: i64) -> i64 {
+        cents + if self == Self::Migrated { AMOUNTS_FROM } else { 0 }
+    }
+
+    pub(super) fn read_amount(self, stored: i64) -> i64 {
+        stored.wrapping_sub(self.amount(0))
+    }
+
     /// What is stored of a chain, and back.
     fn stored(self, chain: Chain) -> Chain {
         let from = if self == Self::Migrated { COUNTED_FROM } else { 0 };
@@ -141,6 +158,7 @@ pub(super) struct Bank {
     pub(super) done: PState<Done>,
     /// The same before [`Era::Migrated`].
     pub(super) done_first: PState<Map<u64, Vec<u64>>>,
+    pub(super) amounts: PState<Amounts>,
     pub(super) received: PState<Map<u64, Chain>>,
     pub(super) tallied: PState<Map<u64, i64>>,
     pub(super) counted: PState<Map<u64, Chain>>,
@@ -232,14 +250,21 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
             }),
         )),
     };
+    let amounts = match era {
+        Era::First => ledger.pstate::<Amounts>("amounts"),
+        Era::Migrated => ledger.pstate_migrated_within::<Amounts, _>(
+            "amounts",
+            Migration::values("amounts-from", |cents: i64| Era::Migrated.amount(cents)),
+        ),
+    };
     ledger
         .source(deposits)
         .also(|it| it.aggregate(paid, |paid, it| paid.key(it.account).add(Sum(it.cents))))
         .aggregate(funds, |funds, it| funds.key(it.account).add(Sum(it.cents)));
     ledger
         .source(transfers)
-        .using((funds, sent, history))
-        .filter_map(async move |at, (funds, sent, history), it: Transfer| {
+        .using((funds, sent, history, amounts))
+        .filter_map(async move |at, (funds, sent, history, amounts), it: Transfer| {
             if it.refused == Refused::AtSender {
                 return Err(Refusal("refused where the sender lives").into());
             }
@@ -256,6 +281,7 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
             }
             let line = Line { to: it.to, cents: it.cents, memo: it.memo.clone() };
             at.put(history.key(it.from).key(it.id), line)?;
+            at.put(amounts.key(it.from).key(it.id), era.amount(it.cents))?;
             match done {
                 OwnDone::First(done) => {
                     let old = at.get(done.key(it.from)).await?.unwrap_or_default();
@@ -317,6 +343,7 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
         history: history.reader(),
         done: PState::from_id(done.id()),
         done_first: PState::from_id(done.id()),
+        amounts: amounts.reader(),
         received: received.reader(),
         tallied: tallied.reader(),
         counted: counted.reader(),

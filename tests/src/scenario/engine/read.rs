@@ -72,16 +72,26 @@ pub(super) async fn state(bank: &Launched<Bank>, accounts: u64) -> Result<(State
         happened: bank.select(bank.happened.all()).await?.into_iter().collect(),
         ..State::default()
     };
-    let sent = all_sent(bank, accounts, None).await?;
-    let sizes = add_sent(&mut state, sent);
+    let sent = all_sent(bank, accounts, &When::Now).await?;
+    let sizes = add_sent(bank, &mut state, sent);
     Ok((state, sizes))
+}
+
+/// The moment of the ledger that is read.
+enum When<'a> {
+    Now,
+    Held(&'a Snapshot),
+    AsOf(MicrobatchId),
 }
 
 /// A size, and the elements.
 type Sized<T> = (u64, Vec<T>);
 
-/// Lines of an account; how many groups of ids it has; the ids of each group.
-type Sent = (Sized<(u64, Line)>, u64, (Sized<u64>, Sized<u64>, Sized<u64>));
+/// The ids of each group.
+type Groups = (Sized<u64>, Sized<u64>, Sized<u64>);
+
+/// Lines of an account; how many groups of ids it has; those; what it sent with each id.
+type Sent = (Sized<(u64, Line)>, u64, Groups, Vec<(u64, i64)>);
 
 /// What an account has sent.
 fn sent(bank: &Bank, account: u64) -> impl Select<Out = Sent> + use<> {
@@ -90,43 +100,42 @@ fn sent(bank: &Bank, account: u64) -> impl Select<Out = Sent> + use<> {
         let ids = done.clone().key(group);
         (ids.clone().size(), ids.all())
     });
-    ((history.clone().size(), history.all()), done.size(), (a, b, c))
+    let amounts = bank.amounts.key(account).all();
+    ((history.clone().size(), history.all()), done.size(), (a, b, c), amounts)
 }
 
 /// The same of every account.
-async fn all_sent(
-    bank: &Launched<Bank>,
-    accounts: u64,
-    snapshot: Option<&Snapshot>,
-) -> Result<Vec<Sent>> {
+async fn all_sent(bank: &Launched<Bank>, accounts: u64, when: &When<'_>) -> Result<Vec<Sent>> {
     match bank.era {
         Era::First => {
             let of = |account| {
                 let history = bank.history.key(account);
-                ((history.clone().size(), history.all()), bank.done_first.key(account))
+                let amounts = bank.amounts.key(account).all();
+                ((history.clone().size(), history.all()), bank.done_first.key(account), amounts)
             };
-            let found = at(bank.select_many((0..accounts).map(of)), snapshot).await?;
+            let found = at(bank.select_many((0..accounts).map(of)), when).await?;
             let counted = |ids: Vec<u64>| (ids.len() as u64, ids);
-            let sent = found.into_iter().map(|(history, ids)| {
+            let sent = found.into_iter().map(|(history, ids, amounts)| {
                 let ids = ids.unwrap_or_default();
                 let [a, b, c] = [0, 1, 2].map(|group| {
                     ids.iter().copied().filter(|id| id % GROUPS == group).collect::<Vec<_>>()
                 });
                 let full = [&a, &b, &c].into_iter().filter(|ids| !ids.is_empty()).count();
-                (history, full as u64, (counted(a), counted(b), counted(c)))
+                (history, full as u64, (counted(a), counted(b), counted(c)), amounts)
             });
             Ok(sent.collect())
         }
         Era::Migrated => {
-            at(bank.select_many((0..accounts).map(|account| sent(bank, account))), snapshot).await
+            at(bank.select_many((0..accounts).map(|account| sent(bank, account))), when).await
         }
     }
 }
 
-fn at<P: Select>(selecting: SelectingMany<P>, snapshot: Option<&Snapshot>) -> SelectingMany<P> {
-    match snapshot {
-        Some(snapshot) => selecting.at(snapshot),
-        None => selecting,
+fn at<P: Select>(selecting: SelectingMany<P>, when: &When<'_>) -> SelectingMany<P> {
+    match when {
+        When::Now => selecting,
+        When::Held(snapshot) => selecting.at(snapshot),
+        When::AsOf(id) => selecting.as_of("ledger", *id),
     }
 }
 
@@ -135,9 +144,9 @@ fn chains(bank: &Bank, stored: Vec<(u64, Chain)>) -> BTreeMap<u64, Chain> {
     stored.into_iter().map(|(key, chain)| (key, bank.era.read(chain))).collect()
 }
 
-fn add_sent(state: &mut State, sent: Vec<Sent>) -> Sizes {
+fn add_sent(bank: &Bank, state: &mut State, sent: Vec<Sent>) -> Sizes {
     let mut sizes = Sizes::new();
-    for (account, (history, groups, (a, b, c))) in (0..).zip(sent) {
+    for (account, (history, groups, (a, b, c), amounts)) in (0..).zip(sent) {
         let ids = [a, b, c];
         sizes.push((format!("history {account}"), history.0, history.1.len()));
         let full = ids.iter().filter(|(_, ids)| !ids.is_empty()).count();
@@ -148,6 +157,10 @@ fn add_sent(state: &mut State, sent: Vec<Sent>) -> Sizes {
         }
         if !history.1.is_empty() {
             state.history.insert(account, history.1.into_iter().collect());
+        }
+        if !amounts.is_empty() {
+            let amounts = amounts.into_iter().map(|(id, it)| (id, bank.era.read_amount(it)));
+            state.amounts.insert(account, amounts.collect());
         }
         if full > 0 {
             state.done.insert(account, ids.into_iter().flat_map(|(_, ids)| ids).collect());
@@ -170,19 +183,23 @@ pub(super) async fn held(
         happened: bank.select(bank.happened.all()).at(snapshot).await?.into_iter().collect(),
         ..State::default()
     };
-    let sent = all_sent(bank, accounts, Some(snapshot)).await?;
-    let sizes = add_sent(&mut state, sent);
+    let sent = all_sent(bank, accounts, &When::Held(snapshot)).await?;
+    let sizes = add_sent(bank, &mut state, sent);
     Ok((state, sizes))
 }
 
 /// What there was at the last microbatch that `backup` has of each topology, as far as it must add up.
-pub(super) async fn backed_up(bank: &Launched<Bank>, backup: &backup::Report) -> Result<State> {
+pub(super) async fn backed_up(
+    bank: &Launched<Bank>,
+    backup: &backup::Report,
+    accounts: u64,
+) -> Result<(State, Sizes)> {
     let id = |topology| {
         let mut found = backup.ids.iter().filter(|it| it.topology == topology);
         found.next().map_or(MicrobatchId(0), |it| it.id)
     };
     let (ledger, tally, audit) = (id("ledger"), id("tally"), id(super::module::AUDIT));
-    Ok(State {
+    let mut state = State {
         funds: bank.select(bank.funds.all()).as_of("ledger", ledger).await?.into_iter().collect(),
         paid: bank.select(bank.paid.all()).as_of("ledger", ledger).await?.into_iter().collect(),
         sent: chains(bank, bank.select(bank.sent.all()).as_of("ledger", ledger).await?),
@@ -205,7 +222,10 @@ pub(super) async fn backed_up(bank: &Launched<Bank>, backup: &backup::Report) ->
             .into_iter()
             .collect(),
         ..State::default()
-    })
+    };
+    let sent = all_sent(bank, accounts, &When::AsOf(ledger)).await?;
+    let sizes = add_sent(bank, &mut state, sent);
+    Ok((state, sizes))
 }
 
 /// The places of records that the ledger refused, in the order of the dead letters.

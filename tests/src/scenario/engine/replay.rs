@@ -18,6 +18,7 @@ pub(super) struct State {
     pub(super) sent: BTreeMap<u64, Chain>,
     pub(super) history: BTreeMap<u64, BTreeMap<u64, Line>>,
     pub(super) done: BTreeMap<u64, BTreeSet<u64>>,
+    pub(super) amounts: BTreeMap<u64, BTreeMap<u64, i64>>,
     pub(super) received: BTreeMap<u64, Chain>,
     pub(super) tallied: BTreeMap<u64, i64>,
     pub(super) counted: BTreeMap<u64, Chain>,
@@ -55,6 +56,7 @@ pub(super) fn replay(depots: &Depots) -> State {
                 let line = Line { to: it.to, cents: it.cents, memo: it.memo.clone() };
                 history.insert(it.id, line);
                 state.done.entry(it.from).or_default().insert(it.id);
+                state.amounts.entry(it.from).or_default().insert(it.id, it.cents);
                 state.receipts.insert(it.id | BY_LEDGER, (it.to, it.cents));
             }
             Record::Happening(it) => {

@@ -23,6 +23,7 @@ pub(in super::super) fn judge(
     same("paid", &expected.paid, &found.paid)?;
     same("history", &expected.history, &found.history)?;
     same("done", &expected.done, &found.done)?;
+    same("amounts", &expected.amounts, &found.amounts)?;
     same("received", &expected.received, &found.received)?;
     same("tallied", &expected.tallied, &found.tallied)?;
     same("counted", &expected.counted, &found.counted)?;

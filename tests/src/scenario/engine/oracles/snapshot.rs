@@ -28,6 +28,22 @@ pub(in super::super) fn judge(
             format!("{happened} happened to {key}, and {counted} were counted")
         })?;
     }
+    let ids: BTreeMap<_, _> = state.amounts.iter().map(|(key, it)| (*key, it.keys())).collect();
+    for (key, done) in &state.done {
+        let amounts = ids.get(key).cloned().into_iter().flatten();
+        check(NAME, done.iter().eq(amounts), || {
+            format!(
+                "{key} has sent {done:?}, and there are amounts of {:?}",
+                state.amounts.get(key)
+            )
+        })?;
+        for (id, line) in state.history.get(key).into_iter().flatten() {
+            let amount = state.amounts.get(key).and_then(|it| it.get(id));
+            check(NAME, amount == Some(&line.cents), || {
+                format!("transfer {id} of {key} sent {}, and its amount is {amount:?}", line.cents)
+            })?;
+        }
+    }
     check(NAME, first.is_none_or(|first| first == state), || {
         "what was read in a snapshot is not what was read in it before".to_owned()
     })?;
