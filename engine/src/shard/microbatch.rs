@@ -23,7 +23,7 @@ use tidemill_replication::wire;
 use super::entry::{Coordinated, PreparedAppends};
 use super::message::{Effects, Message, Reply, RowBatch, answer};
 use super::migrate::Moves;
-use super::partition::Partition;
+use super::partition::{DeadLetterKey, Partition};
 use super::parts::Part;
 use super::{Ack, NewEntry, Shard};
 use crate::codec::placement::Placement;
@@ -107,8 +107,10 @@ pub(crate) struct Work {
     pub(super) partition: Rc<Partition>,
     pub(super) writes: RefCell<WriteSet>,
     pub(super) appends: RefCell<PreparedAppends>,
+    /// Rows of the engine that mark refused records, whose dead letters are among `appends`.
+    pub(super) letters: RefCell<Vec<DeadLetterKey>>,
     touched: Cell<bool>,
-    /// Bytes of `appends`.
+    /// Bytes of `appends` and `letters`.
     pub(super) appended_bytes: Cell<u64>,
     /// Of its writes, what the attempt's bytes contain.
     counted_bytes: Cell<u64>,
@@ -169,6 +171,7 @@ impl Running {
                 partition: Rc::clone(partition),
                 writes: RefCell::default(),
                 appends: RefCell::default(),
+                letters: RefCell::default(),
                 touched: Cell::new(false),
                 appended_bytes: Cell::default(),
                 counted_bytes: Cell::default(),

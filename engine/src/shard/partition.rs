@@ -853,8 +853,15 @@ pub(crate) enum SystemKey {
 /// The letter of [`dead_letter_key`]: above all others.
 const DEAD_LETTER: u8 = b'x';
 
+/// The key of a row that marks a refused record.
+pub(crate) type DeadLetterKey = [u8; 17];
+
 /// The key in [`SYSTEM`] that says that a topology gave up a record of a depot in this partition.
-pub(crate) fn dead_letter_key(topology: TopologyId, depot: DepotId, offset: Offset) -> [u8; 17] {
+pub(crate) fn dead_letter_key(
+    topology: TopologyId,
+    depot: DepotId,
+    offset: Offset,
+) -> DeadLetterKey {
     let mut key = [DEAD_LETTER; 17];
     key[1..5].copy_from_slice(&topology.0.to_be_bytes());
     key[5..9].copy_from_slice(&depot.0.to_be_bytes());

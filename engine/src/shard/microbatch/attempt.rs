@@ -38,7 +38,11 @@ impl Shard {
         for id in partitions {
             let work = running.works.borrow_mut().remove(id).expect("it was touched");
             let partition = &self.partitions[id];
-            let run = Rc::new(work.writes.take().seal());
+            let mut writes = work.writes.take();
+            for key in work.letters.take() {
+                writes.put(SYSTEM, &key, &[]);
+            }
+            let run = Rc::new(writes.seal());
             let appends = work.appends.take();
             let mut bytes = Vec::with_capacity(64 + run.encoded_bytes());
             Prepare::encode_into(transaction, &appends, &mut bytes, |out| run.encode(out));

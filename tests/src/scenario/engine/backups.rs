@@ -71,9 +71,7 @@ pub(super) async fn make(
             shared.count("backup bytes taken over", report.taken_over_bytes);
             world.note(0, || format!("{report:?}"));
             backed_up::whole(&shared.node.disk(), &report)?;
-            // What is left now was left then.
-            let running = bank.migrations().await.unwrap_or_default();
-            let is_amid = running.iter().any(|it| !it.left.is_empty());
+            let is_amid = backed_up::is_migrating(&shared.node.disk(), &report);
             let mut kept = shared.backup.borrow_mut();
             if is_amid || kept.as_ref().is_none_or(|kept| !kept.is_amid) {
                 *kept = Some(Made { report, is_amid, floors, acknowledged });
@@ -136,6 +134,9 @@ pub(super) async fn open(world: &World, shared: &Shared, made: Made) -> Result<(
     // Whatever was launched when it was made: what it has not migrated yet it migrates now.
     let launching = engine.launch("bank", |m| module::bank(m, module::Era::Migrated));
     let bank = launching.await.map_err(failed("launching"))?;
+    let running = bank.migrations().await.map_err(failed("migrating"))?;
+    let amid = running.iter().any(|it| !it.left.is_empty());
+    shared.count("backups opened amid a migration", u64::from(amid));
     let read = read::backed_up(&bank, &made.report, shared.shape.accounts).await;
     let (then, sizes) = read.map_err(failed("reading"))?;
     sized::judge(&sizes)?;
@@ -149,6 +150,9 @@ pub(super) async fn open(world: &World, shared: &Shared, made: Made) -> Result<(
     }
     let depots = read::depots(&bank).await.map_err(failed("reading depots of"))?;
     backed_up::records(&shared.history.borrow(), &made.acknowledged, &depots)?;
+    while !bank.migrations().await.map_err(failed("migrating"))?.is_empty() {
+        world.sleep(Duration::from_millis(1)).await;
+    }
     let read = read::state(&bank, shared.shape.accounts).await;
     let (state, sizes) = read.map_err(failed("reading"))?;
     sized::judge(&sizes)?;
@@ -158,6 +162,5 @@ pub(super) async fn open(world: &World, shared: &Shared, made: Made) -> Result<(
     engine.close().await.map_err(failed("closing"))?;
     offline::judge(&node.disk(), true)?;
     shared.count("backups opened", 1);
-    shared.count("backups opened amid a migration", u64::from(made.is_amid));
     Ok(())
 }

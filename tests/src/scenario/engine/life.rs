@@ -118,7 +118,9 @@ async fn live(
     }
     let again = early.then_some(crashes);
     let Some(bank) = launch(world, shared, &opened, again).await? else { return Ok(Left::Open) };
-    note_migrations(shared, &bank).await;
+    if note_migrations(shared, &bank).await && alive.get() && world.random().one_in(2) {
+        trouble::plan_crash_soon(world, &shared.node);
+    }
     let closed = shared.closed.replace(false);
     if explained::torn(&shared.node.disk(), &opened.recovery().torn, closed)? {
         shared.given_up.set(true);
@@ -329,10 +331,11 @@ async fn reopen_stopped(
 }
 
 /// Notes how much is left to migrate after a launch, and whether the life before left a migration half done.
-pub(super) async fn note_migrations(shared: &Rc<Shared>, bank: &Launched<Bank>) {
-    let Ok(running) = bank.migrations().await else { return };
+/// Whether one has just begun.
+pub(super) async fn note_migrations(shared: &Rc<Shared>, bank: &Launched<Bank>) -> bool {
+    let Ok(running) = bank.migrations().await else { return false };
     if shared.era.get() == Era::First {
-        return;
+        return false;
     }
     let left: u64 = running.iter().flat_map(|it| it.left.values()).sum();
     let before = shared.left_to_migrate.replace(Some(left));
@@ -341,6 +344,7 @@ pub(super) async fn note_migrations(shared: &Rc<Shared>, bank: &Launched<Bank>) 
         let name = if shared.closed.get() { "clean closes amid a migration" } else { CRASHES_AMID };
         shared.count(name, 1);
     }
+    before.is_none() && 0 < left
 }
 
 /// Counts what an engine did before it goes.

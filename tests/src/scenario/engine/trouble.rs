@@ -36,6 +36,11 @@ pub(super) fn plan_crash(world: &World, node: &Node) {
     node.crash_after(after, crash);
 }
 
+/// Lets the crash of a life come while what was begun just now is half done.
+pub(super) fn plan_crash_soon(world: &World, node: &Node) {
+    node.crash_after(After::Polls(world.random().within(200..3_000)), Crash::Power);
+}
+
 /// Starts what disturbs a running engine, until `alive` is unset.
 pub(super) fn start(world: &World, node: &Node, shards: u16, alive: &Alive) {
     world.spawn("bad device", bad_device(world.clone(), node.clone(), Rc::clone(alive)));

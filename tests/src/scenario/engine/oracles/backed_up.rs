@@ -41,6 +41,13 @@ pub(in super::super) fn whole(disk: &DiskHandle, report: &Report) -> Result<(), 
     sound(&report.directory.display().to_string(), &files)
 }
 
+/// Whether a migration was under way when a backup was made, as its catalogue has it.
+pub(in super::super) fn is_migrating(disk: &DiskHandle, report: &Report) -> bool {
+    let report = verify::directory(&files(disk, report), &mut |_| {});
+    let modules = report.catalogue.iter().flat_map(|it| &it.modules);
+    modules.flat_map(|it| &it.pstates).any(|it| it.migrating.is_some())
+}
+
 fn sound(directory: &str, files: &Files) -> Result<(), Failure> {
     let report = verify::directory(files, &mut |_| {});
     let wrong = report.findings.iter().chain(&report.notes).next();
