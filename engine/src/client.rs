@@ -6,7 +6,7 @@
 //! ```text
 //! Engine     one open directory: launch, counters, reopen a shard, close
 //! Launched   one running module: append (append.rs), select (select.rs), pages (pages.rs), query (query.rs),
-//!            snapshot (snapshot.rs), subscribe (subscribe.rs), wait (wait.rs), depots (records.rs)
+//!            snapshot (snapshot.rs), difference (difference.rs), subscribe (subscribe.rs), wait (wait.rs), depots (records.rs)
 //! Append     an append on its way: a future
 //! ```
 
@@ -27,6 +27,7 @@ use crate::types::ShardId;
 
 mod append;
 mod block_on;
+mod difference;
 mod merge;
 mod pages;
 mod query;
@@ -38,6 +39,7 @@ mod wait;
 
 pub use append::{Append, AppendMany, Appended};
 pub use block_on::block_on;
+pub use difference::{Differences, Version};
 pub use pages::Pages;
 pub use query::Querying;
 pub use records::{DepotRecord, Rejected};

@@ -29,6 +29,7 @@ pub(crate) mod append;
 mod background;
 pub(crate) mod backup;
 mod credit;
+mod difference;
 pub(crate) mod entry;
 mod event;
 mod history;
@@ -259,6 +260,7 @@ impl Shard {
             Message::Walk(request) => self.walk(request),
             Message::Subscribe(request) => self.subscribe(request),
             Message::Page(request) => self.page(request),
+            Message::Difference(request) => self.difference(request),
             Message::ReadDepot(request) => self.read_depot(request),
             Message::Wait(request) => self.wait(request),
             Message::Control { from, to, bytes } => self.control(sender, (from, to), &bytes),

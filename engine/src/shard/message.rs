@@ -49,6 +49,8 @@ pub(crate) enum Message {
     Subscribe(SubscribeRequest),
     /// What they are at the id from which that is told.
     Page(PageRequest),
+    /// What differs between two ids.
+    Difference(DifferenceRequest),
     /// Records of one depot partition.
     ReadDepot(ReadDepotRequest),
     /// The effects of everything below an offset.
@@ -226,6 +228,45 @@ pub(crate) struct PageRequest {
 pub(crate) struct Page {
     pub(crate) rows: schema::Rows,
     pub(crate) is_last: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct DifferenceRequest {
+    /// Whose ids they are.
+    pub(crate) topology: TopologyId,
+    pub(crate) partition: PartitionId,
+    /// What is compared.
+    pub(crate) watch: Watch,
+    /// The earlier id first.
+    pub(crate) ids: (MicrobatchId, MicrobatchId),
+    /// The last key of the page before.
+    pub(crate) after: Option<KeyBuf>,
+    /// Whether the asker knows what was there at the earlier id.
+    pub(crate) after_only: bool,
+    pub(crate) reply: Reply<Difference>,
+}
+
+/// Rows that differ, in order.
+#[derive(Debug)]
+pub(crate) struct Difference {
+    pub(crate) rows: Vec<RawDiffering>,
+    pub(crate) is_last: bool,
+}
+
+/// A row that differs, with its whole key. Values that nobody asked for are empty.
+#[derive(Debug)]
+pub(crate) struct RawDiffering {
+    pub(crate) key: Box<[u8]>,
+    pub(crate) before: Option<Box<[u8]>>,
+    pub(crate) after: Option<Box<[u8]>>,
+}
+
+impl RawDiffering {
+    /// About how much memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let value = |value: &Option<Box<[u8]>>| value.as_ref().map_or(0, |value| value.len());
+        size_of::<Self>() + self.key.len() + value(&self.before) + value(&self.after)
+    }
 }
 
 #[derive(Debug)]

@@ -23,7 +23,7 @@ use crate::subscribe::queue::{RawDiff, RawWrite, Sender, Sent, queue};
 use crate::types::{MicrobatchId, PartitionId, TopologyId};
 
 /// A page of a value ends when it has so many bytes.
-const PAGE_BYTES: usize = 256 << 10;
+pub(super) const PAGE_BYTES: usize = 256 << 10;
 
 /// Runs are told at once up to so many bytes, and the rest by a task: filtering takes less than merging them.
 const BYTES_AT_ONCE: usize = 64 << 10;
