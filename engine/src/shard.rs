@@ -381,6 +381,7 @@ impl Shard {
             overlay_bytes: overlay,
             history_bytes: self.history_bytes(),
             subscribers: self.subscribers_count(),
+            subscriber_bytes: self.subscriber_bytes(),
             page_hits: pages.hits,
             page_misses: pages.misses,
             ..self.counters.borrow().clone()

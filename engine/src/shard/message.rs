@@ -363,6 +363,8 @@ pub struct Counters {
     pub history_drops: u64,
     /// Subscribers.
     pub subscribers: u64,
+    /// Bytes of memory that they take, and what waits for them.
+    pub subscriber_bytes: u64,
     /// Pages found in memory, and read from disk.
     pub page_hits: u64,
     /// See `page_hits`.
@@ -394,6 +396,7 @@ impl Counters {
             history_bytes: self.history_bytes + other.history_bytes,
             history_drops: self.history_drops + other.history_drops,
             subscribers: self.subscribers + other.subscribers,
+            subscriber_bytes: self.subscriber_bytes + other.subscriber_bytes,
             page_hits: self.page_hits + other.page_hits,
             page_misses: self.page_misses + other.page_misses,
         }
