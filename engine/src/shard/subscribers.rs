@@ -162,10 +162,15 @@ impl Shard {
         let subscribers = &self.subscribers;
         let indexes = subscribers.indexes.borrow();
         let mut due = subscribers.due.borrow_mut();
+        let mut bytes = 0;
         for (&partition, index) in indexes.iter() {
             self.partitions[&partition].store.each_stacked(topology, above, id, |id, run| {
-                // Whoever subscribes before it is told reads a value that has it.
-                if index.concerns(run) {
+                // Whoever subscribes before it is told reads a value that has it. Of small runs, most concern
+                // nobody, which costs less to see than to queue.
+                bytes += run.encoded_bytes();
+                let concerns =
+                    if bytes < BYTES_AT_ONCE { index.may_touch(run) } else { index.concerns(run) };
+                if concerns {
                     due.push_back(Due { topology, id, partition, run: Rc::clone(run) });
                 }
             });
