@@ -175,10 +175,14 @@ impl Place {
         id: MicrobatchId,
         registered: &Subscribed,
     ) -> Result<Option<Vec<RawWrite>>> {
+        if registered.id <= id {
+            // It never goes back.
+            return Ok((id == registered.id).then(Vec::new));
+        }
         let mut writes = Vec::new();
         let mut bytes = 0;
         let mut after: Option<KeyBuf> = None;
-        while id < registered.id {
+        loop {
             let page = engine.inner.node.ask(self.shard, |reply| {
                 Message::Difference(DifferenceRequest {
                     topology: registered.pin.ids()[self.owner].0,
@@ -204,11 +208,9 @@ impl Place {
                 None => RawWrite::Gone(row.key),
             }));
             if page.is_last {
-                break;
+                return Ok(Some(writes));
             }
         }
-        // It never goes back.
-        Ok((id <= registered.id).then_some(writes))
     }
 
     /// The value at the registration's pin.

@@ -1,8 +1,8 @@
 //! What differs between two ids of a topology, found by what was written between them.
 //!
 //! ```text
-//!   ids of a topology      4 | 5  6  7 | 8  9        from 5 to 9: the undos of 6 and 7 in one generation,
-//!   what says what it was    a         | b  (stacked)   that of 8 in the next, and the run of 9
+//!   ids of a topology   4  5  6  7 | 8 | 9         from 5 to 9: the undos of 6 and 7 in one generation,
+//!   where they are      merged     | . | stacked   that of 8 in the next, and the run of 9
 //! ```
 //!
 //! An undo knows the keys and ranges that its ids wrote, and so does a run. Their union is gone through in the

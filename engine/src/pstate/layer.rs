@@ -275,7 +275,7 @@ impl<'a> From<Option<&'a [u8]>> for Known<'a> {
     }
 }
 
-/// Points of a part in a range, in one direction.
+/// Points of a part in a range, in one direction; or its ranges, with their ends.
 pub(crate) type Points<'a> = Box<dyn Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a>;
 
 impl<'a> Part<'a> {
@@ -298,14 +298,13 @@ impl<'a> Part<'a> {
     }
 
     /// The ranges that it deletes, ascending, from the one on that holds `from` or begins behind it.
-    pub(super) fn ranges(
-        &self,
-        from: &'a [u8],
-    ) -> Box<dyn Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a> {
-        let reaches = move |(_, end): &(&[u8], Option<&'a [u8]>)| end.is_none_or(|end| from < end);
+    pub(super) fn ranges(&self, from: &'a [u8]) -> Points<'a> {
         match self {
             Self::Table(table) | Self::Below(table) => Box::new(table.ranges.reaching(from)),
-            Self::Run(run) => Box::new(run.ranges().skip_while(move |it| !reaches(it))),
+            Self::Run(run) => {
+                let ends_before = move |end: Option<&[u8]>| end.is_some_and(|end| end <= from);
+                Box::new(run.ranges().skip_while(move |(_, end)| ends_before(*end)))
+            }
         }
     }
 

@@ -657,16 +657,13 @@ async fn folded_changes(env: Env, commits: u64) {
                 continue;
             }
             let ids = (follower.at(), id);
-            match partition.written_since(follower.watch(), ids).await {
-                Some(writes) => {
-                    follower.bridge(&state, id, &writes);
-                    bridged += 1;
-                    bridged_after_crash += u64::from(ids.0 <= crashed);
-                }
-                None => {
-                    follower.read(&state, id);
-                    read += 1;
-                }
+            if let Some(writes) = partition.written_since(follower.watch(), ids).await {
+                follower.bridge(&state, id, &writes);
+                bridged += 1;
+                bridged_after_crash += u64::from(ids.0 <= crashed);
+            } else {
+                follower.read(&state, id);
+                read += 1;
             }
             index.add(SubscriberId(at as u64), follower.watch());
         }
