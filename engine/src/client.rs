@@ -6,8 +6,8 @@
 //! ```text
 //! Engine     one open directory: launch, counters, reopen a shard, close
 //! Launched   one running module: append (append.rs), select (select.rs), pages (pages.rs), query (query.rs),
-//!            snapshot (snapshot.rs), subscribe (subscribe.rs), wait (wait.rs), depots (records.rs),
-//!            migrations (migrations.rs)
+//!            snapshot (snapshot.rs), difference (difference.rs), subscribe (subscribe.rs), wait (wait.rs),
+//!            depots (records.rs), migrations (migrations.rs)
 //! Append     an append on its way: a future
 //! ```
 
@@ -28,6 +28,7 @@ use crate::types::ShardId;
 
 mod append;
 mod block_on;
+mod difference;
 mod merge;
 mod migrations;
 mod pages;
@@ -40,6 +41,7 @@ mod wait;
 
 pub use append::{Append, AppendMany, Appended};
 pub use block_on::block_on;
+pub use difference::{Differences, Version};
 pub use migrations::Migrating;
 pub use pages::Pages;
 pub use query::Querying;

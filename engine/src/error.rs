@@ -97,6 +97,17 @@ pub enum Error {
         /// Why, and where.
         what: String,
     },
+    /// Nothing was subscribed, since the shard has as many subscribers as it takes.
+    #[error(
+        "shard {shard} has {limit} subscriptions, which is its limit: drop some, or raise \
+         `Options::subscriptions_max`"
+    )]
+    TooManySubscriptions {
+        /// Which.
+        shard: ShardId,
+        /// How many it takes.
+        limit: u64,
+    },
     /// The engine was closed.
     #[error("the engine is closed")]
     Closed,

@@ -58,6 +58,7 @@ pub mod backup;
 pub mod client;
 pub mod codec;
 pub mod depot;
+pub mod difference;
 pub mod env;
 pub mod error;
 pub mod journal;

@@ -70,8 +70,12 @@ pub struct Options {
     /// Default: a sixteenth of `memory_bytes`.
     pub history_bytes_max: Option<u64>,
     /// Bytes of changes that may wait for one subscriber. More is a gap: they are dropped, and the subscriber reads
-    /// its value anew. Default: 1 MiB.
+    /// what they did together if `history` reaches back so far, else its value anew. Default: 1 MiB.
     pub subscription_bytes_max: u64,
+    /// Subscriptions that each shard takes; more are refused with `TooManySubscriptions`. Each takes some hundred
+    /// bytes of `memory_bytes`, and its changes what they take while they wait: for all subscribers of a shard
+    /// together a sixteenth of its part at most. Beyond that, whoever has most waiting gets a gap. Default: 100,000.
+    pub subscriptions_max: u64,
     /// After this time at most, a subscriber learns how far its topology is visible although nothing has changed
     /// for it, and one that went away is forgotten. Default: one second.
     pub subscription_heartbeat: Duration,
@@ -100,6 +104,7 @@ impl Default for Options {
             history: Duration::ZERO,
             history_bytes_max: None,
             subscription_bytes_max: 1 << 20,
+            subscriptions_max: 100_000,
             subscription_heartbeat: Duration::from_secs(1),
             depot: depot::Options::default(),
             threads: production::Threads::default(),

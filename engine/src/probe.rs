@@ -60,6 +60,8 @@ named! {
         SizeForgottenInCrash = "size-forgotten-in-crash",
         /// A subscriber that reads its value anew misses the first microbatch above the id that it reads at.
         DiffLostAtResync = "diff-lost-at-resync",
+        /// A difference of two ids leaves out what the oldest microbatch between them wrote.
+        DiffLostInDifference = "diff-lost-in-difference",
         /// Folds write over pages of a root that a backup is copying.
         BackupForgetsHeldRoot = "backup-forgets-held-root",
         /// A step of a migration applies the function to what the function made.

@@ -31,6 +31,7 @@ use crate::types::{Index, MicrobatchId, PStateId, PartitionId, TopologyId};
 mod ahead;
 mod catalogue;
 mod changes;
+mod difference;
 mod fold;
 mod held;
 mod history;
@@ -47,6 +48,7 @@ mod tests;
 mod undo;
 mod verify;
 
+pub use difference::Between;
 pub use fold::Frozen;
 pub(crate) use held::{CopyError, Held};
 pub use history::Wanted;

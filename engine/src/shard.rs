@@ -29,6 +29,7 @@ pub(crate) mod append;
 mod background;
 pub(crate) mod backup;
 mod credit;
+mod difference;
 pub(crate) mod entry;
 mod event;
 mod history;
@@ -261,6 +262,7 @@ impl Shard {
             Message::Walk(request) => self.walk(request),
             Message::Subscribe(request) => self.subscribe(request),
             Message::Page(request) => self.page(request),
+            Message::Difference(request) => self.difference(request),
             Message::ReadDepot(request) => self.read_depot(request),
             Message::Wait(request) => self.wait(request),
             Message::Control { from, to, bytes } => self.control(sender, (from, to), &bytes),
@@ -383,6 +385,7 @@ impl Shard {
             overlay_bytes: overlay,
             history_bytes: self.history_bytes(),
             subscribers: self.subscribers_count(),
+            subscriber_bytes: self.subscriber_bytes(),
             page_hits: pages.hits,
             page_misses: pages.misses,
             ..self.counters.borrow().clone()

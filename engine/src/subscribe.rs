@@ -15,8 +15,10 @@
 //! nothing is lost between the value and the first change, and nothing is there twice.
 //!
 //! *Gaps.* A queue holds at most `Options::subscription_bytes_max`. A subscriber that does not keep up is taken
-//! off the index and finds a gap; it registers again and reads the value anew. The same after its shard was
-//! reopened. It is told of both; between two values that it was given without such a word lie all changes.
+//! off the index and finds a gap; it registers again, and asks for the difference of the id that it has and the
+//! one that it registered at. If what was written between them is not known any more (`Options::history`), it reads
+//! the value anew. The same after its shard was reopened. It is told of both; between two values that it was given
+//! without such a word lie all changes.
 //!
 //! *A migration* of what is subscribed ([`crate::migrate`]) is no change: values are told in the new form from
 //! the first one on, and a row that is written as it was is nothing to tell.
@@ -70,6 +72,13 @@ pub enum What<D, M> {
     Diffs(Vec<D>),
     /// Nothing: rows were written that left the value as it was, or none were for a while.
     Unchanged,
+    /// The changes between were lost one by one, and what they did together was read.
+    Bridged {
+        /// Why.
+        gap: Gap,
+        /// What they did, if anything.
+        diffs: Vec<D>,
+    },
     /// Changes were lost, and the value was read anew.
     Resynced {
         /// Why.

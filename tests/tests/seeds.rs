@@ -116,6 +116,7 @@ fn planted_bugs_are_caught() {
         ("engine", Plant::SnapshotReleasedWhileRead),
         ("engine", Plant::SizeForgottenInCrash),
         ("engine", Plant::DiffLostAtResync),
+        ("engine", Plant::DiffLostInDifference),
     ];
     let mut caught = BTreeMap::new();
     for (name, plant) in plants {

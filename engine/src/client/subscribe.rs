@@ -12,11 +12,13 @@ use crate::codec::KeyBuf;
 use crate::error::{Error, Result};
 use crate::node::Installed;
 use crate::schema::{ReadPlan, Reads};
-use crate::shard::message::{Message, PageRequest, SubscribeRequest, Subscribed};
+use crate::shard::message::{
+    DifferenceRequest, Message, PageRequest, RawDiffering, SubscribeRequest, Subscribed,
+};
 use crate::shard::read::TRIES_MAX;
 use crate::subscribe::index::{Watch, Watched};
 use crate::subscribe::mirror::Write;
-use crate::subscribe::queue::{RawDiff, Received, Receiver};
+use crate::subscribe::queue::{RawDiff, RawWrite, Received, Receiver};
 use crate::subscribe::{Change, ChangeOf, Gap, Mirror, Subscribe, VALUE_BYTES_MAX, What};
 use crate::types::{MicrobatchId, PartitionId, ShardId};
 
@@ -62,7 +64,7 @@ impl<H> Launched<H> {
     ///
     /// # Errors
     /// `Invalid` for a range over first keys, which has no one place, for a range with a limit or in reverse,
-    /// and if the value is larger than 16 MiB; otherwise as [`Launched::select`].
+    /// and if the value is larger than 16 MiB; `TooManySubscriptions`; otherwise as [`Launched::select`].
     pub fn subscribe<P: Subscribe>(
         &self,
         path: P,
@@ -71,7 +73,9 @@ impl<H> Launched<H> {
         let (engine, module) = (self.engine.clone(), Arc::clone(&self.module));
         async move {
             let place = planned?;
-            let (read, id, queue) = place.read::<P>(&engine, &module, Reading::First).await?;
+            let registered = place.register(&engine, &module, Reading::First).await?;
+            let read = place.read::<P>(&engine, &module, registered, Reading::First).await?;
+            let (read, id, queue) = read;
             Ok(Subscription {
                 engine,
                 module,
@@ -125,32 +129,93 @@ enum Reading {
 }
 
 impl Place {
-    /// Registers, and reads the value from which the queue goes on. What cannot be kept so long is begun anew.
-    async fn read<P: Subscribe>(
+    async fn register(
         &self,
         engine: &Engine,
         module: &Arc<Installed>,
         reading: Reading,
+    ) -> Result<Subscribed> {
+        let registered = engine.inner.node.ask(self.shard, |reply| {
+            Message::Subscribe(SubscribeRequest {
+                module: Arc::clone(module),
+                owner: self.owner,
+                partition: self.partition,
+                watch: self.watch.clone(),
+                again: reading == Reading::Again,
+                reply,
+            })
+        });
+        registered.await
+    }
+
+    /// Reads the value from which the queue of a registration goes on. What cannot be kept so long is begun anew.
+    async fn read<P: Subscribe>(
+        &self,
+        engine: &Engine,
+        module: &Arc<Installed>,
+        mut registered: Subscribed,
+        reading: Reading,
     ) -> Result<(P::Mirror, MicrobatchId, Receiver)> {
         for tries in 1.. {
-            let node = &engine.inner.node;
-            let registered = node.ask(self.shard, |reply| {
-                Message::Subscribe(SubscribeRequest {
-                    module: Arc::clone(module),
-                    owner: self.owner,
-                    partition: self.partition,
-                    watch: self.watch.clone(),
-                    again: reading == Reading::Again,
-                    reply,
-                })
-            });
-            let registered = registered.await?;
             match self.read_pages::<P>(engine, module, &registered, reading).await {
-                Err(Error::SnapshotExpired { .. }) if tries < TRIES_MAX => {}
+                Err(Error::SnapshotExpired { .. }) if tries < TRIES_MAX => {
+                    registered = self.register(engine, module, reading).await?;
+                }
                 read => return Ok((read?, registered.id, registered.queue)),
             }
         }
         unreachable!("the last try returns")
+    }
+
+    /// What was written between an id and that of a registration, if that is known and less than a whole value may
+    /// be.
+    async fn written_since(
+        &self,
+        engine: &Engine,
+        module: &Installed,
+        id: MicrobatchId,
+        registered: &Subscribed,
+    ) -> Result<Option<Vec<RawWrite>>> {
+        if registered.id <= id {
+            // It never goes back.
+            return Ok((id == registered.id).then(Vec::new));
+        }
+        // What a migration rewrote was written, too, and under another number than what it was read from.
+        if module.moving(self.watch.pstate).is_some() {
+            return Ok(None);
+        }
+        let mut writes = Vec::new();
+        let mut bytes = 0;
+        let mut after: Option<KeyBuf> = None;
+        loop {
+            let page = engine.inner.node.ask(self.shard, |reply| {
+                Message::Difference(DifferenceRequest {
+                    topology: registered.pin.ids()[self.owner].0,
+                    partition: self.partition,
+                    watch: self.watch.clone(),
+                    ids: (id, registered.id),
+                    after: after.take(),
+                    after_only: true,
+                    reply,
+                })
+            });
+            let page = match page.await {
+                Err(Error::SnapshotExpired { .. }) => return Ok(None),
+                page => page?,
+            };
+            bytes += page.rows.iter().map(RawDiffering::bytes).sum::<usize>();
+            if bytes > VALUE_BYTES_MAX {
+                return Ok(None);
+            }
+            after = page.rows.last().map(|row| KeyBuf::from(&*row.key));
+            writes.extend(page.rows.into_iter().map(|row| match row.after {
+                Some(value) => RawWrite::Put(row.key, value.into()),
+                None => RawWrite::Gone(row.key),
+            }));
+            if page.is_last {
+                return Ok(Some(writes));
+            }
+        }
     }
 
     /// The value at the registration's pin.
@@ -208,8 +273,8 @@ fn undecodable(error: crate::codec::Error) -> Error {
 ///
 /// ```text
 ///   id    the value is that of this microbatch of the topology that writes it
-///   next  ──> Diffs | Unchanged | Resynced         moves the value to a later id
-///         ──> Err(ShardStopped), and so on         the value stays what it is; the next call registers again
+///   next  ──> Diffs | Unchanged | Bridged | Resynced   moves the value to a later id
+///         ──> Err(ShardStopped), and so on             the value stays what it is; the next call registers again
 ///         ──> Err(Closed), then None
 /// ```
 ///
@@ -261,9 +326,10 @@ impl<P: Subscribe> Subscription<P> {
     /// Dropping the future loses nothing.
     ///
     /// # Errors
-    /// `ShardStopped`: the next call registers again, and gives [`What::Resynced`] if the shard is back. It does
+    /// `ShardStopped`: the next call registers again, and gives [`What::Bridged`] or [`What::Resynced`] if the shard
+    /// is back. It does
     /// not wait for that, so let some time pass before.
-    /// `SnapshotExpired` if so much is written that the value cannot be read while it is kept, `Corrupt`,
+    /// `TooManySubscriptions` if others came in its place after a gap, `SnapshotExpired` if so much is written that the value cannot be read while it is kept, `Corrupt`,
     /// `Decode`: the same. `Closed`. After an error the value and its id are what they were before.
     pub async fn next(&mut self) -> Option<Result<ChangeOf<P>>> {
         loop {
@@ -321,22 +387,45 @@ impl<P: Subscribe> Subscription<P> {
     /// Does what one microbatch did.
     fn apply(&mut self, diff: &RawDiff) -> Result<What<DiffOf<P>, P::Mirror>> {
         assert_eq!(diff.from, self.id, "a change comes after the one before it");
-        let prefix_bytes = self.place.watch.prefix_bytes();
-        let writes = diff.writes.iter().map(|raw| Write::of(raw, prefix_bytes));
-        let writes: Vec<Write<'_>> =
-            writes.collect::<crate::codec::Result<_>>().map_err(undecodable)?;
-        let diffs = self.mirror.apply(&self.module.fields, &writes).map_err(undecodable)?;
+        let diffs = self.do_writes(&diff.writes)?;
         self.id = diff.to;
         Ok(if diffs.is_empty() { What::Unchanged } else { What::Diffs(diffs) })
     }
 
+    /// Does writes to the value: all of them or, if there is an error, none.
+    fn do_writes(&mut self, writes: &[RawWrite]) -> Result<Vec<DiffOf<P>>> {
+        let prefix_bytes = self.place.watch.prefix_bytes();
+        let writes = writes.iter().map(|raw| Write::of(raw, prefix_bytes));
+        let writes: Vec<Write<'_>> =
+            writes.collect::<crate::codec::Result<_>>().map_err(undecodable)?;
+        self.mirror.apply(&self.module.fields, &writes).map_err(undecodable)
+    }
+
     async fn resync(&mut self, gap: Gap) -> Result<ChangeOf<P>> {
-        let read = self.place.read::<P>(&self.engine, &self.module, Reading::Again).await;
-        let (mirror, id, queue) = read.map_err(|error| self.noted(error))?;
+        let what = self.close(gap).await.map_err(|error| self.noted(error))?;
+        Ok(self.tell(what))
+    }
+
+    /// Registers again, and brings the value up to the id of that: by what was written since the one it has if that
+    /// is known, else by reading it anew.
+    async fn close(&mut self, gap: Gap) -> Result<What<DiffOf<P>, P::Mirror>> {
+        let (engine, module, place) = (&self.engine, &self.module, &self.place);
+        let registered = place.register(engine, module, Reading::Again).await?;
+        if gap != Gap::Undecodable
+            && let Some(writes) = place.written_since(engine, module, self.id, &registered).await?
+            && let Ok(diffs) = self.do_writes(&writes)
+        {
+            self.id = registered.id;
+            self.state = State::On(registered.queue);
+            return Ok(What::Bridged { gap, diffs });
+        }
+        let (engine, module, place) = (&self.engine, &self.module, &self.place);
+        let read = place.read::<P>(engine, module, registered, Reading::Again).await?;
+        let (mirror, id, queue) = read;
         let old = std::mem::replace(&mut self.mirror, mirror);
         self.id = id;
         self.state = State::On(queue);
-        Ok(self.tell(What::Resynced { gap, old }))
+        Ok(What::Resynced { gap, old })
     }
 
     fn tell(&mut self, what: What<DiffOf<P>, P::Mirror>) -> ChangeOf<P> {

@@ -89,6 +89,8 @@ const FRAME_BYTES: u64 = 96;
 
 struct Inner {
     bytes_max: u64,
+    /// So many of them are used for something else.
+    lent: u64,
     bytes: u64,
     frames: Vec<Option<Frame>>,
     unused: Vec<u32>,
@@ -128,6 +130,7 @@ impl Cache {
     pub fn new(bytes_max: u64) -> Self {
         let inner = Inner {
             bytes_max,
+            lent: 0,
             bytes: 0,
             frames: Vec::new(),
             unused: Vec::new(),
@@ -151,6 +154,16 @@ impl Cache {
             misses: inner.misses,
             evictions: inner.evictions,
             bytes: inner.bytes,
+        }
+    }
+
+    /// So many of its bytes, at most half, are used for something else from now on.
+    pub(crate) fn lend(&self, bytes: u64) {
+        let mut inner = self.inner.borrow_mut();
+        let bytes = bytes.min(inner.bytes_max / 2);
+        let before = std::mem::replace(&mut inner.lent, bytes);
+        if before < inner.lent {
+            inner.make_room(0);
         }
     }
 
@@ -322,7 +335,7 @@ impl Inner {
     /// cache then is above its limit for a while.
     fn make_room(&mut self, cost: u64) {
         for _ in 0..2 * self.frames.len() {
-            if self.bytes + cost <= self.bytes_max {
+            if self.bytes + cost <= self.bytes_max - self.lent {
                 return;
             }
             self.hand = (self.hand + 1) % self.frames.len();
@@ -450,6 +463,11 @@ mod tests {
             cache.insert(file, page(place));
         }
         assert!(cache.counts().bytes <= 10 * (4096 + FRAME_BYTES));
+        // What is lent is given up, but never more than half.
+        for (lent, left) in [(4096 + FRAME_BYTES, 9), (0, 9), (1 << 30, 5)] {
+            cache.lend(lent);
+            assert_eq!(cache.counts().bytes, left * (4096 + FRAME_BYTES));
+        }
         assert!(cache.lookup(file, &held.at, expected).is_some());
         let other_fold = PageRef { fold: 2, ..held.at };
         assert!(cache.lookup(file, &other_fold, expected).is_none());

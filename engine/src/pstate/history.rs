@@ -250,6 +250,40 @@ impl History {
         Err(expired(oldest))
     }
 
+    /// The undos of what was merged of `topology` above `from` and up to `to`, in all generations.
+    ///
+    /// # Errors
+    /// [`Error::Expired`] if some of it was not taken down, or is not there any more; `oldest` is then from where on
+    /// it is.
+    pub(super) fn between(
+        &self,
+        topology: TopologyId,
+        from: MicrobatchId,
+        to: MicrobatchId,
+    ) -> Result<Vec<&Undo>, Error> {
+        let Some(current) = self.current.get(&topology) else { return Ok(Vec::new()) };
+        let older = self.generations.iter().filter_map(|it| it.kept.get(&topology));
+        let mut undos = Vec::new();
+        let (mut oldest, mut at) = (from, from);
+        for kept in older.chain(std::iter::once(current)) {
+            if kept.last <= at || to <= at {
+                continue;
+            }
+            if kept.above(at).is_none() {
+                at = kept.next_readable(at);
+                oldest = at;
+                undos.clear();
+            }
+            let above = kept.above(at).expect("it can be read, so what is above it is exact");
+            undos.extend(above.iter().take_while(|undo| undo.first <= to));
+            at = kept.last;
+        }
+        if oldest != from {
+            return Err(Error::Expired { topology, wanted: from, oldest });
+        }
+        Ok(undos)
+    }
+
     /// The memtable is frozen: it is the last of `layers`, which lie over `trees`. The current generation
     /// becomes an older one if somebody needs it.
     pub(super) fn freeze(

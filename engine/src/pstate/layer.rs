@@ -186,6 +186,18 @@ impl Ranges {
             || self.map.range::<[u8], _>((Bound::Included(from), upper)).next().is_some()
     }
 
+    /// The ranges from the one on that holds `from` or begins behind it, ascending.
+    fn reaching<'a>(
+        &'a self,
+        from: &[u8],
+    ) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
+        let mut before = self.map.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(from)));
+        let first = before.next_back();
+        let first = first.filter(|(_, end)| end.as_deref().is_none_or(|end| from < end));
+        let behind = self.map.range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
+        first.into_iter().chain(behind).map(|(start, end)| (&**start, end.as_deref()))
+    }
+
     /// What these ranges and `from..to`, which is not empty, have in common, ascending.
     pub(super) fn within(&self, from: &[u8], to: Option<&[u8]>) -> Vec<(Small, Option<Small>)> {
         let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
@@ -263,7 +275,7 @@ impl<'a> From<Option<&'a [u8]>> for Known<'a> {
     }
 }
 
-/// Points of a part in a range, in one direction.
+/// Points of a part in a range, in one direction; or its ranges, with their ends.
 pub(crate) type Points<'a> = Box<dyn Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a>;
 
 impl<'a> Part<'a> {
@@ -282,6 +294,17 @@ impl<'a> Part<'a> {
         match self {
             Self::Table(table) | Self::Below(table) => table.ranges.covers(key),
             Self::Run(run) => run.covers(key),
+        }
+    }
+
+    /// The ranges that it deletes, ascending, from the one on that holds `from` or begins behind it.
+    pub(super) fn ranges(&self, from: &'a [u8]) -> Points<'a> {
+        match self {
+            Self::Table(table) | Self::Below(table) => Box::new(table.ranges.reaching(from)),
+            Self::Run(run) => {
+                let ends_before = move |end: Option<&[u8]>| end.is_some_and(|end| end <= from);
+                Box::new(run.ranges().skip_while(move |(_, end)| ends_before(*end)))
+            }
         }
     }
 

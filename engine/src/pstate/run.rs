@@ -374,6 +374,12 @@ impl<'a> RunPart<'a> {
         before.is_some_and(|(_, to)| to.is_none_or(|to| key < to))
     }
 
+    /// The keys of its points, in order.
+    pub(crate) fn keys(self) -> impl Iterator<Item = &'a [u8]> {
+        let run = self.run;
+        run.points[self.section.points.clone()].iter().map(|point| run.key(point))
+    }
+
     pub(crate) fn points(
         self,
         (from, to): (Bound<&[u8]>, Bound<&[u8]>),

@@ -97,6 +97,12 @@ impl Undo {
         known.into_iter().chain(self.below.tables.get(&pstate).map(Part::Below))
     }
 
+    /// What its ids wrote of a `PState`: keys, whatever is said of them, and ranges.
+    pub(super) fn written(&self, pstate: PStateId) -> impl Iterator<Item = Part<'_>> {
+        let layers = [&self.known, &self.below].into_iter();
+        layers.filter_map(move |layer| layer.tables.get(&pstate)).map(Part::Table)
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.known.bytes() + self.below.bytes() + size_of::<Self>() as u64
     }

@@ -49,6 +49,8 @@ pub(crate) enum Message {
     Subscribe(SubscribeRequest),
     /// What they are at the id from which that is told.
     Page(PageRequest),
+    /// What differs between two ids.
+    Difference(DifferenceRequest),
     /// Records of one depot partition.
     ReadDepot(ReadDepotRequest),
     /// The effects of everything below an offset.
@@ -247,6 +249,45 @@ pub(crate) struct Page {
 }
 
 #[derive(Debug)]
+pub(crate) struct DifferenceRequest {
+    /// Whose ids they are.
+    pub(crate) topology: TopologyId,
+    pub(crate) partition: PartitionId,
+    /// What is compared.
+    pub(crate) watch: Watch,
+    /// The earlier id first.
+    pub(crate) ids: (MicrobatchId, MicrobatchId),
+    /// The last key of the page before.
+    pub(crate) after: Option<KeyBuf>,
+    /// Whether the asker knows what was there at the earlier id.
+    pub(crate) after_only: bool,
+    pub(crate) reply: Reply<Difference>,
+}
+
+/// Rows that differ, in order.
+#[derive(Debug)]
+pub(crate) struct Difference {
+    pub(crate) rows: Vec<RawDiffering>,
+    pub(crate) is_last: bool,
+}
+
+/// A row that differs, with its whole key. Values that nobody asked for are empty.
+#[derive(Debug)]
+pub(crate) struct RawDiffering {
+    pub(crate) key: Box<[u8]>,
+    pub(crate) before: Option<Box<[u8]>>,
+    pub(crate) after: Option<Box<[u8]>>,
+}
+
+impl RawDiffering {
+    /// About how much memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let value = |value: &Option<Box<[u8]>>| value.as_ref().map_or(0, |value| value.len());
+        size_of::<Self>() + self.key.len() + value(&self.before) + value(&self.after)
+    }
+}
+
+#[derive(Debug)]
 pub(crate) struct ReadDepotRequest {
     pub(crate) depot: DepotId,
     pub(crate) partition: PartitionId,
@@ -340,6 +381,8 @@ pub struct Counters {
     pub history_drops: u64,
     /// Subscribers.
     pub subscribers: u64,
+    /// Bytes of memory that they take, and what waits for them.
+    pub subscriber_bytes: u64,
     /// Pages found in memory, and read from disk.
     pub page_hits: u64,
     /// See `page_hits`.
@@ -371,6 +414,7 @@ impl Counters {
             history_bytes: self.history_bytes + other.history_bytes,
             history_drops: self.history_drops + other.history_drops,
             subscribers: self.subscribers + other.subscribers,
+            subscriber_bytes: self.subscriber_bytes + other.subscriber_bytes,
             page_hits: self.page_hits + other.page_hits,
             page_misses: self.page_misses + other.page_misses,
         }

@@ -3,19 +3,24 @@
 //! [`Shard::make_visible`](super::Shard) hands over the runs that it shows, which are told a little later if
 //! they are large, in their order. By then they may be merged: the runs are shared, not read back. Nothing is
 //! told before it is visible, and a subscriber is told nothing that the value at its pin contains.
+//!
+//! *Memory.* A shard takes `Options::subscriptions_max` subscribers. What waits for all of them together is bounded;
+//! beyond that, whoever has most waiting gets a gap, so that one that sleeps costs the others nothing. The page
+//! cache gives up what they take.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Shard;
 use super::message::{Page, PageRequest, SubscribeRequest, Subscribed, When, answer};
 use super::seen::Seen;
 use crate::codec::KeyBuf;
 use crate::env::Class;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::node::pins::Pin;
 use crate::probe::{Plant, planted};
 use crate::pstate::Run;
@@ -26,7 +31,7 @@ use crate::topology::Scan;
 use crate::types::{MicrobatchId, PartitionId, TopologyId};
 
 /// A page of a value ends when it has so many bytes.
-const PAGE_BYTES: usize = 256 << 10;
+pub(super) const PAGE_BYTES: usize = 256 << 10;
 
 /// Runs are told at once up to so many bytes, and the rest by a task: filtering takes less than merging them.
 const BYTES_AT_ONCE: usize = 64 << 10;
@@ -42,7 +47,19 @@ pub(super) struct Subscribers {
     due: RefCell<VecDeque<Due>>,
     /// A task tells.
     telling: Cell<bool>,
+    /// Bytes that wait for all of them.
+    waiting: Arc<AtomicU64>,
+    /// What they take beside that.
+    own_bytes: Cell<u64>,
+    /// What nobody will take.
+    gone: RefCell<VecDeque<RawDiff>>,
 }
+
+/// About what a subscriber takes beside its keys: its entries here and in the index, and both ends of its queue.
+const SUBSCRIBER_BYTES: u64 = 512;
+
+/// What waits for the subscribers of a shard may always take so much.
+const WAITING_BYTES_MIN: u64 = 64 << 10;
 
 struct Subscriber {
     queue: Sender,
@@ -83,9 +100,18 @@ impl Shard {
         let topology = module.topologies[owner];
         // Without it nobody here would learn what becomes visible.
         self.topology(topology)?;
+        let subscribers_max = self.setup.options.subscriptions_max;
+        if self.subscribers_count() >= subscribers_max {
+            self.subscribers.forget_the_abandoned();
+            if self.subscribers_count() >= subscribers_max {
+                let shard = self.env.shard();
+                return Err(Error::TooManySubscriptions { shard, limit: subscribers_max });
+            }
+        }
         let pin = Arc::new(Pin::visible(&self.setup, module));
         let (_, id) = pin.ids()[owner];
-        let (sender, receiver) = queue(self.setup.options.subscription_bytes_max);
+        let bytes_max = self.setup.options.subscription_bytes_max;
+        let (sender, receiver) = queue(bytes_max, &self.subscribers.waiting);
         let lost = again && planted(Plant::DiffLostAtResync);
         let skip = if lost { id.next() } else { id };
         let subscribers = &self.subscribers;
@@ -93,7 +119,9 @@ impl Shard {
         subscribers.next.set(number.0 + 1);
         subscribers.indexes.borrow_mut().entry(partition).or_default().add(number, &watch);
         let subscriber = Subscriber { queue: sender, topology, partition, watch, told: id, skip };
+        subscribers.own_bytes.set(subscribers.own_bytes.get() + subscriber.bytes());
         subscribers.all.borrow_mut().insert(number, subscriber);
+        self.lend_to_subscribers();
         Ok(Subscribed { pin, id, queue: receiver })
     }
 
@@ -148,10 +176,15 @@ impl Shard {
         let subscribers = &self.subscribers;
         let indexes = subscribers.indexes.borrow();
         let mut due = subscribers.due.borrow_mut();
+        let mut bytes = 0;
         for (&partition, index) in indexes.iter() {
             self.partitions[&partition].store.each_stacked(topology, above, id, |id, run| {
-                // Whoever subscribes before it is told reads a value that has it.
-                if index.concerns(run) {
+                // Whoever subscribes before it is told reads a value that has it. Of small runs, most concern
+                // nobody, which costs less to see than to queue.
+                bytes += run.encoded_bytes();
+                let concerns =
+                    if bytes < BYTES_AT_ONCE { index.may_touch(run) } else { index.concerns(run) };
+                if concerns {
                     due.push_back(Due { topology, id, partition, run: Rc::clone(run) });
                 }
             });
@@ -163,7 +196,7 @@ impl Shard {
         if self.subscribers.due.borrow().is_empty() || self.subscribers.telling.get() {
             return;
         }
-        self.subscribers.tell_some();
+        self.tell_some();
         if self.subscribers.due.borrow().is_empty() {
             return;
         }
@@ -172,10 +205,44 @@ impl Shard {
         self.env.spawn(Class::Topology, "tell subscribers", async move {
             while !shard.subscribers.due.borrow().is_empty() {
                 shard.env.yield_now().await;
-                shard.subscribers.tell_some();
+                shard.tell_some();
             }
             shard.subscribers.telling.set(false);
         });
+    }
+
+    fn tell_some(&self) {
+        self.subscribers.tell_some();
+        self.subscribers.bound(self.waiting_bytes_max());
+        self.lend_to_subscribers();
+        let mut gone = self.subscribers.gone.take();
+        if gone.is_empty() {
+            return;
+        }
+        let env = self.env.clone();
+        self.env.spawn(Class::Background, "drop changes", async move {
+            while gone.pop_front().is_some() {
+                if env.should_yield() {
+                    env.yield_now().await;
+                }
+            }
+        });
+    }
+
+    /// What waits for all subscribers may take so much of the budget.
+    fn waiting_bytes_max(&self) -> u64 {
+        let share = self.setup.options.memory_bytes / 16 / u64::from(self.setup.shards);
+        share.max(WAITING_BYTES_MIN)
+    }
+
+    fn lend_to_subscribers(&self) {
+        self.cache.lend(self.subscriber_bytes());
+    }
+
+    /// Bytes of memory that subscribers take, and what waits for them.
+    pub(super) fn subscriber_bytes(&self) -> u64 {
+        let subscribers = &self.subscribers;
+        subscribers.own_bytes.get() + subscribers.waiting.load(Ordering::Relaxed)
     }
 
     /// Tells those whom no change reached for a while how far they are, for ever; and forgets those who went
@@ -190,6 +257,7 @@ impl Shard {
                 let visible = topologies.iter().map(|(&id, it)| (id, it.visible()));
                 self.subscribers.tell_how_far(&visible.collect());
             }
+            self.lend_to_subscribers();
         }
     }
 
@@ -227,7 +295,25 @@ impl Subscribers {
             }
             subscriber.send(due.id, writes)
         };
-        if sent == Sent::Ended {
+        if let Sent::Ended(gone) = sent {
+            self.gone.borrow_mut().extend(gone);
+            self.forget(number);
+        }
+    }
+
+    /// Makes gaps where most waits, as long as too much does.
+    fn bound(&self, bytes_max: u64) {
+        while self.waiting.load(Ordering::Relaxed) > bytes_max {
+            let largest = {
+                let all = self.all.borrow();
+                let sizes = all.iter().map(|(&number, it)| (it.queue.bytes(), number));
+                sizes.filter(|(bytes, _)| *bytes > 0).max()
+            };
+            // Somebody may just have taken the rest.
+            let Some((_, number)) = largest else { return };
+            if let Some(subscriber) = self.all.borrow().get(&number) {
+                self.gone.borrow_mut().extend(subscriber.queue.give_up());
+            }
             self.forget(number);
         }
     }
@@ -238,8 +324,8 @@ impl Subscribers {
             let visible = visible.get(&subscriber.topology).copied().unwrap_or_default();
             // Who has not taken what waits for it would not take this either.
             if subscriber.told < visible
-                && subscriber.queue.is_empty()
-                && subscriber.send(visible, Vec::new()) == Sent::Ended
+                && subscriber.queue.bytes() == 0
+                && subscriber.send(visible, Vec::new()) != Sent::Queued
             {
                 ended.push(number);
             }
@@ -261,6 +347,7 @@ impl Subscribers {
 
     fn forget(&self, number: SubscriberId) {
         let Some(subscriber) = self.all.borrow_mut().remove(&number) else { return };
+        self.own_bytes.set(self.own_bytes.get() - subscriber.bytes());
         let mut indexes = self.indexes.borrow_mut();
         let Some(index) = indexes.get_mut(&subscriber.partition) else { return };
         index.remove(number, &subscriber.watch);
@@ -271,6 +358,13 @@ impl Subscribers {
 }
 
 impl Subscriber {
+    /// About what it takes beside what waits for it.
+    fn bytes(&self) -> u64 {
+        // Its keys stand here and in the index.
+        let (from, to) = self.watch.bounds();
+        SUBSCRIBER_BYTES + 2 * (from.len() + to.map_or(0, |to| to.len())) as u64
+    }
+
     fn send(&mut self, to: MicrobatchId, writes: Vec<RawWrite>) -> Sent {
         let from = std::mem::replace(&mut self.told, to);
         self.queue.send(RawDiff { from, to, writes })

@@ -2,13 +2,14 @@
 //!
 //! What is subscribed is a row or a range of rows under a *prefix*, the key of the path before the range. A
 //! written row is looked for by its whole key among the rows, and by each of its beginnings that is as long as
-//! some prefix among the prefixes. A [`Filter`] stands in front of both: one pass over the key's bytes hashes
-//! all of its beginnings, each is tested in one counter, and only a hit is looked up. So a write that nobody
-//! subscribed costs a few instructions for each byte of its key, however many subscribers there are.
+//! some prefix among the prefixes. A [`Filter`] stands in front of each: whole keys are hashed eight bytes at a time;
+//! one pass over the key's bytes hashes all of its beginnings, if there are prefixes; each is tested in one counter,
+//! and only a hit is looked up. So a write that nobody subscribed costs a few instructions, however many subscribers
+//! there are.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use super::queue::RawWrite;
@@ -125,6 +126,15 @@ impl Index {
         run.parts().any(|(pstate, _)| self.pstates.contains_key(&pstate))
     }
 
+    /// Whether a run may write something that is subscribed: one that does, does; one in many that do not, too.
+    pub(crate) fn may_touch(&self, run: &Run) -> bool {
+        run.parts().any(|(pstate, part)| {
+            self.pstates.get(&pstate).is_some_and(|of| {
+                part.ranges().next().is_some() || part.keys().any(|key| of.may_have(key))
+            })
+        })
+    }
+
     /// What a run did to what is subscribed, in the order in which it did it.
     pub(crate) fn matches(&self, run: &Run) -> Matches {
         let mut matches = Matches::new();
@@ -146,7 +156,10 @@ impl Index {
 /// What is subscribed of one `PState`.
 #[derive(Debug, Default)]
 struct OfPState {
-    filter: Filter,
+    /// Of whole keys.
+    whole: Filter,
+    /// Of their beginnings.
+    begun: Filter,
     points: BTreeMap<Box<[u8]>, Vec<SubscriberId>>,
     prefixes: BTreeMap<Box<[u8]>, Vec<Ranged>>,
     /// The lengths of the prefixes, ascending, and how many have each.
@@ -169,7 +182,7 @@ impl OfPState {
                 let ids = self.points.entry(Box::from(key.as_slice())).or_default();
                 ids.push(id);
                 if ids.len() == 1 {
-                    self.filter.add(hash(key));
+                    self.whole.add(hash_whole(key));
                 }
             }
             Watched::Range { from, to, prefix_bytes } => {
@@ -182,7 +195,7 @@ impl OfPState {
                     keys_only: watch.keys_only,
                 });
                 if ranged.len() == 1 {
-                    self.filter.add(hash(prefix));
+                    self.begun.add(hash(prefix));
                     match self.lengths.binary_search_by_key(prefix_bytes, |(length, _)| *length) {
                         Ok(at) => self.lengths[at].1 += 1,
                         Err(at) => self.lengths.insert(at, (*prefix_bytes, 1)),
@@ -190,9 +203,11 @@ impl OfPState {
                 }
             }
         }
-        if self.filter.is_crowded() {
-            let all = self.points.keys().chain(self.prefixes.keys());
-            self.filter = Filter::of(all.map(|key| hash(key)));
+        if self.whole.is_crowded() {
+            self.whole = Filter::of(self.points.keys().map(|key| hash_whole(key)));
+        }
+        if self.begun.is_crowded() {
+            self.begun = Filter::of(self.prefixes.keys().map(|key| hash(key)));
         }
     }
 
@@ -203,7 +218,7 @@ impl OfPState {
                 ids.retain(|it| *it != id);
                 if ids.is_empty() {
                     self.points.remove(key.as_slice());
-                    self.filter.remove(hash(key));
+                    self.whole.remove(hash_whole(key));
                 }
             }
             Watched::Range { from, prefix_bytes, .. } => {
@@ -212,7 +227,7 @@ impl OfPState {
                 ranged.retain(|it| it.id != id);
                 if ranged.is_empty() {
                     self.prefixes.remove(prefix);
-                    self.filter.remove(hash(prefix));
+                    self.begun.remove(hash(prefix));
                     let at = self.lengths.binary_search_by_key(prefix_bytes, |(length, _)| *length);
                     let at = at.expect("it was counted when it was added");
                     self.lengths[at].1 -= 1;
@@ -239,22 +254,32 @@ impl OfPState {
                 };
                 matches.entry(id).or_default().push(write);
             };
-            self.filter.hits(key, &self.lengths, |length, is_whole| {
+            self.begun.beginnings(key, &self.lengths, |length| {
                 looked_up.set(looked_up.get() + 1);
-                if let Some(length) = length {
-                    for it in self.prefixes.get(&key[..length]).into_iter().flatten() {
-                        if it.covers(key) {
-                            tell(it.id, it.keys_only);
-                        }
+                for it in self.prefixes.get(&key[..length]).into_iter().flatten() {
+                    if it.covers(key) {
+                        tell(it.id, it.keys_only);
                     }
                 }
-                if is_whole {
-                    for &id in self.points.get(key).into_iter().flatten() {
-                        tell(id, false);
-                    }
-                }
+                ControlFlow::Continue(())
             });
+            if self.whole.has(|| hash_whole(key)) {
+                looked_up.set(looked_up.get() + 1);
+                for &id in self.points.get(key).into_iter().flatten() {
+                    tell(id, false);
+                }
+            }
         }
+    }
+
+    /// Whether the filters let a key through.
+    fn may_have(&self, key: &[u8]) -> bool {
+        let mut begins = false;
+        self.begun.beginnings(key, &self.lengths, |_| {
+            begins = true;
+            ControlFlow::Break(())
+        });
+        begins || self.whole.has(|| hash_whole(key))
     }
 
     /// The ranges that a run has deleted, each cut to what is subscribed. They are few, and each is looked up.
@@ -351,13 +376,12 @@ impl Filter {
         Some(usize::try_from(hash >> 32).unwrap_or(0) & mask)
     }
 
-    /// Asks for each beginning of `key` that has one of these lengths, and for the whole, whether it may be
-    /// there; `hit` gets the length of the beginning if it is one of those, and whether it is the whole.
-    fn hits(
+    /// Gives each beginning of `key` that has one of these lengths and may be there, until `hit` breaks.
+    fn beginnings(
         &self,
         key: &[u8],
         lengths: &[(usize, usize)],
-        mut hit: impl FnMut(Option<usize>, bool),
+        mut hit: impl FnMut(usize) -> ControlFlow<()>,
     ) {
         let mut hash = Hash::default();
         let mut hashed = 0;
@@ -365,18 +389,15 @@ impl Filter {
             let Some(more) = key.get(hashed..length) else { break };
             hash.add(more);
             hashed = length;
-            if self.has(hash.mixed()) {
-                hit(Some(length), false);
+            if self.has(|| hash.mixed()) && hit(length).is_break() {
+                break;
             }
-        }
-        hash.add(&key[hashed..]);
-        if self.has(hash.mixed()) {
-            hit(None, true);
         }
     }
 
-    fn has(&self, hash: u64) -> bool {
-        self.at(hash).is_some_and(|at| self.slots[at] > 0)
+    fn has(&self, hash: impl FnOnce() -> u64) -> bool {
+        // Where nothing is, nothing need be hashed.
+        self.keys > 0 && self.at(hash()).is_some_and(|at| self.slots[at] > 0)
     }
 }
 
@@ -401,6 +422,19 @@ impl Hash {
     fn mixed(self) -> u64 {
         (self.0 ^ (self.0 >> 29)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
+}
+
+/// Of a key that is asked for as a whole, eight bytes at a time.
+fn hash_whole(key: &[u8]) -> u64 {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (words, rest) = key.as_chunks::<8>();
+    let mut hash = key.len() as u64;
+    for word in words {
+        hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(FACTOR).rotate_left(29);
+    }
+    let rest = rest.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    let hash = (hash ^ rest).wrapping_mul(FACTOR);
+    (hash ^ (hash >> 32)).wrapping_mul(FACTOR)
 }
 
 fn hash(key: &[u8]) -> u64 {
@@ -452,7 +486,11 @@ mod tests {
         for (id, watch) in (0..).zip(&watches) {
             index.add(SubscriberId(id), watch);
         }
-        let told = |run: &Run| -> Vec<u64> { index.matches(run).keys().map(|it| it.0).collect() };
+        let told = |run: &Run| -> Vec<u64> {
+            let told: Vec<u64> = index.matches(run).keys().map(|it| it.0).collect();
+            assert!(index.may_touch(run) || told.is_empty());
+            told
+        };
         let put = |key: &[u8]| run(|writes| writes.put(P, key, b"v"));
         assert_eq!(told(&put(b"aa")), [0, 2, 6]);
         assert_eq!(told(&put(b"ab")), [1, 2, 3, 4, 6]);
@@ -509,6 +547,10 @@ mod tests {
             }
         });
         assert!(index.matches(&numbers).is_empty());
+        let one = |key: u64| run(|writes| writes.put(P, &encode_key(&key), b"v"));
+        let touched = (10_000..20_000).filter(|&key| index.may_touch(&one(key))).count();
+        assert!(touched < 2_000, "{touched} of 10,000 runs");
+        assert!((0..10_000).all(|key| index.may_touch(&one(key))));
         // The name's key and the element's: every length of a watched name is one beginning to test.
         let names = run(|writes| {
             for key in 10_000..20_000_u64 {

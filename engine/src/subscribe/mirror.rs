@@ -105,7 +105,7 @@ impl<'a> Write<'a> {
 
 /// The part of a row's key behind the path. That the row is an element of what the path leads to, the bounds of
 /// the path's range say: no row that counts elements lies within them.
-fn element_key(key: &[u8], prefix_bytes: usize) -> Result<&[u8]> {
+pub(crate) fn element_key(key: &[u8], prefix_bytes: usize) -> Result<&[u8]> {
     let problem = "a row's key is shorter than the path to it";
     key.get(prefix_bytes..).ok_or(Error::BadKey { key_type: "row", problem })
 }
@@ -161,7 +161,7 @@ where
 
 impl<P: RowPath> One<P> {
     /// The value of a row, or of none.
-    fn read(fields: &FieldTable, row: Option<&[u8]>) -> Result<P::Out> {
+    pub(crate) fn read(fields: &FieldTable, row: Option<&[u8]>) -> Result<P::Out> {
         P::decode(fields, &[], &[Answer::One(row)])
     }
 }

@@ -1,11 +1,12 @@
 //! From a shard to one subscriber: an ordered queue that is bounded in bytes and never waits.
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::task::Poll;
 
-use futures_channel::mpsc;
-use futures_util::StreamExt;
+use futures_util::task::AtomicWaker;
 
 use crate::types::MicrobatchId;
 
@@ -52,19 +53,62 @@ impl RawDiff {
     }
 }
 
-/// What both ends know.
-#[derive(Debug, Default)]
+/// What both ends hold. The lock is taken for a few instructions at a time, by one end or the other.
+#[derive(Debug)]
 struct Shared {
-    /// Of diffs that wait.
-    bytes: AtomicU64,
-    /// A diff was left out: nothing that comes later can be used.
-    gap: AtomicBool,
+    waiting: RwLock<Waiting>,
+    /// The subscriber, if it waits for a diff.
+    subscriber: AtomicWaker,
+    /// Bytes that wait in all queues of the shard.
+    of_shard: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    diffs: VecDeque<RawDiff>,
+    bytes: u64,
+    end: Option<End>,
+}
+
+/// Why nothing is sent any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// A diff was left out, and those that waited with it: nothing that comes later could be used.
+    Gap,
+    /// There is no sender any more.
+    Ended,
+    /// There is no receiver any more.
+    Abandoned,
+}
+
+impl Waiting {
+    fn take(&mut self) -> (VecDeque<RawDiff>, u64) {
+        (std::mem::take(&mut self.diffs), std::mem::take(&mut self.bytes))
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> RwLockWriteGuard<'_, Waiting> {
+        self.waiting.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends it for this reason, if it has not ended; and gives out what waited if nobody will take it.
+    fn end(&self, end: End) -> VecDeque<RawDiff> {
+        let mut waiting = self.waiting();
+        let (gone, bytes) = match *waiting.end.get_or_insert(end) {
+            End::Ended => Default::default(),
+            End::Gap | End::Abandoned => waiting.take(),
+        };
+        drop(waiting);
+        self.of_shard.fetch_sub(bytes, Ordering::Relaxed);
+        self.subscriber.wake();
+        gone
+    }
 }
 
 /// The shard's end.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    diffs: mpsc::UnboundedSender<RawDiff>,
     shared: Arc<Shared>,
     bytes_max: u64,
 }
@@ -72,17 +116,17 @@ pub(crate) struct Sender {
 /// The subscriber's end.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    diffs: mpsc::UnboundedReceiver<RawDiff>,
     shared: Arc<Shared>,
 }
 
 /// What came of sending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// It waits to be taken.
     Queued,
-    /// Nobody will take it, so that the sender is of no use any more: the receiver is gone, or has a gap.
-    Ended,
+    /// Nobody will take it, so that the sender is of no use any more: the receiver is gone, or has a gap. With what
+    /// waited, which takes time to drop.
+    Ended(VecDeque<RawDiff>),
 }
 
 /// What a subscriber receives.
@@ -95,60 +139,90 @@ pub(crate) enum Received {
     Ended,
 }
 
-/// Both ends of a queue that holds at most so many bytes.
-pub(crate) fn queue(bytes_max: u64) -> (Sender, Receiver) {
-    let (sender, receiver) = mpsc::unbounded();
-    let shared = Arc::new(Shared::default());
-    let receiver = Receiver { diffs: receiver, shared: Arc::clone(&shared) };
-    (Sender { diffs: sender, shared, bytes_max }, receiver)
+/// Both ends of a queue that holds at most so many bytes, which `of_shard` counts, too.
+pub(crate) fn queue(bytes_max: u64, of_shard: &Arc<AtomicU64>) -> (Sender, Receiver) {
+    let shared = Arc::new(Shared {
+        waiting: RwLock::default(),
+        subscriber: AtomicWaker::new(),
+        of_shard: Arc::clone(of_shard),
+    });
+    let receiver = Receiver { shared: Arc::clone(&shared) };
+    (Sender { shared, bytes_max }, receiver)
 }
 
 impl Sender {
-    /// Queues a diff, or marks a gap if that would be too much.
+    /// Queues a diff, or makes a gap if that would be too much.
     pub(crate) fn send(&self, diff: RawDiff) -> Sent {
         let bytes = diff.bytes();
-        // The other side only takes away, so this can be too strict by what it takes just now.
-        if self.shared.bytes.load(Ordering::Relaxed).saturating_add(bytes) > self.bytes_max {
-            self.shared.gap.store(true, Ordering::Release);
-            return Sent::Ended;
+        let mut waiting = self.shared.waiting();
+        if waiting.end.is_some() || waiting.bytes.saturating_add(bytes) > self.bytes_max {
+            drop(waiting);
+            return Sent::Ended(self.give_up());
         }
-        self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
-        match self.diffs.unbounded_send(diff) {
-            Ok(()) => Sent::Queued,
-            Err(_) => Sent::Ended,
-        }
+        waiting.bytes += bytes;
+        waiting.diffs.push_back(diff);
+        drop(waiting);
+        self.shared.of_shard.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.subscriber.wake();
+        Sent::Queued
     }
 
-    /// Whether nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.shared.bytes.load(Ordering::Relaxed) == 0
+    /// Makes a gap in place of what waits, which it gives out.
+    pub(crate) fn give_up(&self) -> VecDeque<RawDiff> {
+        self.shared.end(End::Gap)
+    }
+
+    /// How many bytes wait.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shared.waiting().bytes
     }
 
     /// Whether the receiver was dropped.
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.diffs.is_closed()
+        self.shared.waiting().end == Some(End::Abandoned)
+    }
+}
+
+/// What waits can still be taken.
+impl Drop for Sender {
+    fn drop(&mut self) {
+        drop(self.shared.end(End::Ended));
     }
 }
 
 impl Receiver {
-    /// The next diff. A gap comes before the diffs that wait in front of it: they are of no use when the value
-    /// is read anew. Dropping the future loses nothing.
+    /// The next diff. A gap comes in place of the diffs that waited in front of it: they are of no use when the
+    /// value is read anew. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Received {
-        if self.has_gap() {
-            return Received::Gap;
-        }
-        match Pin::new(&mut self.diffs).next().await {
-            Some(diff) => {
-                self.shared.bytes.fetch_sub(diff.bytes(), Ordering::Relaxed);
-                Received::Diff(diff)
+        poll_fn(|context| {
+            // Before a look, so that what is sent after it wakes.
+            self.shared.subscriber.register(context.waker());
+            let mut waiting = self.shared.waiting();
+            if let Some(diff) = waiting.diffs.pop_front() {
+                let bytes = diff.bytes();
+                waiting.bytes -= bytes;
+                drop(waiting);
+                self.shared.of_shard.fetch_sub(bytes, Ordering::Relaxed);
+                return Poll::Ready(Received::Diff(diff));
             }
-            None if self.has_gap() => Received::Gap,
-            None => Received::Ended,
-        }
+            match waiting.end {
+                None => Poll::Pending,
+                Some(End::Gap) => Poll::Ready(Received::Gap),
+                Some(End::Ended | End::Abandoned) => Poll::Ready(Received::Ended),
+            }
+        })
+        .await
     }
+}
 
-    fn has_gap(&self) -> bool {
-        self.shared.gap.load(Ordering::Acquire)
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let mut waiting = self.shared.waiting();
+        let (gone, bytes) = waiting.take();
+        waiting.end = Some(End::Abandoned);
+        drop(waiting);
+        self.shared.of_shard.fetch_sub(bytes, Ordering::Relaxed);
+        drop(gone);
     }
 }
 
@@ -166,30 +240,74 @@ mod tests {
     #[test]
     fn more_than_the_bound_is_a_gap_and_less_is_not() {
         let each = diff(1, 100).bytes();
-        let (sender, mut receiver) = queue(3 * each);
+        let all = Arc::default();
+        let (sender, mut receiver) = queue(3 * each, &all);
         for to in 1..=9 {
             assert_eq!(sender.send(diff(to, 100)), Sent::Queued);
+            assert_eq!(all.load(Ordering::Relaxed), each);
             assert_eq!(receiver.next().now_or_never(), Some(Received::Diff(diff(to, 100))));
         }
         assert_eq!(receiver.next().now_or_never(), None);
         for to in 10..=12 {
             assert_eq!(sender.send(diff(to, 100)), Sent::Queued);
         }
-        assert_eq!(sender.send(diff(13, 100)), Sent::Ended);
+        assert_eq!((sender.bytes(), all.load(Ordering::Relaxed)), (3 * each, 3 * each));
+        // What waited takes no memory any more, whether the receiver looks or not.
+        let waited = (10..=12).map(|to| diff(to, 100)).collect();
+        assert_eq!(sender.send(diff(13, 100)), Sent::Ended(waited));
+        assert_eq!((sender.bytes(), all.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!(sender.send(diff(14, 1)), Sent::Ended(VecDeque::new()));
+        assert_eq!(receiver.next().now_or_never(), Some(Received::Gap));
+        drop(sender);
         assert_eq!(receiver.next().now_or_never(), Some(Received::Gap));
     }
 
     #[test]
     fn each_end_learns_that_the_other_one_is_gone() {
-        let (sender, mut receiver) = queue(1 << 20);
+        let all = Arc::default();
+        let (sender, mut receiver) = queue(1 << 20, &all);
         assert_eq!(sender.send(diff(1, 1)), Sent::Queued);
         drop(sender);
         assert!(matches!(receiver.next().now_or_never(), Some(Received::Diff(_))));
         assert_eq!(receiver.next().now_or_never(), Some(Received::Ended));
-        let (sender, receiver) = queue(1 << 20);
+        let (sender, receiver) = queue(1 << 20, &all);
+        assert_eq!(sender.send(diff(1, 1)), Sent::Queued);
         assert!(!sender.is_abandoned());
         drop(receiver);
         assert!(sender.is_abandoned());
-        assert_eq!(sender.send(diff(1, 1)), Sent::Ended);
+        assert_eq!(all.load(Ordering::Relaxed), 0);
+        assert!(matches!(sender.send(diff(1, 1)), Sent::Ended(_)));
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_a_diff_a_gap_and_the_end() {
+        let all = Arc::default();
+        for end in 0..3 {
+            let (sender, mut receiver) = queue(1 << 10, &all);
+            let (woken, waker) = counting_waker();
+            let mut next = std::pin::pin!(receiver.next());
+            let mut context = std::task::Context::from_waker(&waker);
+            assert!(next.as_mut().poll(&mut context).is_pending());
+            assert_eq!(woken.load(Ordering::Relaxed), 0);
+            match end {
+                0 => drop(sender.send(diff(1, 1))),
+                1 => drop(sender.send(diff(1, 2 << 10))),
+                _ => drop(sender),
+            }
+            assert_eq!(woken.load(Ordering::Relaxed), 1);
+            assert!(next.as_mut().poll(&mut context).is_ready());
+        }
+    }
+
+    /// A waker that counts.
+    fn counting_waker() -> (Arc<AtomicU64>, std::task::Waker) {
+        struct Counts(Arc<AtomicU64>);
+        impl std::task::Wake for Counts {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let count = Arc::default();
+        (Arc::clone(&count), Arc::new(Counts(count)).into())
     }
 }

@@ -1,11 +1,14 @@
 //! Random commits, and subscribers of every kind: what they fold is what a select would read, at every commit,
-//! with gaps.
+//! with gaps that are closed by difference or by value, and crashes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Debug;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
@@ -16,14 +19,17 @@ use super::queue::{RawDiff, RawWrite, Received, Receiver, Sender, Sent, queue};
 use super::*;
 use crate::codec::table::Trace;
 use crate::codec::{FieldTable, encode};
-use crate::pstate::{KEY_BYTES_MAX, WriteSet};
+use crate::env::Env;
+use crate::env::memory::{MemoryDisk, run};
+use crate::page::Cache;
+use crate::pstate::{self, Between, KEY_BYTES_MAX, Run, Store, Wanted, WriteSet};
 use crate::schema::path::{Entry, Item, KeyOf, Size};
 use crate::schema::plan::RangeOp;
 use crate::schema::{
     Answer, Anyone, Counted, Direct, List, Many, Map, Maybe, One as Single, Owned, PState, Path,
     Position, Presence, ReadOp, Removal, Rows, Select, Set, Shape, Sub, list,
 };
-use crate::types::PStateId;
+use crate::types::{Index as EntryIndex, PStateId, PartitionId, Time, TopologyId};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Line {
@@ -375,11 +381,19 @@ impl Folds for Path<Item<Line>, Many, Anyone> {
 /// A subscriber, of whatever.
 trait Follows {
     fn watch(&self) -> &Watch;
+    /// How far it is.
+    fn at(&self) -> MicrobatchId;
     /// Sends what a commit did; whether it was kept.
     fn send(&mut self, to: MicrobatchId, writes: Vec<RawWrite>) -> Sent;
-    /// Takes what waits, and is what is selected now; how many elements were told as changes, or that there was a
+    /// Takes what waits, and is what is selected now; how many elements were told as changes, or that there is a
     /// gap.
-    fn catch_up(&mut self, state: &State, id: MicrobatchId) -> Option<usize>;
+    fn catch_up(&mut self, state: &State) -> Option<usize>;
+    /// Nobody sends any more.
+    fn end(&mut self);
+    /// After a gap, does what was written since, and is what is selected now.
+    fn bridge(&mut self, state: &State, id: MicrobatchId, writes: &[RawWrite]);
+    /// After a gap, reads the value anew.
+    fn read(&mut self, state: &State, id: MicrobatchId);
 }
 
 struct Follower<P: Folds> {
@@ -404,7 +418,7 @@ impl<P: Folds> Follower<P> {
             path,
             told: MicrobatchId(0),
             bytes_max,
-            ends: queue(bytes_max),
+            ends: queue(bytes_max, &Arc::default()),
             mirror: P::Mirror::empty(&state.fields).unwrap(),
             at: MicrobatchId(0),
         };
@@ -412,10 +426,69 @@ impl<P: Folds> Follower<P> {
         new
     }
 
-    /// Reads the value anew, as after a registration.
-    fn read(&mut self, state: &State, id: MicrobatchId) {
+    fn register(&mut self, id: MicrobatchId) {
         (self.told, self.at) = (id, id);
-        self.ends = queue(self.bytes_max);
+        self.ends = queue(self.bytes_max, &Arc::default());
+    }
+
+    /// Does writes to the mirror, and the diffs that come of them to what is folded.
+    fn do_writes(&mut self, state: &State, writes: &[RawWrite]) -> usize {
+        let read = |raw| Write::of(raw, self.watch.prefix_bytes()).unwrap();
+        let writes: Vec<Write<'_>> = writes.iter().map(read).collect();
+        let diffs = self.mirror.apply(&state.fields, &writes).unwrap();
+        let told = diffs.len();
+        for diff in diffs {
+            P::fold(&mut self.folded, diff);
+        }
+        told
+    }
+
+    fn compare(&self, state: &State) {
+        let selected = state.select(self.path.clone());
+        assert_eq!(P::seen(self.mirror.value()), selected);
+        assert_eq!(self.folded, selected);
+    }
+}
+
+impl<P: Folds> Follows for Follower<P> {
+    fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    fn at(&self) -> MicrobatchId {
+        self.at
+    }
+
+    fn send(&mut self, to: MicrobatchId, writes: Vec<RawWrite>) -> Sent {
+        let from = std::mem::replace(&mut self.told, to);
+        self.ends.0.send(RawDiff { from, to, writes })
+    }
+
+    fn catch_up(&mut self, state: &State) -> Option<usize> {
+        let mut told = 0;
+        while let Some(received) = self.ends.1.next().now_or_never() {
+            let Received::Diff(diff) = received else { return None };
+            assert_eq!(diff.from, self.at);
+            self.at = diff.to;
+            told += self.do_writes(state, &diff.writes);
+        }
+        self.compare(state);
+        Some(told)
+    }
+
+    fn end(&mut self) {
+        // What waits is taken before the end is met.
+        self.ends.0 = queue(0, &Arc::default()).0;
+    }
+
+    fn bridge(&mut self, state: &State, id: MicrobatchId, writes: &[RawWrite]) {
+        self.do_writes(state, writes);
+        self.register(id);
+        self.compare(state);
+    }
+
+    fn read(&mut self, state: &State, id: MicrobatchId) {
+        self.register(id);
         let (from, to) = self.watch.bounds();
         let range = RangeOp {
             from,
@@ -431,45 +504,7 @@ impl<P: Folds> Follower<P> {
         self.mirror = P::Mirror::empty(&state.fields).unwrap();
         self.mirror.apply(&state.fields, &writes).unwrap();
         self.folded = P::seen(self.mirror.value());
-    }
-}
-
-impl<P: Folds> Follows for Follower<P> {
-    fn watch(&self) -> &Watch {
-        &self.watch
-    }
-
-    fn send(&mut self, to: MicrobatchId, writes: Vec<RawWrite>) -> Sent {
-        let from = std::mem::replace(&mut self.told, to);
-        self.ends.0.send(RawDiff { from, to, writes })
-    }
-
-    fn catch_up(&mut self, state: &State, id: MicrobatchId) -> Option<usize> {
-        let mut told = Some(0);
-        while let Some(received) = self.ends.1.next().now_or_never() {
-            match received {
-                Received::Diff(diff) => {
-                    assert_eq!(diff.from, self.at);
-                    self.at = diff.to;
-                    let read = |raw| Write::of(raw, self.watch.prefix_bytes()).unwrap();
-                    let writes: Vec<Write<'_>> = diff.writes.iter().map(read).collect();
-                    let diffs = self.mirror.apply(&state.fields, &writes).unwrap();
-                    told = told.map(|told| told + diffs.len());
-                    for diff in diffs {
-                        P::fold(&mut self.folded, diff);
-                    }
-                }
-                Received::Gap => {
-                    self.read(state, id);
-                    told = None;
-                }
-                Received::Ended => panic!("it was not let go"),
-            }
-        }
-        let selected = state.select(self.path.clone());
-        assert_eq!(P::seen(self.mirror.value()), selected);
-        assert_eq!(self.folded, selected);
-        told
+        self.compare(state);
     }
 }
 
@@ -495,28 +530,111 @@ fn followers(state: &State) -> Vec<Box<dyn Follows>> {
     all
 }
 
+const TOPOLOGY: TopologyId = TopologyId(1);
+
+/// Ids of the last so long can be compared.
+const WINDOW: Duration = Duration::from_millis(60);
+
+/// The partition in which the commits are made, and what it knows of older ids.
+struct Partition {
+    env: Env,
+    store: Store,
+    folded: EntryIndex,
+}
+
+impl Partition {
+    async fn open(env: Env, folded: EntryIndex) -> Self {
+        let cache = Cache::new(1 << 20);
+        let opened = Store::open(&env, &cache, "p/0", PartitionId(0), folded.next());
+        let (store, _) = opened.await.unwrap();
+        Self { env, store, folded }
+    }
+
+    fn wanted(id: MicrobatchId) -> Wanted {
+        let now = Time::default().after(Duration::from_millis(id.0));
+        Wanted { pins: Vec::new(), window: WINDOW, now }
+    }
+
+    async fn commit(&mut self, id: MicrobatchId, run: &Rc<Run>) {
+        self.store.stack(TOPOLOGY, id, Rc::clone(run));
+        self.store.merge_keeping(TOPOLOGY, id, &Self::wanted(id));
+        if id.0.is_multiple_of(16) {
+            self.store.trim_history(|_| Self::wanted(id));
+        }
+        if id.0.is_multiple_of(400) {
+            self.fold().await;
+        }
+    }
+
+    async fn fold(&mut self) {
+        self.folded = self.folded.next();
+        self.store.fold(self.folded, &[]).await.unwrap();
+    }
+
+    /// Everything was folded, and what was kept of older ids is gone.
+    async fn crash(mut self, id: MicrobatchId) -> Self {
+        self.fold().await;
+        let opened = Self::open(self.env, self.folded).await;
+        opened.store.note_contained(TOPOLOGY, id);
+        opened
+    }
+
+    /// What a shard answers to whoever has a gap.
+    async fn written_since(
+        &self,
+        watch: &Watch,
+        (from, to): (MicrobatchId, MicrobatchId),
+    ) -> Option<Vec<RawWrite>> {
+        let mut writes = Vec::new();
+        let visit = |key: &[u8], _: Option<&[u8]>, value: Option<&[u8]>| {
+            writes.push(match value {
+                Some(value) => RawWrite::Put(key.into(), value.into()),
+                None => RawWrite::Gone(key.into()),
+            });
+            ControlFlow::Continue(())
+        };
+        let (lower, upper) = watch.bounds();
+        let keys = (lower.as_slice(), upper.as_ref().map(crate::codec::KeyBuf::as_slice));
+        let between = Between { topology: TOPOLOGY, from, to };
+        match self.store.difference(between, watch.pstate, keys, visit).await {
+            Ok(_) => Some(writes),
+            Err(pstate::Error::Expired { .. }) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 /// More with `TIDEMILL_COMMITS`.
 const COMMITS: u64 = 100_000;
 
 #[test]
 fn folded_changes_are_what_is_selected_at_every_commit() {
     let commits = std::env::var("TIDEMILL_COMMITS").map_or(COMMITS, |it| it.parse().unwrap());
+    run(&MemoryDisk::new(), move |env| folded_changes(env, commits));
+}
+
+async fn folded_changes(env: Env, commits: u64) {
     let (state, random) = (State::new(), Random(Cell::new(7)));
+    let mut partition = Partition::open(env, EntryIndex(0)).await;
     let mut followers = followers(&state);
     let mut index = Index::default();
     for (id, follower) in (0..).zip(&followers) {
         index.add(SubscriberId(id), follower.watch());
     }
-    let (mut changes, mut gaps) = (vec![0; followers.len()], 0);
+    let mut changes = vec![0; followers.len()];
+    // Gaps closed by what was written, of which so many after a crash; and by value.
+    let (mut bridged, mut bridged_after_crash, mut read) = (0, 0, 0);
+    let mut crashed = MicrobatchId(0);
     for id in (1..=commits).map(MicrobatchId) {
         for _ in 0..=random.below(3) {
             change(&state, &random);
         }
-        let run = state.writes.take().seal();
+        let run = Rc::new(state.writes.take().seal());
+        partition.commit(id, &run).await;
         let mut look_at = vec![usize::from(random.small(30))];
         for (number, writes) in index.matches(&run) {
             let at = usize::try_from(number.0).unwrap();
-            if followers[at].send(id, writes) == Sent::Ended {
+            if followers[at].send(id, writes) != Sent::Queued {
                 index.remove(number, followers[at].watch());
             }
             // Some keep up, others fall behind.
@@ -524,17 +642,36 @@ fn folded_changes_are_what_is_selected_at_every_commit() {
                 look_at.push(at);
             }
         }
-        for at in look_at {
-            if let Some(told) = followers[at].catch_up(&state, id) {
-                changes[at] += told;
-            } else {
-                gaps += 1;
-                index.add(SubscriberId(at as u64), followers[at].watch());
+        if random.below(1_000) == 0 {
+            partition = partition.crash(id).await;
+            crashed = id;
+            for (number, follower) in (0..).zip(&mut followers) {
+                index.remove(SubscriberId(number), follower.watch());
+                follower.end();
             }
+        }
+        for at in look_at {
+            let follower = &mut followers[at];
+            if let Some(told) = follower.catch_up(&state) {
+                changes[at] += told;
+                continue;
+            }
+            let ids = (follower.at(), id);
+            if let Some(writes) = partition.written_since(follower.watch(), ids).await {
+                follower.bridge(&state, id, &writes);
+                bridged += 1;
+                bridged_after_crash += u64::from(ids.0 <= crashed);
+            } else {
+                follower.read(&state, id);
+                read += 1;
+            }
+            index.add(SubscriberId(at as u64), follower.watch());
         }
     }
     assert!(changes.iter().all(|&told| told as u64 > commits / 1_000), "{changes:?}");
-    assert!(gaps > commits / 1_000, "{gaps} gaps");
+    let gaps = [bridged, bridged_after_crash, read];
+    assert!(gaps.iter().all(|&count| count > commits / 10_000), "{gaps:?}");
+    assert!(bridged > commits / 1_000 && read > commits / 1_000, "{gaps:?}");
 }
 
 #[test]
@@ -579,7 +716,7 @@ fn a_list_that_is_labelled_anew_tells_only_what_changed() {
         longest = longest.max(writes.len());
         let id = MicrobatchId(u64::from(nth) + 1);
         assert_eq!(follower.send(id, writes), Sent::Queued);
-        assert_eq!(follower.catch_up(&state, id), Some(1));
+        assert_eq!(follower.catch_up(&state), Some(1));
         assert_eq!(follower.folded.len() as u64, u64::from(nth) + 1);
     }
     assert!(longest > 20, "labels were never given anew: {longest}");

@@ -11,6 +11,7 @@ mod api;
 mod backup;
 mod budget;
 mod damage;
+mod differences;
 mod faults;
 mod full;
 mod killed;

@@ -119,7 +119,10 @@ struct Followed<P: Subscribe> {
     path: P,
     seen: fn(&<P::Mirror as Mirror>::Value) -> P::Out,
     changes: u64,
+    bridged: u64,
     resyncs: u64,
+    /// Values of older ids can be read, to compare with.
+    compares: bool,
 }
 
 impl<P: Subscribe<Out: PartialEq + std::fmt::Debug> + Clone> Followed<P> {
@@ -129,7 +132,8 @@ impl<P: Subscribe<Out: PartialEq + std::fmt::Debug> + Clone> Followed<P> {
         seen: fn(&<P::Mirror as Mirror>::Value) -> P::Out,
     ) -> Self {
         let subscription = notes.subscribe(path.clone()).await.unwrap();
-        let new = Self { subscription, path, seen, changes: 0, resyncs: 0 };
+        let (changes, bridged, resyncs, compares) = (0, 0, 0, true);
+        let new = Self { subscription, path, seen, changes, bridged, resyncs, compares };
         new.compare(notes).await;
         new
     }
@@ -154,12 +158,18 @@ impl<P: Subscribe<Out: PartialEq + std::fmt::Debug> + Clone> Followed<P> {
                     self.changes += 1;
                 }
                 What::Unchanged => {}
+                What::Bridged { gap, .. } => {
+                    assert_eq!(gap, Gap::Overrun);
+                    self.bridged += 1;
+                }
                 What::Resynced { gap, .. } => {
                     assert_eq!(gap, Gap::Overrun);
                     self.resyncs += 1;
                 }
             }
-            self.compare(notes).await;
+            if self.compares {
+                self.compare(notes).await;
+            }
         }
     }
 }
@@ -206,6 +216,7 @@ fn what_is_folded_is_what_is_read_as_of_each_id() {
         assert!(changes.iter().all(|&it| it > 5), "{changes:?}");
         assert!(size.changes > 5 && last.changes > 20 && tag.changes > 0);
         assert_eq!(map.resyncs + last.resyncs + queue.resyncs, 0);
+        assert_eq!(map.bridged + last.bridged + queue.bridged, 0);
         engine.close().await.unwrap();
     });
 }
@@ -277,33 +288,134 @@ async fn diffs<P: Subscribe>(
         match subscription.next().await.unwrap().unwrap().what {
             What::Diffs(diffs) => return diffs,
             What::Unchanged => {}
-            What::Resynced { gap, .. } => panic!("{gap}"),
+            What::Bridged { gap, .. } | What::Resynced { gap, .. } => panic!("{gap}"),
         }
     }
 }
 
 #[test]
-fn whoever_does_not_keep_up_finds_a_gap_and_then_the_value() {
+fn whoever_does_not_keep_up_finds_a_gap_and_then_what_was_written_or_the_value() {
     block_on(async {
-        let options = Options { subscription_bytes_max: 2_000, ..options() };
-        let engine = Engine::open(directory("subscribed-gap"), options).await.unwrap();
-        let notes = engine.launch("notes", notes).await.unwrap();
-        let path = notes.texts.key(0).all();
-        let mut map = Followed::new(&notes, path, |it| {
-            it.iter().map(|(key, text)| (*key, text.clone())).collect()
-        })
-        .await;
-        for round in 0..5 {
-            do_all(&notes, (0..50).map(|key| set(0, key, &format!("round {round}")))).await;
-            let through = visible(&notes).await;
-            // What comes meanwhile waits behind the value.
-            let more = do_all(&notes, (0..5).map(|key| set(0, key, &format!("more {round}"))));
-            futures_lite::future::zip(map.follow(&notes, through), more).await;
-            assert_eq!(map.resyncs, round + 1);
-            let through = visible(&notes).await;
-            map.follow(&notes, through).await;
+        for history in [Duration::from_hours(1), Duration::ZERO] {
+            let options = Options { subscription_bytes_max: 2_000, history, ..options() };
+            let engine = Engine::open(directory("subscribed-gap"), options).await.unwrap();
+            let notes = engine.launch("notes", notes).await.unwrap();
+            let path = notes.texts.key(0).all();
+            let mut map = Followed::new(&notes, path, |it| {
+                it.iter().map(|(key, text)| (*key, text.clone())).collect()
+            })
+            .await;
+            map.compares = !history.is_zero();
+            for round in 0..5 {
+                do_all(&notes, (0..50).map(|key| set(0, key, &format!("round {round}")))).await;
+                let through = visible(&notes).await;
+                // What comes meanwhile waits behind the value.
+                let more = do_all(&notes, (0..5).map(|key| set(0, key, &format!("more {round}"))));
+                futures_lite::future::zip(map.follow(&notes, through), more).await;
+                let by_difference = if history.is_zero() { 0 } else { round + 1 };
+                assert_eq!((map.bridged, map.resyncs), (by_difference, round + 1 - by_difference));
+                let through = visible(&notes).await;
+                map.follow(&notes, through).await;
+                map.compare(&notes).await;
+            }
+            assert!(map.changes > 0);
+            engine.close().await.unwrap();
         }
-        assert!(map.changes > 0);
+    });
+}
+
+#[test]
+fn what_was_written_in_a_gap_is_told_and_no_more_than_that() {
+    block_on(async {
+        let options = Options { subscription_bytes_max: 500, ..options() };
+        let engine = Engine::open(directory("subscribed-bridged"), options).await.unwrap();
+        let notes = engine.launch("notes", notes).await.unwrap();
+        do_all(&notes, (0..30).map(|key| set(0, key, "old"))).await;
+        do_all(&notes, (0..3).map(|it| Edit { user: 0, what: Do::Push(format!("{it}")) })).await;
+        let mut map = notes.subscribe(notes.texts.key(0).all()).await.unwrap();
+        let mut queue = notes.subscribe(notes.queue.key(0).all()).await.unwrap();
+        let from = map.id();
+        // Two of these keys are what they were in the end.
+        let texts = (0..20).map(|nth| set(0, nth % 4, &format!("new {nth}")));
+        do_all(&notes, texts.chain([set(0, 2, "old"), set(0, 3, "old")])).await;
+        do_all(&notes, [Edit { user: 0, what: Do::Remove(9) }]).await;
+        do_all(&notes, (3..30).map(|it| Edit { user: 0, what: Do::Push(format!("{it}")) })).await;
+        do_all(&notes, [Edit { user: 0, what: Do::Pop }]).await;
+        let told = map.next().await.unwrap().unwrap();
+        assert_eq!((told.from, told.to), (from, map.id()));
+        let What::Bridged { gap: Gap::Overrun, diffs } = told.what else { panic!("{told:?}") };
+        let old = || "old".to_owned();
+        let set = |key, value: &str| {
+            let (value, old) = (value.to_owned(), Some(old()));
+            MapDiff::Set { key, value, old }
+        };
+        let removed = MapDiff::Removed { key: 9, old: old() };
+        assert_eq!(diffs, [set(0, "new 16"), set(1, "new 17"), removed]);
+        let told = queue.next().await.unwrap().unwrap();
+        let What::Bridged { diffs, .. } = told.what else { panic!("{told:?}") };
+        let removed = ListDiff::Spliced { at: 0, removed: vec!["0".to_owned()], inserted: vec![] };
+        let appended = ListDiff::Appended((3..30).map(|it| it.to_string()).collect());
+        assert_eq!(diffs, [removed, appended]);
+        engine.close().await.unwrap();
+    });
+}
+
+#[test]
+fn so_many_subscribe_and_no_more_and_what_waits_for_all_is_bounded() {
+    block_on(async {
+        let options =
+            Options { subscriptions_max: 20, memory_bytes: 4 << 20, shards: 1, ..options() };
+        let bytes_max = (4 << 20) / 16;
+        let engine = Engine::open(directory("subscribed-many"), options).await.unwrap();
+        let notes = engine.launch("notes", notes).await.unwrap();
+        let mut all = Vec::new();
+        for _ in 0..20 {
+            all.push(notes.subscribe(notes.texts.key(0).all()).await.unwrap());
+        }
+        let more = notes.subscribe(notes.texts.key(0).all()).await.unwrap_err();
+        assert!(matches!(more, Error::TooManySubscriptions { limit: 20, .. }), "{more}");
+        let own_bytes = engine.counters().await.unwrap()[0].subscriber_bytes;
+        assert!(20 * 500 < own_bytes && own_bytes < 20 * 1_000, "{own_bytes}");
+        // Each may have a mebibyte waiting, all of them a quarter of one. One of them keeps up.
+        let mut keeps_up = all.pop().unwrap();
+        for round in 0..8 {
+            do_all(&notes, (0..4).map(|key| set(0, key, &"x".repeat(2_000 + round)))).await;
+            let through = visible(&notes).await;
+            while keeps_up.id() < through {
+                let change = keeps_up.next().await.unwrap().unwrap();
+                assert!(matches!(change.what, What::Diffs(_) | What::Unchanged), "{change:?}");
+            }
+            let counters = &engine.counters().await.unwrap()[0];
+            assert!(counters.subscriber_bytes <= own_bytes + bytes_max, "{counters:?}");
+        }
+        // Those that were taken off make room for others, and find a gap.
+        assert!(engine.counters().await.unwrap()[0].subscribers < 20);
+        let other = notes.subscribe(notes.texts.key(1).all()).await.unwrap();
+        let mut gaps = 0;
+        for mut subscription in all {
+            let told = loop {
+                match subscription.next().await.unwrap() {
+                    Ok(told) if matches!(told.what, What::Diffs(_) | What::Unchanged) => {
+                        if subscription.id() == keeps_up.id() {
+                            break None;
+                        }
+                    }
+                    told => break Some(told),
+                }
+            };
+            match told {
+                Some(Ok(told)) => {
+                    assert!(matches!(told.what, What::Bridged { gap: Gap::Overrun, .. }));
+                    assert_eq!(subscription.value(), keeps_up.value());
+                    gaps += 1;
+                }
+                Some(Err(error)) => panic!("{error}"),
+                None => {}
+            }
+            drop(subscription);
+        }
+        assert!(gaps > 0);
+        drop(other);
         engine.close().await.unwrap();
     });
 }
@@ -335,8 +447,11 @@ fn a_shard_that_stops_says_so_and_one_that_is_reopened_goes_on() {
         engine.reopen_shard(shard).await.unwrap();
         do_all(&notes, [set(0, 1, "after")]).await;
         let told = map.next().await.unwrap().unwrap();
-        let What::Resynced { gap: Gap::Reopened, old } = &told.what else { panic!("{told:?}") };
-        assert_eq!(old.get(1).map(String::as_str), Some("before"));
+        let What::Bridged { gap: Gap::Reopened, diffs: read } = &told.what else {
+            panic!("{told:?}")
+        };
+        let (value, old) = ("after".to_owned(), Some("before".to_owned()));
+        assert_eq!(*read, [MapDiff::Set { key: 1, value, old }]);
         assert_eq!(map.value().get(1).map(String::as_str), Some("after"));
         do_all(&notes, [set(0, 1, "later")]).await;
         assert_eq!(diffs(&mut map).await.len(), 1);

@@ -14,6 +14,9 @@ const TOPOLOGIES: [TopologyId; 2] = [TopologyId(1), TopologyId(2)];
 
 type At = (TopologyId, MicrobatchId);
 
+/// Longer than any test.
+const FOR_EVER: Duration = Duration::from_hours(1);
+
 /// A store and what is known of it.
 struct Tested {
     env: Env,
@@ -22,11 +25,15 @@ struct Tested {
     chance: RefCell<Chance>,
     /// What each topology's `PState`s hold at each id, 0 included.
     versions: RefCell<BTreeMap<At, Rc<Model>>>,
+    /// What each id wrote; those that were aborted are not among them.
+    runs: RefCell<BTreeMap<At, Rc<Run>>>,
     /// Prepared or visible, and not merged.
     stacked: RefCell<BTreeMap<At, Rc<Run>>>,
     /// Merged, and not in the trees yet.
     unfolded: RefCell<BTreeMap<At, Rc<Run>>>,
     visible: RefCell<BTreeMap<TopologyId, MicrobatchId>>,
+    /// Below these, what was kept was lost.
+    lost: RefCell<BTreeMap<TopologyId, MicrobatchId>>,
     /// Ids that are held, and whether they must be readable.
     pins: RefCell<Vec<(At, bool)>>,
     window: Duration,
@@ -38,6 +45,13 @@ struct Tested {
 impl Tested {
     fn count(&self, what: &'static str) {
         *self.counts.borrow_mut().entry(what).or_default() += 1;
+    }
+
+    /// What was kept for readers of older ids may be gone.
+    fn lose(&self, why: &'static str) {
+        self.pins.borrow_mut().iter_mut().for_each(|(_, held)| *held = false);
+        self.lost.borrow_mut().clone_from(&self.visible.borrow());
+        self.count(why);
     }
 
     fn below(&self, end: u64) -> u64 {
@@ -87,6 +101,7 @@ impl Tested {
                 let mut rows = (*self.version((topology, last))).clone();
                 let run = Rc::new(self.run(topology, &mut rows));
                 store.stack(topology, id, Rc::clone(&run));
+                self.runs.borrow_mut().insert((topology, id), Rc::clone(&run));
                 self.stacked.borrow_mut().insert((topology, id), run);
                 self.versions.borrow_mut().insert((topology, id), Rc::new(rows));
                 self.count("prepared");
@@ -95,6 +110,7 @@ impl Tested {
                 store.unstack(topology, last);
                 self.stacked.borrow_mut().remove(&(topology, last));
                 self.versions.borrow_mut().remove(&(topology, last));
+                self.runs.borrow_mut().remove(&(topology, last));
                 self.count("aborted");
             }
             7..9 if last > visible => {
@@ -184,8 +200,7 @@ impl Tested {
             }
             self.store().show(topology, self.visible(topology));
         }
-        self.pins.borrow_mut().iter_mut().for_each(|(_, held)| *held = false);
-        self.count("reopened");
+        self.lose("reopened");
     }
 
     /// Reads at an id, by key and by range, both ways; false if it was refused.
@@ -242,6 +257,103 @@ impl Tested {
         true
     }
 
+    /// What differs between two ids, which is what differs between the versions; false if it was refused.
+    async fn differs(&self, topology: TopologyId, from: MicrobatchId, to: MicrobatchId) -> bool {
+        let (before, after) = (self.version((topology, from)), self.version((topology, to)));
+        let between = Between { topology, from, to };
+        let store = self.store();
+        for pstate in (0..3).map(PStateId).filter(|it| OWNERS[it.0 as usize] == topology) {
+            let (low, high, pages) = {
+                let mut chance = self.chance.borrow_mut();
+                let (a, b) = (chance.key(&self.shape), chance.key(&self.shape));
+                let (low, high) = (a.clone().min(b.clone()), a.max(b));
+                let whole = chance.below(2) == 0;
+                let bounds = if whole { (Vec::new(), None) } else { (low, Some(high)) };
+                (bounds.0, bounds.1, chance.below(2) == 0)
+            };
+            let inside = |of: PStateId, key: &Vec<u8>| {
+                of == pstate && low <= *key && high.as_ref().is_none_or(|high| key < high)
+            };
+            let keys = before.keys().chain(after.keys()).filter(|(of, key)| inside(*of, key));
+            let keys: std::collections::BTreeSet<_> = keys.collect();
+            let differing = keys.into_iter().filter(|key| before.get(key) != after.get(key));
+            let expected: Vec<_> = differing
+                .map(|key| (key.1.clone(), before.get(key).cloned(), after.get(key).cloned()))
+                .collect();
+            let mut found = Vec::new();
+            let mut at = low.clone();
+            loop {
+                let first = found.len();
+                let visit = |key: &[u8], before: Option<&[u8]>, after: Option<&[u8]>| {
+                    let to_vec = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
+                    found.push((key.to_vec(), to_vec(before), to_vec(after)));
+                    let full = pages && found.len() - first == 3;
+                    if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                };
+                let compared = store.difference(between, pstate, (&at, high.as_deref()), visit);
+                match compared.await {
+                    Ok(looked_at) if !pages => {
+                        assert!(looked_at <= self.written(between, pstate, &low, high.as_ref()));
+                    }
+                    Ok(_) => {}
+                    Err(Error::Expired { topology: of, wanted, oldest }) => {
+                        assert_eq!(of, topology);
+                        assert!(wanted < oldest && oldest <= self.visible(topology));
+                        return false;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+                if !pages || found.len() - first < 3 {
+                    break;
+                }
+                at = found.last().unwrap().0.clone();
+                at.push(0);
+            }
+            assert!(found == expected, "{pstate} in {low:?}..{high:?}, {between:?}");
+        }
+        self.count("compared");
+        true
+    }
+
+    /// How many keys were written between two ids at most: those of a range that was deleted were there before.
+    fn written(
+        &self,
+        Between { topology, from, to }: Between,
+        pstate: PStateId,
+        low: &[u8],
+        high: Option<&Vec<u8>>,
+    ) -> usize {
+        let mut keys = std::collections::BTreeSet::new();
+        let mut rows = self.version((topology, from));
+        let mut take = |key: &[u8]| {
+            if low <= key && high.is_none_or(|high| key < &**high) {
+                keys.insert(key.to_vec());
+            }
+        };
+        let runs = self.runs.borrow();
+        for (at, run) in
+            runs.range((topology, from)..=(topology, to)).filter(|((_, id), _)| *id > from)
+        {
+            for write in run.iter() {
+                match write {
+                    Write::Put { pstate: of, key, .. } | Write::Delete { pstate: of, key }
+                        if of == pstate =>
+                    {
+                        take(key);
+                    }
+                    Write::DeleteRange { pstate: of, from, to } if of == pstate => {
+                        let all = rows.keys().filter(|(of, key)| *of == pstate && **key >= *from);
+                        let all = all.filter(|(_, key)| to.is_none_or(|to| **key < *to));
+                        all.for_each(|(_, key)| take(key));
+                    }
+                    _ => {}
+                }
+            }
+            rows = self.version(*at);
+        }
+        keys.len()
+    }
+
     /// Every pinned id, while a shard goes on.
     async fn reads_all_pins(&self) {
         let pins = self.pins.borrow().clone();
@@ -285,9 +397,11 @@ async fn against_versions(env: Env, seed: u64, shape: Shape, window: Duration) -
         store: RefCell::new(store),
         chance: RefCell::new(Chance(seed)),
         versions: RefCell::default(),
+        runs: RefCell::default(),
         stacked: RefCell::default(),
         unfolded: RefCell::default(),
         visible: RefCell::default(),
+        lost: RefCell::default(),
         pins: RefCell::default(),
         window,
         now: Cell::default(),
@@ -303,12 +417,22 @@ async fn against_versions(env: Env, seed: u64, shape: Shape, window: Duration) -
             assert!(tested.reads((topology, tested.visible(topology)), false).await);
             let old = (topology, MicrobatchId(tested.below(last.0 + 1)));
             tested.count(if tested.reads(old, false).await { "old" } else { "refused" });
+            if tested.below(2) == 0 {
+                continue;
+            }
+            let to = MicrobatchId(tested.below(tested.visible(topology).0 + 1));
+            let from = MicrobatchId(to.0.saturating_sub(tested.below(12)));
+            let compared = join(tested.differs(topology, from, to), tested.changes()).await.0;
+            tested.count(if compared { "compared old" } else { "not compared" });
+            if window == FOR_EVER {
+                let lost = tested.lost.borrow().get(&topology).copied();
+                assert!(compared || Some(from) < lost, "{from} to {to} of {topology} was refused");
+            }
         }
         match tested.below(24) {
             0 => tested.reopen(cache_bytes).await,
             1 if tested.store().drop_oldest_history() => {
-                tested.pins.borrow_mut().iter_mut().for_each(|(_, held)| *held = false);
-                tested.count("dropped");
+                tested.lose("dropped");
             }
             2..10 if !tested.pins.borrow().is_empty() => {
                 let nth = tested.below(tested.pins.borrow().len() as u64);
@@ -337,7 +461,8 @@ fn agrees_with_a_map_of_versions() {
             rounds: 120,
             writes: [12, 120][usize::try_from(seed / 2 % 2).unwrap()],
         };
-        let window = Duration::from_millis([0, 0, 0, 20][usize::try_from(seed % 4).unwrap()]);
+        let window = Duration::from_millis([0, 0, 20, 0][usize::try_from(seed % 4).unwrap()]);
+        let window = if seed % 4 == 3 { FOR_EVER } else { window };
         let disk = MemoryDisk::new();
         for (what, count) in run(&disk, move |env| against_versions(env, seed, shape, window)) {
             *counts.entry(what).or_default() += count;
@@ -345,7 +470,10 @@ fn agrees_with_a_map_of_versions() {
     }
     let often = |what| counts.get(what).copied().unwrap_or_default();
     assert!(often("prepared") > 1_000 && often("read") > 10_000, "{counts:?}");
-    for what in ["aborted", "merged", "folded", "old", "refused", "reopened", "dropped"] {
+    assert!(often("compared old") > 500, "{counts:?}");
+    for what in
+        ["aborted", "merged", "folded", "old", "refused", "reopened", "dropped", "not compared"]
+    {
         assert!(often(what) > 10, "too few {what}: {counts:?}");
     }
 }

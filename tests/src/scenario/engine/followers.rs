@@ -126,8 +126,11 @@ impl Client {
                 None => return Ok(Held::Never),
             };
             self.shared.count("changes followed", 1);
-            let is_resync = matches!(change.what, What::Resynced { .. });
-            self.shared.count("subscriptions resynced", u64::from(is_resync));
+            let is_bridged = matches!(change.what, What::Bridged { .. });
+            let is_reread = matches!(change.what, What::Resynced { .. });
+            self.shared.count("gaps closed by difference", u64::from(is_bridged));
+            self.shared.count("gaps closed by value", u64::from(is_reread));
+            let is_resync = is_bridged || is_reread;
             followed::step(told, (change.from, change.to), is_resync)?;
             told = change.to;
             if change.to <= id {

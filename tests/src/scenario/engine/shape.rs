@@ -56,9 +56,11 @@ impl Shape {
                 microbatch_records_max: *random.pick(&[2, 8, 64]),
                 microbatch_bytes_max: 1 << 20,
                 migration_values_max: *random.pick(&[1, 1, 200]),
-                history: Duration::ZERO,
+                // Gaps are closed by difference where it reaches back.
+                history: Duration::from_millis(if accounts.is_multiple_of(2) { 40 } else { 0 }),
                 history_bytes_max: Some(*random.pick(&[HISTORY_ROOMY, HISTORY_ROOMY, 128 << 10])),
                 subscription_bytes_max: *random.pick(&[1 << 20, 250, 250]),
+                subscriptions_max: 100_000,
                 subscription_heartbeat: Duration::from_millis(10),
                 hop_bytes_max: *random.pick(&[1 << 20, 1, 300, 4 << 10]),
                 depot: depot::Options {
