@@ -63,7 +63,7 @@ use std::sync::Arc;
 
 use crate::codec::table::Trace;
 use crate::codec::{self, FieldTable, Placement};
-use crate::schema::{Layout, Schema};
+use crate::schema::{Described, Layout, Placing, Schema};
 use crate::topology::{self, Row};
 
 mod build;
@@ -211,6 +211,8 @@ pub struct PStateDecl {
     /// # Errors
     /// The type cannot be stored.
     pub layout: fn(&mut Trace) -> codec::Result<Layout>,
+    /// Where its rows live.
+    pub placing: Placing,
     /// Where it was declared.
     pub location: &'static Location<'static>,
 }
@@ -218,7 +220,12 @@ pub struct PStateDecl {
 impl PStateDecl {
     fn of<S: Schema>(name: String, owner: usize, location: &'static Location<'static>) -> Self {
         let schema = std::any::type_name::<S>();
-        Self { name, owner, schema, layout: S::layout, location }
+        Self { name, owner, schema, layout: S::layout, placing: S::PLACING, location }
+    }
+
+    /// What is to be known of it to read its rows; `layout` is the one that `self.layout` gives.
+    pub(crate) fn described<'a>(&'a self, layout: &'a Layout) -> Described<'a> {
+        Described { name: &self.name, layout, placing: self.placing }
     }
 }
 

@@ -131,8 +131,9 @@ impl Inspection<'_> {
                 ("topology", &module.topologies),
             ];
             for (kind, all) in kinds {
-                for Numbered { name, number, layout } in all {
-                    let layout = layout.as_ref().map(|it| format!(": {it}")).unwrap_or_default();
+                for Numbered { name, number, layout, placed } in all {
+                    let layout = layout.as_ref().map(|it| format!(": {}", placed.written(it)));
+                    let layout = layout.unwrap_or_default();
                     writeln!(self.out, "  {kind:<9} {number:>4}  {name}{layout}")?;
                 }
             }

@@ -10,7 +10,8 @@
 //!
 //! Format 2 added the layouts. A file of format 1 is read, and its `PState`s take the layouts that the next
 //! launch declares; the file that this launch writes has the newest format. Format 3 added the sizes of
-//! collections: what was launched before keeps none.
+//! collections: what was launched before keeps none. Format 4 added where rows live: before, that was by the
+//! hash of the first key for all.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,8 +23,12 @@ use crate::codec::FieldTable;
 use crate::codec::table::Misfit;
 use crate::error::{Error, Result};
 use crate::module::{Definition, PStateIndex, Traced};
-use crate::schema::{Layout, ReadPlan, Reads};
+use crate::schema::{Described, Layout, ReadPlan, Reads};
 use crate::types::{DepotId, MicrobatchId, PStateId, ShardId, TopologyId};
+
+mod placed;
+
+pub use placed::Placed;
 
 /// Everything that has a number.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -68,13 +73,16 @@ pub struct Numbered {
     /// remembered this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<Layout>,
+    /// Of a `PState`: where its rows live.
+    #[serde(default, skip_serializing_if = "Placed::is_hash")]
+    pub placed: Placed,
 }
 
 impl Numbered {
     /// A name with its number.
     #[must_use]
     pub fn new(name: &str, number: u32) -> Self {
-        Self { name: name.to_owned(), number, layout: None }
+        Self { name: name.to_owned(), number, layout: None, placed: Placed::Hash }
     }
 }
 
@@ -116,15 +124,14 @@ impl Installed {
         self.topologies.iter().copied().zip(visible).collect()
     }
 
-    /// The name of a `PState`, and how it lies in rows.
-    pub(crate) fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+    pub(crate) fn described(&self, pstate: PStateIndex) -> Described<'_> {
         let place = pstate.0 as usize;
-        (&self.definition.pstates[place].name, &self.layouts[place])
+        self.definition.pstates[place].described(&self.layouts[place])
     }
 
     /// What some reads are of, for people.
     pub(crate) fn names(&self, reads: &Reads) -> String {
-        let name = |plan: &ReadPlan| self.described(PStateIndex(plan.pstate.0)).0;
+        let name = |plan: &ReadPlan| self.described(PStateIndex(plan.pstate.0)).name;
         let mut names: Vec<_> = reads.as_slice().iter().map(name).collect();
         names.dedup();
         format!("a read of `{}`", names.join("`, `"))
@@ -170,7 +177,7 @@ impl Installed {
 }
 
 /// The format of files that are written.
-pub(crate) const FORMAT: u32 = 3;
+pub(crate) const FORMAT: u32 = 4;
 
 /// The oldest format that is read.
 const FORMAT_MIN: u32 = 1;
@@ -268,7 +275,9 @@ impl Catalogue {
             .map(|it| TopologyId(number(&mut entry.topologies, &it.name, &mut self.next_topology)))
             .collect();
         for ((pstate, id), layout) in definition.pstates.iter().zip(&pstates).zip(&layouts) {
-            entry.remember(&pstate.name, layout.clone(), id.0 >= pstates_before)?;
+            let (is_new, placed) = (id.0 >= pstates_before, Placed::from(pstate.placing));
+            entry.remember_place(&pstate.name, layout, placed, is_new)?;
+            entry.remember(&pstate.name, layout.clone(), is_new)?;
         }
         self.check_readable(&definition.name)?;
         Ok(Installed {
@@ -308,6 +317,35 @@ impl Catalogue {
 }
 
 impl ModuleEntry {
+    /// Remembers where the rows of a `PState` live.
+    fn remember_place(
+        &mut self,
+        name: &str,
+        layout: &Layout,
+        placed: Placed,
+        is_new: bool,
+    ) -> Result<()> {
+        let Some(pstate) = self.pstates.iter_mut().find(|it| it.name == name) else {
+            unreachable!("every declared PState was given a number");
+        };
+        if is_new {
+            pstate.placed = placed;
+            return Ok(());
+        }
+        if pstate.placed == placed {
+            return Ok(());
+        }
+        let stored = pstate.placed.written(pstate.layout.as_ref().unwrap_or(layout));
+        let what = format!(
+            "PState `{name}` of module `{}` is declared as `{}`, and its rows were stored as those of `{stored}`, \
+             which live in other partitions: they would not be found. Nothing was changed. Declare what was \
+             stored, or a PState of another name",
+            self.name,
+            placed.written(layout)
+        );
+        Err(Error::Invalid { what })
+    }
+
     /// Remembers the layout of a `PState`, so that it holds what is stored and what is declared.
     fn remember(&mut self, name: &str, declared: Layout, is_new: bool) -> Result<()> {
         let Some(pstate) = self.pstates.iter_mut().find(|it| it.name == name) else {

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 use super::aggregate::{Adds, Change};
+use super::placing::{Place, Placing};
 use super::plan::{ItemsOp, RangeOp, ReadOp, ReadPlan, Removal, Target};
 use super::sizes::{self, Counting, Uncounted};
 use super::{Data, Field, Is, List, Map, Position, Record, RowOf, Set, Sub, list};
@@ -91,15 +92,15 @@ pub trait OwnedBy<O> {}
 
 impl<O> OwnedBy<O> for O {}
 
-impl<S, O> Path<S, One, O> {
-    /// The start of every path of a `PState`.
-    #[inline]
-    pub(super) fn root(pstate: PStateId) -> Self {
-        Self::from_raw(RawPath { key: KeyBuf::new(), more: None, pstate, place_bytes: 0, parts: 0 })
-    }
-}
-
 impl<S, M, O> Path<S, M, O> {
+    /// The start of every path of a `PState` whose rows live where `placing` says.
+    #[inline]
+    pub(super) fn root(pstate: PStateId, placing: Placing) -> Self {
+        let (is_single, place) = (placing.is_single(), placing.function());
+        let (key, more, place_bytes, parts) = (KeyBuf::new(), None, 0, 0);
+        Self::from_raw(RawPath { key, more, place, pstate, place_bytes, parts, is_single })
+    }
+
     #[inline]
     fn from_raw(raw: RawPath) -> Self {
         Self { raw, types: PhantomData }
@@ -345,11 +346,15 @@ struct RawPath {
     key: KeyBuf,
     /// What paths of a few keys do not have.
     more: Option<Box<More>>,
+    /// Where the first part lives, unless its hash says that.
+    place: Option<Place>,
     pstate: PStateId,
     /// How many bytes of `key` decide its place: the first part.
     place_bytes: u16,
     /// How many keys were given.
     parts: u8,
+    /// All of the `PState` lives in one place, so that the first part is nothing special.
+    is_single: bool,
 }
 
 #[derive(Clone)]
@@ -426,8 +431,13 @@ impl RawPath {
         Error::KeyTooLong { pstate: self.pstate, part, part_type, bytes }
     }
 
-    fn place(&self) -> Placement {
-        Placement::of(&self.key[..usize::from(self.place_bytes)])
+    #[inline]
+    fn place(&self) -> Result<Placement> {
+        let first = &self.key[..usize::from(self.place_bytes)];
+        match self.place {
+            None => Ok(Placement::of(first)),
+            Some(place) => place(first),
+        }
     }
 
     fn target(self) -> Result<Target> {
@@ -440,16 +450,16 @@ impl RawPath {
                 unreachable!("a range is not a direct path")
             }
         }
-        assert!(self.parts > 0, "a token alone is not a path to one element");
-        Ok(Target { pstate: self.pstate, place: self.place(), key: self.key })
+        assert!(self.parts > 0 || self.is_single, "a token alone is not a path to one element");
+        Ok(Target { pstate: self.pstate, place: self.place()?, key: self.key })
     }
 
     fn read(mut self, what: What) -> Result<ReadPlan> {
         let place = match self.parts {
-            0 => unreachable!("a token alone cannot be read"),
+            0 if !self.is_single => unreachable!("a token alone cannot be read"),
             // A range over first keys.
-            1 if self.more.is_some() => None,
-            _ => Some(self.place()),
+            1 if self.more.is_some() && !self.is_single => None,
+            _ => Some(self.place()?),
         };
         let pstate = self.pstate;
         let op = match (self.more.take().map(|more| *more), what) {

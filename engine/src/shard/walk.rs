@@ -28,7 +28,7 @@ impl Shard {
         let shard = Rc::clone(self);
         self.env.spawn(crate::env::Class::Client, "query", async move {
             let what = || {
-                let (name, _) = request.module.described(request.pstate);
+                let name = request.module.described(request.pstate).name;
                 format!("a query of `{name}` in partition {}", request.partition)
             };
             let walked = shard.walked(&partition, &request);
@@ -69,8 +69,7 @@ impl Shard {
         let place = pstate.0 as usize;
         let view = when.view(module, module.definition.pstates[place].owner);
         let rows = Rows { env: &self.env, partition, view, pstate: module.pstates[place] };
-        let (_, layout) = module.described(*pstate);
-        let cx = Cx::new(layout, &module.fields, functions);
+        let cx = Cx::of(module.described(*pstate), &module.fields, functions);
         let mut found = Vec::new();
         let mut reach = |value| {
             found.push(value);

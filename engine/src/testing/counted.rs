@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::codec::FieldTable;
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
-use crate::schema::Layout;
+use crate::schema::{Described, Layout};
 use crate::topology::{
     Access, Definition, Done, EventFailure, Local, NodeIndex, Rows, Scan, StateError, Visit,
 };
@@ -188,7 +188,7 @@ impl Local for Counted<'_> {
         self.local.fields()
     }
 
-    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+    fn described(&self, pstate: PStateIndex) -> Described<'_> {
         self.local.described(pstate)
     }
 

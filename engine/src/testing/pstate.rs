@@ -13,7 +13,9 @@ use crate::env::memory::{Machine, MemoryDisk};
 use crate::module::DepotIndex;
 use crate::page::Cache;
 use crate::pstate::Store;
-use crate::schema::{Direct, Layout, Owned, OwnedBy, Path, Position, Schema, Select, Stored};
+use crate::schema::{
+    Described, Direct, Layout, Owned, OwnedBy, Path, Placing, Position, Schema, Select, Stored,
+};
 use crate::topology::{At, Changes, Context, Event, Failure, NodeIndex, Origin, Result};
 use crate::types::{Index, MicrobatchId, Offset, PStateId};
 
@@ -70,6 +72,7 @@ pub struct TestPState<S> {
     machine: Machine,
     store: Store,
     layout: Layout,
+    placing: Placing,
     fields: FieldTable,
     /// Microbatches that were begun.
     begun: Cell<u64>,
@@ -102,6 +105,7 @@ impl<S: Schema> TestPState<S> {
             machine,
             store,
             layout,
+            placing: S::PLACING,
             fields: trace.finish(),
             begun: Cell::new(0),
             written: Cell::new(0),
@@ -202,11 +206,17 @@ impl<S: 'static> TestPState<S> {
         self.io.take()
     }
 
+    fn described(&self) -> Described<'_> {
+        let name = "the PState of a test";
+        Described { name, layout: &self.layout, placing: self.placing }
+    }
+
     fn microbatch<X>(&self, code: impl AsyncFnOnce(&Context<'_>) -> Result<X>) -> Result<X> {
         let id = MicrobatchId(self.begun.get() + 1);
         self.begun.set(id.0);
         let writes = RefCell::default();
-        let local = StoreLocal::new(&self.store, (&self.layout, &self.fields), id, &writes);
+        let pstate = self.described();
+        let local = StoreLocal::new(&self.store, (pstate, &self.fields), id, &writes);
         let counted = Counted::new(&local);
         let context = Context::new(&counted, NodeIndex(0));
         context.begin(Origin::record(DepotIndex(0), PARTITION, Offset(id.0)));

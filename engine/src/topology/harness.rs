@@ -20,7 +20,7 @@ use crate::codec::{self, FieldTable};
 use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy, Traced};
 use crate::schema::list::{self, List};
 use crate::schema::plan::RangeOp;
-use crate::schema::{Answer, Layout, ReadOp, Rows as FoundRows, Select};
+use crate::schema::{Answer, Described, Layout, ReadOp, Rows as FoundRows, Select};
 use crate::testing::{Io, counted};
 use crate::types::{Offset, PartitionId, WallTime};
 
@@ -321,10 +321,9 @@ impl Harness {
         rows.collect()
     }
 
-    /// The name of a `PState`, and how it lies in rows.
-    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+    fn described(&self, pstate: PStateIndex) -> Described<'_> {
         let place = pstate.0 as usize;
-        (&self.module.pstates[place].name, &self.layouts[place])
+        self.module.pstates[place].described(&self.layouts[place])
     }
 
     fn count(&self) -> u32 {

@@ -454,7 +454,9 @@ impl Context<'_> {
         lives: crate::types::PartitionId,
     ) -> StateError {
         let here = self.local().partition();
-        StateError::Misplaced { op, pstate: index(pstate), here, lives }
+        let pstate = index(pstate);
+        let placing = self.local().described(pstate).placing;
+        StateError::Misplaced { op, pstate, here, lives, placing }
     }
 
     #[cold]

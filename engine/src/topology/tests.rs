@@ -14,6 +14,7 @@ mod graph;
 mod lists;
 mod pages;
 mod queries;
+mod single;
 mod sizes;
 mod state;
 
