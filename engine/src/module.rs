@@ -64,7 +64,7 @@ use std::sync::Arc;
 use crate::codec::table::Trace;
 use crate::codec::{self, FieldTable, Placement};
 use crate::migrate::Declared;
-use crate::schema::{Layout, Schema};
+use crate::schema::{Described, EncodeInitial, Layout, Placing, Schema};
 use crate::topology::{self, Row};
 
 mod build;
@@ -158,7 +158,15 @@ impl Definition {
             migration.map(|it| it.old_layout(layout, &mut trace)).transpose()
         });
         let old_layouts = old.collect::<codec::Result<_>>()?;
-        Ok(Traced { fields: trace.finish(), layouts, old_layouts })
+        let fields = trace.finish();
+        let initial = |pstate: &PStateDecl| {
+            let encode = pstate.initial?;
+            let mut bytes = Vec::new();
+            Some(encode(&fields, &mut bytes).map(|()| bytes))
+        };
+        let initials = self.pstates.iter().map(|pstate| initial(pstate).transpose());
+        let initials = initials.collect::<codec::Result<_>>()?;
+        Ok(Traced { fields, layouts, old_layouts, initials })
     }
 }
 
@@ -171,6 +179,8 @@ pub struct Traced {
     pub layouts: Vec<Layout>,
     /// What they were before the migrations that are declared.
     pub old_layouts: Vec<Option<Layout>>,
+    /// The bytes of what single values are where nothing is stored, by [`PStateIndex`].
+    pub initials: Vec<Option<Vec<u8>>>,
 }
 
 impl Traced {
@@ -222,6 +232,10 @@ pub struct PStateDecl {
     pub layout: fn(&mut Trace) -> codec::Result<Layout>,
     /// How what was stored as another type becomes this one.
     pub migration: Option<Declared>,
+    /// Where its rows live.
+    pub placing: Placing,
+    /// Of a single value: appends what it is where nothing is stored.
+    pub initial: Option<EncodeInitial>,
     /// Where it was declared.
     pub location: &'static Location<'static>,
 }
@@ -234,7 +248,17 @@ impl PStateDecl {
         location: &'static Location<'static>,
     ) -> Self {
         let schema = std::any::type_name::<S>();
-        Self { name, owner, schema, layout: S::layout, migration, location }
+        let (layout, placing, initial) = (S::layout, S::PLACING, S::INITIAL);
+        Self { name, owner, schema, layout, migration, placing, initial, location }
+    }
+
+    /// What is to be known of it to read its rows, given what its types come to.
+    pub(crate) fn described<'a>(
+        &'a self,
+        layout: &'a Layout,
+        initial: &'a Option<Vec<u8>>,
+    ) -> Described<'a> {
+        Described { name: &self.name, layout, placing: self.placing, initial: initial.as_deref() }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The types of `PState`s, and typed paths into them.
 //!
-//! A `PState` is a map or a set at its root. What is nested in it is stored as *one value*, unless it
-//! is a [`Sub`]: then each of its elements is a row of its own, in key order, in the same tree.
+//! A `PState` is a map or a set whose first keys are spread over all partitions, or lives in one partition as
+//! a whole, as a [`Single`]. What is nested in it is stored as *one value*, unless it is a [`Sub`]: then each of
+//! its elements is a row of its own, in key order, in the same tree.
 //!
 //! | schema | rows of the tree |
 //! |---|---|
@@ -11,6 +12,7 @@
 //! | `Map<K, Sub<List<T>>>` | `enc(k) ++ 01 ++ place` → value of `T`, and a few rows that count; see `schema/list.rs` |
 //! | `Map<K, R>` of a [`record`] | `enc(k) ++ number of the field` → value, or what hangs under it |
 //! | `Set<E>` | `enc(e)` → no bytes |
+//! | [`Single<P>`](single) | as `P` has under a first key, which is missing: of a value one row, whose key is empty |
 //!
 //! A path starts at a token and is built step by step; each step is checked where it is written:
 //!
@@ -47,15 +49,20 @@ macro_rules! marker {
 pub mod aggregate;
 pub mod ast;
 pub mod eval;
+pub mod initial;
 pub mod layout;
 pub(crate) mod list;
 #[cfg(doctest)]
 mod misuse;
 pub mod path;
+pub mod placed;
+pub mod placing;
 pub mod plan;
+pub mod private;
 pub mod record;
 mod select;
 pub mod shape;
+pub mod single;
 pub mod sizes;
 #[cfg(test)]
 mod tests;
@@ -64,12 +71,17 @@ mod token;
 mod tutorial;
 
 pub use aggregate::{Aggregate, Change};
+pub use initial::{EncodeInitial, Initial, Initially};
 pub use layout::Layout;
 pub use path::{AtIndex, Direct, Many, Maybe, One, OwnedBy, Path, Presence};
+pub use placed::{PlaceBy, Placed};
+pub use placing::{Described, Placing};
 pub use plan::{Answer, ReadOp, ReadPlan, Reads, Removal, Rows, Target, Written};
+pub use private::{Hidden, Open, Outside, Owning, Private};
 pub use record::{Field, Record};
 pub use select::{RowOf, Select};
 pub use shape::Shape;
+pub use single::{Single, Whole};
 pub use sizes::{Counted, Uncounted};
 /// Stores a struct field by field; see [`record`].
 pub use tidemill_derive::Schema;
@@ -98,8 +110,8 @@ impl<C, Z> std::fmt::Debug for Sub<C, Z> {
     }
 }
 
-/// What a path without steps leads to: first keys lie in all partitions, so nothing counts them.
-pub type Root<S> = Sub<S, Uncounted>;
+/// What the paths of a map or set start from: first keys lie in all partitions, so nothing counts them.
+type Spread<C> = Sub<C, Uncounted>;
 
 /// What can be stored as one value: every type that serde can write and read back.
 #[diagnostic::on_unimplemented(
@@ -174,14 +186,30 @@ impl<T: Data> Position for Sub<List<T>> {
     }
 }
 
-/// The type of a `PState`: `Map<K, V>` or `Set<E>`, with `Sub` collections in it to any depth.
+/// The type of a `PState`: `Map<K, V>`, `Set<E>` or `Single<P>`, with `Sub` collections in it to any depth.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the type of a PState",
     label = "not the type of a PState",
     note = "PStates are `Map<K, V>` or `Set<E>`, with values, `Sub<Map<K2, V2>>`, `Sub<Set<E>>` or \
-            `Sub<List<T>>` for `V`"
+            `Sub<List<T>>` for `V`; or `Single<V>`, which lives in one partition"
 )]
 pub trait Schema: 'static {
+    /// The position that paths start from.
+    type Root;
+
+    /// How many of it are there: [`One`], or [`Maybe`] where nothing may be stored.
+    type Held;
+
+    /// Whose its paths are that start from the token of `O`: those of `O`, unless they are
+    /// [hidden](private).
+    type Seen<O>;
+
+    /// Where its rows live.
+    const PLACING: Placing;
+
+    /// Of a value that is never missing: what it is where nothing is stored.
+    const INITIAL: Option<EncodeInitial> = None;
+
     /// The type as data, for the catalogue; the names in its values are added to `trace`.
     ///
     /// # Errors
@@ -190,14 +218,26 @@ pub trait Schema: 'static {
 }
 
 impl<K: Key, V: Position> Schema for Map<K, V> {
+    type Root = Spread<Self>;
+    type Held = One;
+    type Seen<O> = O;
+
+    const PLACING: Placing = Placing::Hash;
+
     fn layout(trace: &mut Trace) -> Result<Layout> {
-        sizes::checked(<Root<Self> as Position>::layout(trace)?)
+        sizes::checked(Self::Root::layout(trace)?)
     }
 }
 
 impl<E: Key> Schema for Set<E> {
+    type Root = Spread<Self>;
+    type Held = One;
+    type Seen<O> = O;
+
+    const PLACING: Placing = Placing::Hash;
+
     fn layout(trace: &mut Trace) -> Result<Layout> {
-        sizes::checked(<Root<Self> as Position>::layout(trace)?)
+        sizes::checked(Self::Root::layout(trace)?)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::codec::KeyBuf;
 use crate::difference::Differ;
 use crate::error::{Error, Result};
 use crate::node::Installed;
-use crate::schema::{ReadOp, ReadPlan, Reads};
+use crate::schema::{Outside, ReadOp, ReadPlan, Reads};
 use crate::shard::message::{DifferenceRequest, Message, RawDiffering};
 use crate::subscribe::index::Watch;
 use crate::subscribe::mirror::element_key;
@@ -64,7 +64,7 @@ impl<H> Launched<H> {
     /// # })
     /// # .unwrap();
     /// ```
-    pub fn difference<P: Differ>(
+    pub fn difference<P: Differ + Outside>(
         &self,
         path: P,
         from: impl Into<Version>,

@@ -12,13 +12,12 @@ use std::time::Duration;
 use super::Selecting;
 use super::select::{Moment, SelectOn};
 use super::{Launched, Snapshot};
-use crate::codec::Placement;
 use crate::env::LocalFuture;
 use crate::error::{Error, Result};
 use crate::module::PStateIndex;
-use crate::schema::ast::{Functions, Query, Step, Value, check};
-use crate::schema::eval::{self, Cx, Outcome, Problem, Queried, Selects};
-use crate::schema::{Layout, Select};
+use crate::schema::ast::{Functions, Query, Value, check};
+use crate::schema::eval::{self, Cx, Outcome, Queried, Selects};
+use crate::schema::{Described, Outside, Select};
 use crate::shard::message::{Message, WalkRequest};
 use crate::shard::read::TRIES_MAX;
 use crate::shard::walk::path_failed;
@@ -65,7 +64,7 @@ impl<H> Launched<H> {
     /// # Errors
     /// As [`Launched::select`]; `Invalid` if the query does not fit what is stored, `Decode` if `T` is not
     /// what it reaches; `Timeout` if it was given a time.
-    pub fn query<T: Outcome>(&self, pstate: impl Queried, query: &Query) -> Querying<T> {
+    pub fn query<T: Outcome>(&self, pstate: impl Queried + Outside, query: &Query) -> Querying<T> {
         self.query_with(pstate, query, &Functions::none())
     }
 
@@ -75,7 +74,7 @@ impl<H> Launched<H> {
     /// As [`Launched::query`].
     pub fn query_with<T: Outcome>(
         &self,
-        pstate: impl Queried,
+        pstate: impl Queried + Outside,
         query: &Query,
         functions: &Functions,
     ) -> Querying<T> {
@@ -182,13 +181,13 @@ impl Asked {
 
     async fn found(&self) -> Result<Vec<Value>> {
         let pstate = PStateIndex(self.pstate.0);
-        let (name, layout) = self.on.module.described(pstate);
-        check(name, layout, &self.query).map_err(Error::invalid)?;
-        let place = first_key(layout, &self.query);
+        let pstate = self.on.module.described(pstate);
+        check(pstate.name, pstate.layout, &self.query).map_err(Error::invalid)?;
+        let place = eval::place(pstate, &self.query);
         let place = place.map_err(|problem| path_failed(&problem))?;
         match place {
             Some(place) => self.walked(place.partition(self.on.engine.partitions())).await,
-            None => self.spread(layout).await,
+            None => self.spread(pstate).await,
         }
     }
 
@@ -213,12 +212,12 @@ impl Asked {
     }
 
     /// The results of any other.
-    async fn spread(&self, layout: &Layout) -> Result<Vec<Value>> {
+    async fn spread(&self, pstate: Described<'_>) -> Result<Vec<Value>> {
         let is_now = matches!(self.moment, Moment::Now);
         for tries in 1.. {
             let moment = if is_now { self.on.now() } else { self.moment.clone() };
             let rows = AtMoment { on: &self.on, moment, within: self.within };
-            let cx = Cx::new(layout, &self.on.module.fields, &self.functions);
+            let cx = Cx::of(pstate, &self.on.module.fields, &self.functions);
             match eval::query(&rows, self.pstate, &cx, &self.query).await {
                 // What comes next is of another moment, and nothing of this one was given out.
                 Err(eval::Error::Source(Error::SnapshotExpired { .. }))
@@ -233,21 +232,6 @@ impl Asked {
         }
         unreachable!("the last try returns")
     }
-}
-
-/// Where all lies that a query can reach, if it names a first key before it goes anywhere.
-fn first_key(layout: &Layout, query: &Query) -> Result<Option<Placement>, Problem> {
-    for step in query.steps() {
-        match step {
-            Step::Stay | Step::PutValue(_) | Step::DropCollected => {}
-            Step::Key(key) | Step::Must(key) | Step::MapKey(key) | Step::Elem(key) => {
-                let first = eval::first_key(layout, key)?;
-                return Ok(Some(Placement::of(&first)));
-            }
-            _ => return Ok(None),
-        }
-    }
-    Ok(None)
 }
 
 /// The selects of a query that is evaluated here.

@@ -18,7 +18,7 @@ use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
 use crate::schema::path::{ElementOf, KeyIn};
 use crate::schema::{
-    Data, Direct, Field, Layout, List, Maybe, One, Path, Position, Presence, Record, Rows, Stored,
+    Data, Described, Direct, Field, Layout, List, Maybe, One, Path, Position, Presence, Record, Rows, Stored,
     Sub,
 };
 use crate::topology::{Access, At, Context, Local, NodeIndex, Scan, StateError, Visit};
@@ -176,7 +176,7 @@ impl Local for Unit<'_> {
         Ok(Access::Ready)
     }
 
-    fn described(&self, _pstate: PStateIndex) -> (&str, &Layout) {
+    fn described(&self, _pstate: PStateIndex) -> Described<'_> {
         unreachable!("`Fill` gives out no way to query")
     }
 

@@ -10,7 +10,7 @@ use crate::codec::{self, FieldTable};
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
 use crate::probe::{Plant, planted};
-use crate::schema::{Layout, Rows};
+use crate::schema::{Described, Layout, Rows};
 use crate::topology::{
     Access, Done, EventFailure, Local, Node, Rows as EventRows, Scan, StateError, Visit,
 };
@@ -354,7 +354,7 @@ impl Local for Migrated<'_> {
         }
     }
 
-    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+    fn described(&self, pstate: PStateIndex) -> Described<'_> {
         self.inner.described(pstate)
     }
 

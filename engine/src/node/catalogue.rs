@@ -14,7 +14,8 @@
 //!
 //! Format 2 added the layouts. A file of format 1 is read, and its `PState`s take the layouts that the next
 //! launch declares. Format 3 added the sizes of collections: what was launched before keeps none. Format 4
-//! added migrations. The file that a launch writes has the newest format.
+//! added migrations, and where rows live: before, that was by the hash of the first key for all. The file that a
+//! launch writes has the newest format.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,8 +28,12 @@ use crate::codec::table::Misfit;
 use crate::error::{Error, Result};
 use crate::migrate::Move;
 use crate::module::{Definition, PStateIndex, Traced};
-use crate::schema::{Layout, ReadPlan, Reads};
+use crate::schema::{Described, Layout, ReadPlan, Reads};
 use crate::types::{DepotId, MicrobatchId, PStateId, ShardId, TopologyId};
+
+mod placed;
+
+pub use placed::Placed;
 
 /// Everything that has a number.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -73,6 +78,9 @@ pub struct Numbered {
     /// remembered this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<Layout>,
+    /// Of a `PState`: where its rows live.
+    #[serde(default, skip_serializing_if = "Placed::is_hash")]
+    pub placed: Placed,
     /// Of a `PState`: the migration that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migrating: Option<Migrating>,
@@ -96,7 +104,7 @@ impl Numbered {
     /// A name with its number.
     #[must_use]
     pub fn new(name: &str, number: u32) -> Self {
-        Self { name: name.to_owned(), number, layout: None, migrating: None, migrated: Vec::new() }
+        Self { name: name.to_owned(), number, layout: None, migrating: None, migrated: Vec::new(), placed: Placed::Hash }
     }
 
     /// Of a `PState` that is being migrated: what lies under its old number, as `name@old`, which no
@@ -127,6 +135,8 @@ pub(crate) struct Installed {
     pub(crate) fields: Arc<FieldTable>,
     /// Of its `PState`s as it declares them, by place.
     pub(crate) layouts: Vec<Layout>,
+    /// What its single values are where nothing is stored, by place.
+    pub(crate) initials: Vec<Option<Vec<u8>>>,
     /// How far each topology is visible: the highest id that some shard of this process has shown. All
     /// participants have applied it durably.
     visible: Vec<AtomicU64>,
@@ -176,15 +186,14 @@ impl Installed {
         self.topologies.iter().copied().zip(visible).collect()
     }
 
-    /// The name of a `PState`, and how it lies in rows.
-    pub(crate) fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+    pub(crate) fn described(&self, pstate: PStateIndex) -> Described<'_> {
         let place = pstate.0 as usize;
-        (&self.definition.pstates[place].name, &self.layouts[place])
+        self.definition.pstates[place].described(&self.layouts[place], &self.initials[place])
     }
 
     /// What some reads are of, for people.
     pub(crate) fn names(&self, reads: &Reads) -> String {
-        let name = |plan: &ReadPlan| self.described(PStateIndex(plan.pstate.0)).0;
+        let name = |plan: &ReadPlan| self.described(PStateIndex(plan.pstate.0)).name;
         let mut names: Vec<_> = reads.as_slice().iter().map(name).collect();
         names.dedup();
         format!("a read of `{}`", names.join("`, `"))
@@ -286,7 +295,7 @@ impl Catalogue {
         traced: Traced,
     ) -> Result<Installed> {
         let mut sizes = traced.sizes();
-        let Traced { fields, layouts, old_layouts } = traced;
+        let Traced { fields, layouts, old_layouts, initials } = traced;
         self.format = FORMAT;
         self.fields.clear();
         fields.encode(&mut self.fields).map_err(Error::invalid)?;
@@ -327,7 +336,10 @@ impl Catalogue {
             let migration = decl.migration.as_ref().zip(old_layout);
             let id = migration.as_ref().map(|(migration, old)| (&*migration.id, old));
             let declared = Declaration { name: &decl.name, layout, migration: id };
+            let placed = Placed::from(decl.placing);
+            entry.check_place(&decl.name, layout, &placed)?;
             let moving = entry.declare(&declared, &mut self.next_pstate)?;
+            entry.remember_place(&decl.name, placed);
             if let (Some(from), Some((migration, _))) = (moving.from, &migration) {
                 let place = PStateIndex(count(pstates.len()));
                 let behind = PStateIndex(count(definition.pstates.len() + old.len()));
@@ -354,6 +366,7 @@ impl Catalogue {
             dead_letters,
             fields,
             layouts,
+            initials,
         })
     }
 
@@ -403,6 +416,29 @@ struct Numbers {
 }
 
 impl ModuleEntry {
+    /// Asserts that the rows of a `PState`, if there are any, live where they will be looked for.
+    fn check_place(&self, name: &str, layout: &Layout, placed: &Placed) -> Result<()> {
+        let Some(pstate) = self.pstates.iter().find(|it| it.name == name) else { return Ok(()) };
+        if pstate.placed == *placed {
+            return Ok(());
+        }
+        let stored = pstate.placed.written(pstate.layout.as_ref().unwrap_or(layout));
+        let what = format!(
+            "PState `{name}` of module `{}` is declared as `{}`, and its rows were stored as those of `{stored}`, \
+             which live in other partitions: they would not be found. Nothing was changed. Declare what was \
+             stored, or a PState of another name",
+            self.name,
+            placed.written(layout)
+        );
+        Err(Error::Invalid { what })
+    }
+
+    /// Remembers where the rows of a `PState` live.
+    fn remember_place(&mut self, name: &str, placed: Placed) {
+        let pstate = self.pstates.iter_mut().find(|it| it.name == name);
+        pstate.expect("it was given a number").placed = placed;
+    }
+
     /// Everything that rows may be stored under: its `PState`s, and after each the old form that it is
     /// migrated from.
     pub fn stored(&self) -> impl Iterator<Item = Numbered> {

@@ -35,10 +35,10 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-use super::Layout;
 use super::ast::{Function, Functions, LocalNavigator, Navigator, Query, Step, Term, Value};
+use super::{Described, Layout, Placing};
 use crate::codec::value::raw::{Bad, Kind, Raw, push_list};
-use crate::codec::{self, FieldTable, KeyBuf};
+use crate::codec::{self, FieldTable, Placement};
 use crate::env::LocalFuture;
 
 /// The steps that do not depend on the value, as a pattern: [`Trail::next`] takes them.
@@ -139,6 +139,13 @@ pub struct Row<'a> {
     pub first_bytes: usize,
 }
 
+impl Row<'_> {
+    /// The bytes of the first key, if the path has one.
+    pub(crate) fn first(&self) -> Option<&[u8]> {
+        self.key.get(..self.first_bytes).filter(|first| !first.is_empty())
+    }
+}
+
 /// Rows, by a range of keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Scan<'a> {
@@ -203,6 +210,9 @@ pub enum Problem {
         #[source]
         source: codec::Error,
     },
+    /// Where a first key lives cannot be said.
+    #[error("a first key of the path is none that says where it lives")]
+    BadPlace(#[source] codec::Error),
     /// A key is longer than [`KEY_BYTES_MAX`](codec::KEY_BYTES_MAX).
     #[error(
         "a key has {bytes} bytes with all its parts, and at most {} are allowed",
@@ -288,9 +298,22 @@ pub async fn select<S: Source>(
     Ok(())
 }
 
-/// The bytes of a first key.
-pub(crate) fn first_key(layout: &Layout, key: &Value) -> Result<KeyBuf, Problem> {
-    rows::Spot::root(layout).key(key.raw())
+/// Where all that a query can reach lies: of a `PState` that lives in one place that place, of others that of
+/// the first key, if the query names one before it goes anywhere.
+pub(crate) fn place(pstate: Described<'_>, query: &Query) -> Result<Option<Placement>, Problem> {
+    let of = |first: Option<&[u8]>| pstate.placing.of(first).map_err(Problem::BadPlace);
+    for step in query.steps() {
+        match step {
+            Step::Stay | Step::PutValue(_) | Step::DropCollected => {}
+            Step::Key(key) | Step::Must(key) | Step::MapKey(key) | Step::Elem(key)
+                if !pstate.placing.is_single() =>
+            {
+                return of(Some(&rows::Spot::root(pstate.layout).key(key.raw())?));
+            }
+            _ => break,
+        }
+    }
+    of(None)
 }
 
 /// Replaces each part that a query reaches by what the term makes of it.
@@ -312,6 +335,10 @@ pub async fn transform<W: Writer>(
 pub struct Cx<'a> {
     /// How the `PState` lies in rows.
     layout: &'a Layout,
+    /// Where they live.
+    placing: Placing,
+    /// Of a single value: its bytes where nothing is stored.
+    initial: Option<&'a [u8]>,
     fields: &'a FieldTable,
     functions: &'a Functions,
     /// How many more steps it may take.
@@ -319,10 +346,27 @@ pub struct Cx<'a> {
 }
 
 impl<'a> Cx<'a> {
-    /// For a `PState` of this layout, values encoded with `fields`, and paths that call `functions`.
+    /// For a `PState` of this layout whose rows live where their first keys say, values encoded with `fields`, and paths that call `functions`.
     #[must_use]
     pub fn new(layout: &'a Layout, fields: &'a FieldTable, functions: &'a Functions) -> Self {
-        Self { layout, fields, functions, steps_left: Cell::new(STEPS_MAX) }
+        let (placing, initial) = (Placing::Hash, None);
+        Self { layout, placing, initial, fields, functions, steps_left: Cell::new(STEPS_MAX) }
+    }
+
+    /// The same, for a `PState` of a module.
+    #[must_use]
+    pub fn of(pstate: Described<'a>, fields: &'a FieldTable, functions: &'a Functions) -> Self {
+        let Described { layout, placing, initial, .. } = pstate;
+        Self { placing, initial, ..Self::new(layout, fields, functions) }
+    }
+
+    /// The value of a row, or what is there where none is stored. (Only a single value has an initial one, and
+    /// then there are no other rows.)
+    fn stored<'v>(&self, row: Option<&'v [u8]>) -> Option<&'v [u8]>
+    where
+        'a: 'v,
+    {
+        row.or(self.initial)
     }
 
     fn call(

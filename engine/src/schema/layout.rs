@@ -243,7 +243,7 @@ impl Layout {
     }
 
     /// As in Rust, at the root or inside.
-    pub(super) fn written(&self, is_inside: bool) -> String {
+    pub(crate) fn written(&self, is_inside: bool) -> String {
         if is_inside { Inside(self).to_string() } else { self.to_string() }
     }
 }

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 use super::aggregate::{Adds, Change};
+use super::placing::{Place, Placing};
 use super::plan::{ItemsOp, RangeOp, ReadOp, ReadPlan, Removal, Target};
 use super::sizes::{self, Counting, Uncounted};
 use super::{Data, Field, Is, List, Map, Position, Record, RowOf, Set, Sub, list};
@@ -91,23 +92,24 @@ pub trait OwnedBy<O> {}
 
 impl<O> OwnedBy<O> for O {}
 
-impl<S, O> Path<S, One, O> {
-    /// The start of every path of a `PState`.
-    #[inline]
-    pub(super) fn root(pstate: PStateId) -> Self {
-        Self::from_raw(RawPath { key: KeyBuf::new(), more: None, pstate, place_bytes: 0, parts: 0 })
-    }
-}
-
 impl<S, O> Path<S, Maybe, O> {
     /// What lies at the key of a unit of a migration.
     pub(crate) fn at(pstate: PStateId, key: &[u8]) -> Self {
         let place_bytes = u16::try_from(key.len()).unwrap_or(u16::MAX);
-        Self::from_raw(RawPath { key: key.into(), more: None, pstate, place_bytes, parts: 1 })
+        let (key, more, place, parts) = (key.into(), None, None, 1);
+        Self::from_raw(RawPath { key, more, place, pstate, place_bytes, parts, is_single: false })
     }
 }
 
 impl<S, M, O> Path<S, M, O> {
+    /// The start of every path of a `PState` whose rows live where `placing` says.
+    #[inline]
+    pub(super) fn root(pstate: PStateId, placing: Placing) -> Self {
+        let (is_single, place) = (placing.is_single(), placing.function());
+        let (key, more, place_bytes, parts) = (KeyBuf::new(), None, 0, 0);
+        Self::from_raw(RawPath { key, more, place, pstate, place_bytes, parts, is_single })
+    }
+
     #[inline]
     fn from_raw(raw: RawPath) -> Self {
         Self { raw, types: PhantomData }
@@ -353,11 +355,15 @@ struct RawPath {
     key: KeyBuf,
     /// What paths of a few keys do not have.
     more: Option<Box<More>>,
+    /// Where the first part lives, unless its hash says that.
+    place: Option<Place>,
     pstate: PStateId,
     /// How many bytes of `key` decide its place: the first part.
     place_bytes: u16,
     /// How many keys were given.
     parts: u8,
+    /// All of the `PState` lives in one place, so that the first part is nothing special.
+    is_single: bool,
 }
 
 #[derive(Clone)]
@@ -434,8 +440,24 @@ impl RawPath {
         Error::KeyTooLong { pstate: self.pstate, part, part_type, bytes }
     }
 
-    fn place(&self) -> Placement {
-        Placement::of(&self.key[..usize::from(self.place_bytes)])
+    #[cold]
+    fn placed(&self, place: Place, first: &[u8]) -> Result<Placement> {
+        match self.more.as_deref() {
+            // What is said of it is that.
+            Some(&More::TooLong { part, part_type, bytes }) => {
+                Err(self.too_long_error(part, part_type, bytes))
+            }
+            _ => place(first),
+        }
+    }
+
+    #[inline]
+    fn place(&self) -> Result<Placement> {
+        let first = &self.key[..usize::from(self.place_bytes)];
+        match self.place {
+            None => Ok(Placement::of(first)),
+            Some(place) => self.placed(place, first),
+        }
     }
 
     fn target(self) -> Result<Target> {
@@ -448,16 +470,16 @@ impl RawPath {
                 unreachable!("a range is not a direct path")
             }
         }
-        assert!(self.parts > 0, "a token alone is not a path to one element");
-        Ok(Target { pstate: self.pstate, place: self.place(), key: self.key })
+        assert!(self.parts > 0 || self.is_single, "a token alone is not a path to one element");
+        Ok(Target { pstate: self.pstate, place: self.place()?, key: self.key })
     }
 
     fn read(mut self, what: What) -> Result<ReadPlan> {
         let place = match self.parts {
-            0 => unreachable!("a token alone cannot be read"),
+            0 if !self.is_single => unreachable!("a token alone cannot be read"),
             // A range over first keys.
-            1 if self.more.is_some() => None,
-            _ => Some(self.place()),
+            1 if self.more.is_some() && !self.is_single => None,
+            _ => Some(self.place()?),
         };
         let pstate = self.pstate;
         let op = match (self.more.take().map(|more| *more), what) {

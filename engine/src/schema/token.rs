@@ -3,8 +3,10 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use super::path::{Counts, KeyIn, Many, Maybe, One, Path, RangeOf, Ranged, Size};
-use super::{Is, Root};
+use super::path::{
+    Counts, Direct, ElementOf, KeyIn, Many, Maybe, One, Path, Presence, RangeOf, Ranged, Size,
+};
+use super::{Field, Is, Record, Schema, Whole};
 use crate::types::PStateId;
 
 /// A `PState` that belongs to the topology `O`, which alone may write it.
@@ -41,12 +43,6 @@ impl<S, O> Owned<S, O> {
     pub fn id(self) -> PStateId {
         self.id
     }
-
-    /// The whole collection, as the start of a path.
-    #[inline]
-    pub(super) fn path(self) -> Path<Root<S>, One, O> {
-        Path::root(self.id)
-    }
 }
 
 impl<S> PState<S> {
@@ -61,59 +57,75 @@ impl<S> PState<S> {
     pub fn id(self) -> PStateId {
         self.id
     }
-
-    /// The whole collection, as the start of a path.
-    #[inline]
-    pub(super) fn path(self) -> Path<Root<S>, One, Anyone> {
-        Path::root(self.id)
-    }
 }
 
 macro_rules! steps {
-    ([$($parameters:ident),*] $token:ty, $owner:ty) => {
-        impl<$($parameters),*> $token {
+    ([$($owner:ident)?] $token:ty, $seen:ty) => {
+        impl<S: Schema<Held: Direct> $(, $owner)?> $token {
+            /// All of it, as the start of a path.
+            #[inline]
+            fn path(self) -> Path<S::Root, S::Held, $seen> {
+                Path::root(self.id, S::PLACING)
+            }
+
             /// What is under one key.
             #[inline]
-            pub fn key<Q: KeyIn<Root<S>>>(self, key: Q) -> Path<Q::Value, Maybe, $owner> {
+            pub fn key<Q: KeyIn<S::Root>>(self, key: Q) -> Path<Q::Value, Maybe, $seen> {
                 self.path().key(key)
             }
 
             /// Whether an element is in the set.
             #[inline]
-            pub fn has<Q: super::path::ElementOf<Root<S>>>(
-                self,
-                element: Q,
-            ) -> Path<super::path::Presence, One, $owner> {
+            pub fn has<Q: ElementOf<S::Root>>(self, element: Q) -> Path<Presence, One, $seen> {
                 self.path().has(element)
             }
 
             /// The elements whose keys lie in a range.
-            pub fn range<R: RangeOf<Root<S>>>(self, range: R) -> Path<R::Element, Many, $owner> {
+            pub fn range<R: RangeOf<S::Root>>(self, range: R) -> Path<R::Element, Many, $seen> {
                 self.path().range(range)
             }
 
-            /// First keys are spread over all partitions, so no one counts them: this does not compile, and
-            /// says so.
-            pub fn size(self) -> Path<Size<Root<S>>, One, $owner>
+            /// How many elements a [`Single`](super::Single) collection has. First keys that are spread over
+            /// all partitions are counted by no one: then this does not compile, and says so.
+            pub fn size(self) -> Path<Size<S::Root>, One, $seen>
             where
-                Root<S>: Counts,
+                S::Root: Counts,
             {
                 self.path().size()
             }
 
             /// All elements, in key order.
-            pub fn all<X: Ranged>(self) -> Path<X::Element, Many, $owner>
+            pub fn all<X: Ranged>(self) -> Path<X::Element, Many, $seen>
             where
-                Root<S>: Is<X>,
+                S::Root: Is<X>,
             {
                 self.path().all()
+            }
+
+            /// All that a [`Single`](super::Single) holds: the value, or the collection or record to go on from.
+            pub fn whole(self) -> Path<S::Root, S::Held, $seen>
+            where
+                S: Whole,
+            {
+                self.path()
+            }
+
+            /// One field of a record that lives in one partition.
+            pub fn field<F>(
+                self,
+                field: impl FnOnce(<S::Root as Record>::Fields) -> Field<S::Root, F>,
+            ) -> Path<F, Maybe, $seen>
+            where
+                S::Root: Record,
+            {
+                self.path().field(field)
             }
         }
     };
 }
 
-steps!([S, O] Owned<S, O>, O);
-steps!([S] PState<S>, Anyone);
+steps!([O] Owned<S, O>, S::Seen<O>);
+steps!([] PState<S>, S::Seen<Anyone>);
 
 impl<S, O> Clone for Owned<S, O> {
     fn clone(&self) -> Self {

@@ -9,7 +9,7 @@ use crate::codec::{FieldTable, Placement};
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
 use crate::pstate::WriteSet;
-use crate::schema::Layout;
+use crate::schema::{Described, Layout};
 use crate::topology::{Access, Local, Scan, StateError, Stored, Visit};
 use crate::types::{PStateId, PartitionId, WallTime};
 
@@ -78,7 +78,7 @@ impl Local for EventLocal<'_> {
         &self.topology.module.fields
     }
 
-    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+    fn described(&self, pstate: PStateIndex) -> Described<'_> {
         self.topology.module.described(pstate)
     }
 

@@ -25,7 +25,7 @@ impl Shard {
         let shard = Rc::clone(self);
         self.env.spawn(crate::env::Class::Client, "query", async move {
             let what = || {
-                let (name, _) = request.module.described(request.pstate);
+                let name = request.module.described(request.pstate).name;
                 format!("a query of `{name}` in partition {}", request.partition)
             };
             let walked = shard.walked(&partition, &request);
@@ -66,8 +66,7 @@ impl Shard {
         let place = pstate.0 as usize;
         let place = (module.pstates[place], module.definition.pstates[place].owner);
         let rows = Seen::new(&self.env, partition, module, place, when);
-        let (_, layout) = module.described(*pstate);
-        let cx = Cx::new(layout, &module.fields, functions);
+        let cx = Cx::of(module.described(*pstate), &module.fields, functions);
         let mut found = Vec::new();
         let mut reach = |value| {
             found.push(value);

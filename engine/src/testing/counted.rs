@@ -9,7 +9,7 @@ use crate::codec::FieldTable;
 use crate::env::LocalFuture;
 use crate::migrate::{Move, run_event};
 use crate::module::{DepotIndex, PStateIndex};
-use crate::schema::Layout;
+use crate::schema::{Described, Layout};
 use crate::topology::{
     Access, Definition, Done, EventFailure, Local, NodeIndex, Rows, Scan, StateError, Visit,
 };
@@ -192,7 +192,7 @@ impl Local for Counted<'_> {
         self.local.fields()
     }
 
-    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+    fn described(&self, pstate: PStateIndex) -> Described<'_> {
         self.local.described(pstate)
     }
 

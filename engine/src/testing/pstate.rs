@@ -13,13 +13,20 @@ use crate::env::memory::{Machine, MemoryDisk};
 use crate::module::DepotIndex;
 use crate::page::Cache;
 use crate::pstate::Store;
-use crate::schema::{Direct, Layout, Owned, OwnedBy, Path, Position, Schema, Select, Stored};
+use crate::schema::{
+    Described, Direct, Layout, Owned, OwnedBy, Owning, Path, Placing, Position, Schema, Select,
+    Stored,
+};
 use crate::topology::{At, Changes, Context, Event, Failure, NodeIndex, Origin, Result};
 use crate::types::{Index, MicrobatchId, Offset, PStateId};
 
 /// The topology that owns the `PState` of a [`TestPState`].
 #[derive(Debug)]
 pub enum Test {}
+
+impl Owning for Test {
+    type Writer = Self;
+}
 
 /// One `PState` of type `S` without a module or an engine: for unit tests of paths, and of functions that
 /// read and write.
@@ -70,6 +77,9 @@ pub struct TestPState<S> {
     machine: Machine,
     store: Store,
     layout: Layout,
+    placing: Placing,
+    /// What a single value is where nothing is stored.
+    initial: Option<Vec<u8>>,
     fields: FieldTable,
     /// Microbatches that were begun.
     begun: Cell<u64>,
@@ -96,13 +106,20 @@ impl<S: Schema> TestPState<S> {
     pub fn new() -> codec::Result<Self> {
         let mut trace = Trace::default();
         let layout = Layout::of::<S>(&mut trace)?;
+        let fields = trace.finish();
+        let mut initial = None;
+        if let Some(encode) = S::INITIAL {
+            encode(&fields, initial.insert(Vec::new()))?;
+        }
         let machine = Machine::new(&MemoryDisk::new());
         let store = open(&machine, Index(1));
         Ok(Self {
             machine,
             store,
             layout,
-            fields: trace.finish(),
+            placing: S::PLACING,
+            initial,
+            fields,
             begun: Cell::new(0),
             written: Cell::new(0),
             io: Cell::default(),
@@ -202,11 +219,18 @@ impl<S: 'static> TestPState<S> {
         self.io.take()
     }
 
+    fn described(&self) -> Described<'_> {
+        let name = "the PState of a test";
+        let (layout, placing, initial) = (&self.layout, self.placing, self.initial.as_deref());
+        Described { name, layout, placing, initial }
+    }
+
     fn microbatch<X>(&self, code: impl AsyncFnOnce(&Context<'_>) -> Result<X>) -> Result<X> {
         let id = MicrobatchId(self.begun.get() + 1);
         self.begun.set(id.0);
         let writes = RefCell::default();
-        let local = StoreLocal::new(&self.store, (&self.layout, &self.fields), id, &writes);
+        let pstate = self.described();
+        let local = StoreLocal::new(&self.store, (pstate, &self.fields), id, &writes);
         let counted = Counted::new(&local);
         let context = Context::new(&counted, NodeIndex(0));
         context.begin(Origin::record(DepotIndex(0), PARTITION, Offset(id.0)));

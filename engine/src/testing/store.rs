@@ -6,7 +6,7 @@ use crate::codec::FieldTable;
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
 use crate::pstate::{Store, WriteSet};
-use crate::schema::Layout;
+use crate::schema::{Described, Layout};
 use crate::topology::{Access, Local, Scan, StateError, Stored, Visit};
 use crate::types::{MicrobatchId, PStateId, PartitionId, TopologyId, WallTime};
 
@@ -19,7 +19,7 @@ pub(super) const TOPOLOGY: TopologyId = TopologyId(1);
 /// One microbatch over a store.
 pub(super) struct StoreLocal<'s> {
     fields: &'s FieldTable,
-    layout: &'s Layout,
+    pstate: Described<'s>,
     id: MicrobatchId,
     stored: Stored<'s>,
 }
@@ -28,11 +28,11 @@ impl<'s> StoreLocal<'s> {
     /// Writes go to `writes`. All lower ids must be visible.
     pub(super) fn new(
         store: &'s Store,
-        (layout, fields): (&'s Layout, &'s FieldTable),
+        (pstate, fields): (Described<'s>, &'s FieldTable),
         id: MicrobatchId,
         writes: &'s RefCell<WriteSet>,
     ) -> Self {
-        Self { fields, layout, id, stored: Stored::new(store, PARTITION, (TOPOLOGY, id), writes) }
+        Self { fields, pstate, id, stored: Stored::new(store, PARTITION, (TOPOLOGY, id), writes) }
     }
 
     fn write(&self, op: &'static str, write: impl FnOnce(&mut WriteSet)) -> Result<(), StateError> {
@@ -61,8 +61,8 @@ impl Local for StoreLocal<'_> {
         self.fields
     }
 
-    fn described(&self, _: PStateIndex) -> (&str, &Layout) {
-        ("the PState of a test", self.layout)
+    fn described(&self, _: PStateIndex) -> Described<'_> {
+        self.pstate
     }
 
     fn get<'a>(
@@ -84,7 +84,7 @@ impl Local for StoreLocal<'_> {
     }
 
     fn sizes(&self, _: PStateIndex) -> Option<&Layout> {
-        self.layout.keeps_sizes().then_some(self.layout)
+        self.pstate.layout.keeps_sizes().then_some(self.pstate.layout)
     }
 
     fn scan<'a>(

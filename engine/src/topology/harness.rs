@@ -21,7 +21,7 @@ use crate::codec::{self, FieldTable};
 use crate::migrate::{Move, step};
 use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy, Traced};
 use crate::schema::list::{self, List};
-use crate::schema::{Answer, Layout, ReadOp, Rows as FoundRows, Select};
+use crate::schema::{Answer, Described, Layout, ReadOp, Rows as FoundRows, Select};
 use crate::testing::{Io, counted};
 use crate::types::{Offset, PartitionId, WallTime};
 
@@ -44,6 +44,8 @@ pub struct Harness {
     module: module::Definition,
     fields: FieldTable,
     layouts: Vec<Layout>,
+    /// What single values are where nothing is stored.
+    initials: Vec<Option<Vec<u8>>>,
     /// The layouts of `PState`s in which sizes are kept.
     sizes: Vec<Option<Layout>>,
     partitions: Vec<Partition>,
@@ -95,11 +97,12 @@ impl Harness {
         assert!(partitions.is_power_of_two());
         let traced = module.trace(FieldTable::new())?;
         let sizes = traced.sizes();
-        let Traced { fields, layouts, old_layouts: _ } = traced;
+        let Traced { fields, layouts, old_layouts: _, initials } = traced;
         Ok(Self {
             module,
             fields,
             layouts,
+            initials,
             sizes,
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
             read: BTreeMap::new(),
@@ -347,10 +350,9 @@ impl Harness {
         rows.collect()
     }
 
-    /// The name of a `PState`, and how it lies in rows.
-    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+    fn described(&self, pstate: PStateIndex) -> Described<'_> {
         let place = pstate.0 as usize;
-        (&self.module.pstates[place].name, &self.layouts[place])
+        self.module.pstates[place].described(&self.layouts[place], &self.initials[place])
     }
 
     fn count(&self) -> u32 {

@@ -7,7 +7,7 @@ use super::FailureKind;
 use crate::codec::{self, FieldTable};
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
-use crate::schema::Layout;
+use crate::schema::{Described, Layout, Placing};
 use crate::types::{PartitionId, WallTime};
 
 /// One partition, as the code of one topology sees it during one attempt at a microbatch: the state
@@ -34,8 +34,8 @@ pub trait Local {
     /// The numbers of fields, which values and records are encoded with.
     fn fields(&self) -> &FieldTable;
 
-    /// The name of a `PState` of the module, and how it lies in rows.
-    fn described(&self, pstate: PStateIndex) -> (&str, &Layout);
+    /// A `PState` of the module, for what reads its rows without its type.
+    fn described(&self, pstate: PStateIndex) -> Described<'_>;
 
     /// Looks one key up. What this attempt has written, and what it has deleted, is always in memory. If what
     /// the look-up takes is in memory, calls `visit` once, with the value if there is
@@ -185,8 +185,7 @@ pub enum StateError {
     },
     /// The path's first key lives in another partition. Hop there first.
     #[error(
-        "cannot {op} PState {pstate} on partition {here}: the key lives on partition {lives}; hop \
-         there first"
+        "cannot {op} PState {pstate} on partition {here}: the key lives on partition {lives}; {placing}"
     )]
     Misplaced {
         /// What was attempted.
@@ -197,6 +196,8 @@ pub enum StateError {
         here: PartitionId,
         /// Where the key lives.
         lives: PartitionId,
+        /// How it comes there.
+        placing: Placing,
     },
     /// A list has no such index.
     #[error(

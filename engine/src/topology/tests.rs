@@ -13,7 +13,9 @@ mod failures;
 mod graph;
 mod lists;
 mod pages;
+mod placed;
 mod queries;
+mod single;
 mod sizes;
 mod state;
 

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::codec::EncodeKey;
 use crate::env::memory::{self, MemoryDisk};
 use crate::manifest::{CatalogueRef, Manifest};
 use crate::migrate::{InnerValues, Migration, Values};
 use crate::module::{self, Module};
-use crate::schema::{Data, List, Map, Schema, Set, Sub, Uncounted};
+use crate::schema::{
+    Data, List, Map, PlaceBy, Private, Schema, Set, Single, Sub, Uncounted,
+};
 
 const GOLDEN_1: &str = include_str!("../../../testdata/catalogue-1.json");
 const GOLDEN_2: &str = include_str!("../../../testdata/catalogue-2.json");
@@ -120,7 +123,7 @@ fn the_stored_form_stays_as_it_is() {
     let of_2 = Catalogue::decode(GOLDEN_2.as_bytes()).unwrap();
     assert_eq!(String::from_utf8(of_2.encode()).unwrap(), GOLDEN_2);
     // What a launch makes of files of the formats before.
-    let now = GOLDEN_2.replace("\"format\": 2", "\"format\": 4");
+    let now = GOLDEN_2.replace("\"format\": 2", &format!("\"format\": {FORMAT}"));
     for before in [Catalogue::decode(GOLDEN_1.as_bytes()).unwrap(), of_2] {
         let new = launch::<ByDay>(&before).unwrap();
         assert_eq!(String::from_utf8(new.encode()).unwrap(), now);
@@ -136,12 +139,12 @@ fn the_stored_form_stays_as_it_is() {
 
 #[test]
 fn a_format_that_is_not_known_is_refused_by_its_number() {
-    for format in [0, 5] {
+    for format in [0, FORMAT + 1] {
         let later = GOLDEN_2.replace("\"format\": 2", &format!("\"format\": {format}"));
         // Whatever else it has.
         let later = later.replace("\"modules\"", "\"units\"");
         let problem = Catalogue::decode(later.as_bytes()).unwrap_err();
-        assert_eq!(problem, format!("its format is {format}, and 1 to 4 are read here"));
+        assert_eq!(problem, format!("its format is {format}, and 1 to {FORMAT} are read here"));
     }
 }
 
@@ -469,4 +472,78 @@ fn a_refusal_says_where_a_migration_helps() {
     assert!(!refusal::<Map<String, Vec<u32>>>(&catalogue).contains(migrate));
     assert!(!refusal::<Map<String, Sub<Set<u32>, Uncounted>>>(&catalogue).contains(migrate));
     assert!(!refusal::<Set<String>>(&catalogue).contains(migrate));
+/// Strings live where their first letter does.
+enum Initials {}
+
+impl PlaceBy<String> for Initials {
+    const NAME: &'static str = "initials";
+
+    fn by(key: &String) -> impl EncodeKey {
+        key.chars().next().unwrap_or_default()
+    }
+}
+
+/// The same under another name.
+enum Letters {}
+
+impl PlaceBy<String> for Letters {
+    const NAME: &'static str = "letters";
+
+    fn by(key: &String) -> impl EncodeKey {
+        key.chars().next().unwrap_or_default()
+    }
+}
+
+#[test]
+fn rows_stay_where_they_were_placed() {
+    type Plain = Map<String, u64>;
+    type By<F> = crate::schema::Placed<Plain, F>;
+    let of_1 = Catalogue::decode(GOLDEN_1.as_bytes()).unwrap();
+    let check = |refusal: String, stored: &str, declared: &str| {
+        for part in [
+            format!("PState `by_day` of module `shop` is declared as `{declared}`"),
+            format!("its rows were stored as those of `{stored}`, which live in other partitions"),
+            "Nothing was changed. Declare what was stored".to_owned(),
+        ] {
+            assert!(refusal.contains(&part), "{part} in\n{refusal}");
+        }
+    };
+    let placed = "Map<String, u64>, placed by `initials`";
+    check(refusal::<By<Initials>>(&fresh::<Plain>()), "Map<String, u64>", placed);
+    check(refusal::<By<Initials>>(&of_1), "Map<String, u64>", placed);
+    check(refusal::<Plain>(&fresh::<By<Initials>>()), placed, "Map<String, u64>");
+    check(
+        refusal::<By<Letters>>(&fresh::<By<Initials>>()),
+        placed,
+        "Map<String, u64>, placed by `letters`",
+    );
+    check(
+        refusal::<Single<Sub<Plain, Uncounted>>>(&fresh::<Plain>()),
+        "Map<String, u64>",
+        "Single<Sub<Map<String, u64>, Uncounted>>",
+    );
+    // What is placed alike is compared by its layout, and whether clients see it may change.
+    let catalogue = fresh::<By<Initials>>();
+    assert_eq!(launch::<By<Initials>>(&catalogue).unwrap(), catalogue);
+    assert_eq!(launch::<Private<By<Initials>>>(&catalogue).unwrap(), catalogue);
+    let misfit = refusal::<crate::schema::Placed<Map<String, String>, Initials>>(&catalogue);
+    assert!(misfit.contains("it was stored as `u64` and is declared as `String`"), "{misfit}");
+    let single = fresh::<Single<u64>>();
+    assert_eq!(launch::<Private<Single<u64>>>(&single).unwrap(), single);
+    refusal::<Single<String>>(&single);
+    refusal::<Single<Sub<Set<u64>>>>(&single);
+}
+
+#[test]
+fn where_rows_live_is_stored() {
+    let of = |catalogue: Catalogue| {
+        let read = Catalogue::decode(&catalogue.encode()).unwrap();
+        assert_eq!(read, catalogue);
+        let text = String::from_utf8(catalogue.encode()).unwrap();
+        (read.modules[0].pstates[0].placed.clone(), text.matches("\"placed\"").count())
+    };
+    assert_eq!(of(fresh::<Map<String, u64>>()), (Placed::Hash, 0));
+    assert_eq!(of(fresh::<Single<u64>>()), (Placed::Single, 1));
+    let by = Placed::By("initials".to_owned());
+    assert_eq!(of(fresh::<crate::schema::Placed<Set<String>, Initials>>()), (by, 1));
 }

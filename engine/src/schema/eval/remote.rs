@@ -4,11 +4,11 @@ use std::future::Future;
 use std::ops::ControlFlow;
 
 use super::{Cx, Error, Problem, Row, Scan, Source, Visit, select};
-use crate::codec::{FieldTable, KeyBuf, Placement, Result, decode};
+use crate::codec::{FieldTable, KeyBuf, Result, decode};
 use crate::env::LocalFuture;
 use crate::schema::ast::{Query, Value};
 use crate::schema::plan::RangeOp;
-use crate::schema::{Answer, Data, Owned, PState, ReadOp, ReadPlan, Rows, Select};
+use crate::schema::{Answer, Data, Owned, PState, Placing, ReadOp, ReadPlan, Rows, Select};
 use crate::types::PStateId;
 
 /// What results of queries can be had as: any data, or [`Value`].
@@ -73,7 +73,7 @@ pub(crate) async fn query<T: Outcome, Q: Selects>(
         found.push(value);
         ControlFlow::Continue(())
     };
-    select(&Remote { selects, pstate }, cx, query, &mut reach).await?;
+    select(&Remote { selects, pstate, placing: cx.placing }, cx, query, &mut reach).await?;
     Ok(outcomes(cx.fields, found)?)
 }
 
@@ -89,6 +89,14 @@ pub(crate) fn outcomes<T: Outcome>(
 struct Remote<'q, Q> {
     selects: &'q Q,
     pstate: PStateId,
+    placing: Placing,
+}
+
+impl<Q> Remote<'_, Q> {
+    /// A read of what begins with a row.
+    fn plan(&self, row: Row<'_>, op: ReadOp) -> Result<ReadPlan> {
+        Ok(ReadPlan { pstate: self.pstate, place: self.placing.of(row.first())?, op })
+    }
 }
 
 impl<Q: Selects> Source for Remote<'_, Q> {
@@ -101,8 +109,7 @@ impl<Q: Selects> Source for Remote<'_, Q> {
     ) -> LocalFuture<'a, std::result::Result<(), Q::Error>> {
         Box::pin(async move {
             let op = ReadOp::Get { key: KeyBuf::from(row.key) };
-            let plan = ReadPlan { pstate: self.pstate, place: place(row), op };
-            visit(self.selects.ask(OneRow(plan)).await?.as_deref());
+            visit(self.selects.ask(OneRow(self.plan(row, op))).await?.as_deref());
             Ok(())
         })
     }
@@ -122,8 +129,7 @@ impl<Q: Selects> Source for Remote<'_, Q> {
                 prefix_bytes: 0,
             };
             let op = ReadOp::Range(Box::new(range));
-            let plan = ReadPlan { pstate: self.pstate, place: place(scan.from), op };
-            let rows = self.selects.ask(ManyRows(plan)).await?;
+            let rows = self.selects.ask(ManyRows(self.plan(scan.from, op))).await?;
             for (key, value) in rows.iter().take(scan.limit) {
                 if visit(key, value).is_break() {
                     break;
@@ -134,19 +140,14 @@ impl<Q: Selects> Source for Remote<'_, Q> {
     }
 }
 
-/// Where the first key lives, if there is one.
-fn place(row: Row<'_>) -> Option<Placement> {
-    row.key.get(..row.first_bytes).filter(|first| !first.is_empty()).map(Placement::of)
-}
-
-struct OneRow(ReadPlan);
+struct OneRow(Result<ReadPlan>);
 
 impl Select for OneRow {
     type Out = Option<Vec<u8>>;
     const READS: usize = 1;
 
     fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()> {
-        reads(self.0);
+        reads(self.0?);
         Ok(())
     }
 
@@ -158,14 +159,14 @@ impl Select for OneRow {
     }
 }
 
-struct ManyRows(ReadPlan);
+struct ManyRows(Result<ReadPlan>);
 
 impl Select for ManyRows {
     type Out = Rows;
     const READS: usize = 1;
 
     fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()> {
-        reads(self.0);
+        reads(self.0?);
         Ok(())
     }
 

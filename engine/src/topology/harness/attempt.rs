@@ -11,7 +11,7 @@ use super::{Harness, State};
 use crate::codec::FieldTable;
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
-use crate::schema::Layout;
+use crate::schema::{Described, Layout};
 use crate::topology::{Access, Local, Scan, StateError, Visit};
 use crate::types::{PartitionId, WallTime};
 
@@ -122,7 +122,7 @@ impl Local for Attempt<'_> {
         &self.harness.fields
     }
 
-    fn described(&self, pstate: PStateIndex) -> (&str, &Layout) {
+    fn described(&self, pstate: PStateIndex) -> Described<'_> {
         self.harness.described(pstate)
     }
 

@@ -20,9 +20,9 @@ impl Harness {
         functions: &Functions,
     ) -> Result<Vec<T>, eval::Error<codec::Error>> {
         let pstate = pstate.queried();
-        let (name, layout) = self.described(PStateIndex(pstate.0));
-        check(name, layout, query).map_err(Problem::Misfit)?;
-        let cx = Cx::new(layout, &self.fields, functions);
+        let described = self.described(PStateIndex(pstate.0));
+        check(described.name, described.layout, query).map_err(Problem::Misfit)?;
+        let cx = Cx::of(described, &self.fields, functions);
         block_on(eval::query(self, pstate, &cx, query))
     }
 }

@@ -19,7 +19,7 @@ impl Harness {
     pub fn relaunch(self, module: module::Definition) -> codec::Result<Self> {
         let traced = module.trace(self.fields)?;
         let mut sizes = traced.sizes();
-        let Traced { fields, layouts, old_layouts: _ } = traced;
+        let Traced { fields, layouts, old_layouts: _, initials } = traced;
         let (mut moves, mut places) = (Vec::new(), BTreeMap::new());
         let place_of = |name: &str| self.module.pstates.iter().position(|it| it.name == name);
         for (place, (decl, layout)) in module.pstates.iter().zip(&layouts).enumerate() {
@@ -69,7 +69,7 @@ impl Harness {
             Some(((topologies(topology)?, depots(depot)?, partition), offset))
         });
         let read = read.collect();
-        Ok(Self { module, fields, layouts, sizes, partitions, read, moves, ..self })
+        Ok(Self { module, fields, layouts, initials, sizes, partitions, read, moves, ..self })
     }
 
     /// Whether no migration is under way.

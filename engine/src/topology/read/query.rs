@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::{fetch, index};
-use crate::codec::{self, Placement};
+use crate::codec;
 use crate::env::LocalFuture;
 use crate::schema::ast::{Functions, Query, Term, check};
 use crate::schema::eval::{self, Cx, Outcome, Problem, Queried, Row, Source, Writer};
@@ -132,21 +132,21 @@ impl<'c> Rows<'c, '_> {
     /// What an evaluation needs, of a query that fits.
     fn cx(&self, query: &Query, functions: &'c Functions) -> Result<Cx<'c>, QueryError> {
         let local = self.context.local();
-        let (name, layout) = local.described(index(self.pstate));
-        check(name, layout, query).map_err(Problem::Misfit)?;
-        Ok(Cx::new(layout, local.fields(), functions))
+        let pstate = local.described(index(self.pstate));
+        check(pstate.name, pstate.layout, query).map_err(Problem::Misfit)?;
+        Ok(Cx::of(pstate, local.fields(), functions))
     }
 
     fn check(&self, op: &'static str, row: Row<'_>) -> Result<(), StateError> {
-        let Some(first) = row.key.get(..row.first_bytes).filter(|first| !first.is_empty()) else {
-            return Ok(());
-        };
         let local = self.context.local();
-        let lives = Placement::of(first).partition(local.partitions());
-        if lives == local.partition() {
-            return Ok(());
+        let place = local.described(index(self.pstate)).placing.of(row.first());
+        let place = place.map_err(|error| self.context.refused(op, error))?;
+        match place.map(|place| place.partition(local.partitions())) {
+            Some(lives) if lives != local.partition() => {
+                Err(self.context.misplaced(op, self.pstate, lives))
+            }
+            _ => Ok(()),
         }
-        Err(self.context.misplaced(op, self.pstate, lives))
     }
 
     /// Damage to what is stored is not the row's fault.
@@ -212,7 +212,7 @@ impl Writer for Rows<'_, '_> {
 
     fn delete_range(&self, from: Row<'_>, to: Option<&[u8]>) -> Result<(), StateError> {
         self.check("transform", from)?;
-        let (_, layout) = self.context.local().described(index(self.pstate));
+        let layout = self.context.local().described(index(self.pstate)).layout;
         if let Place::ListRow = layout.place(from.key).0 {
             // A list counts its own items.
             let local = self.context.local();
