@@ -128,7 +128,8 @@ impl Installed {
 
     pub(crate) fn described(&self, pstate: PStateIndex) -> Described<'_> {
         let place = pstate.0 as usize;
-        self.definition.pstates[place].described(&self.layouts[place], &self.initials[place])
+        let initial = self.initials[place].as_deref();
+        self.definition.pstates[place].described(&self.layouts[place], initial)
     }
 
     /// What some reads are of, for people.
