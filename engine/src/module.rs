@@ -256,9 +256,9 @@ impl PStateDecl {
     pub(crate) fn described<'a>(
         &'a self,
         layout: &'a Layout,
-        initial: &'a Option<Vec<u8>>,
+        initial: Option<&'a [u8]>,
     ) -> Described<'a> {
-        Described { name: &self.name, layout, placing: self.placing, initial: initial.as_deref() }
+        Described { name: &self.name, layout, placing: self.placing, initial }
     }
 }
 

@@ -191,7 +191,8 @@ impl<T: Data> Position for Sub<List<T>> {
     message = "`{Self}` cannot be the type of a PState",
     label = "not the type of a PState",
     note = "PStates are `Map<K, V>` or `Set<E>`, with values, `Sub<Map<K2, V2>>`, `Sub<Set<E>>` or \
-            `Sub<List<T>>` for `V`; or `Single<V>`, which lives in one partition"
+            `Sub<List<T>>` for `V`; or `Single<V>`, which lives in one partition",
+    note = "a value that is never missing is `Single<Initially<I>>`, where `I` implements `Initial`"
 )]
 pub trait Schema: 'static {
     /// The position that paths start from.

@@ -132,7 +132,8 @@ impl Inspection<'_> {
             ];
             for (kind, all) in kinds {
                 for Numbered { name, number, layout, placed, migrating, migrated } in all {
-                    let layout = layout.map(|it| format!(": {}", placed.written(&it))).unwrap_or_default();
+                    let layout =
+                        layout.map(|it| format!(": {}", placed.written(&it))).unwrap_or_default();
                     let running = migrating.map(|it| format!(", being migrated by {}", it.id));
                     let running = running.unwrap_or_default();
                     let done = match &migrated[..] {

@@ -18,8 +18,8 @@ use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
 use crate::schema::path::{ElementOf, KeyIn};
 use crate::schema::{
-    Data, Described, Direct, Field, Layout, List, Maybe, One, Path, Position, Presence, Record, Rows, Stored,
-    Sub,
+    Data, Described, Direct, Field, Layout, List, Maybe, One, Path, Position, Presence, Record,
+    Rows, Stored, Sub,
 };
 use crate::topology::{Access, At, Context, Local, NodeIndex, Scan, StateError, Visit};
 use crate::types::{PStateId, PartitionId, WallTime};

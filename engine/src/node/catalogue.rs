@@ -104,7 +104,14 @@ impl Numbered {
     /// A name with its number.
     #[must_use]
     pub fn new(name: &str, number: u32) -> Self {
-        Self { name: name.to_owned(), number, layout: None, migrating: None, migrated: Vec::new(), placed: Placed::Hash }
+        Self {
+            name: name.to_owned(),
+            number,
+            layout: None,
+            migrating: None,
+            migrated: Vec::new(),
+            placed: Placed::Hash,
+        }
     }
 
     /// Of a `PState` that is being migrated: what lies under its old number, as `name@old`, which no
@@ -188,7 +195,8 @@ impl Installed {
 
     pub(crate) fn described(&self, pstate: PStateIndex) -> Described<'_> {
         let place = pstate.0 as usize;
-        self.definition.pstates[place].described(&self.layouts[place], &self.initials[place])
+        let initial = self.initials[place].as_deref();
+        self.definition.pstates[place].described(&self.layouts[place], initial)
     }
 
     /// What some reads are of, for people.

@@ -143,7 +143,7 @@ pub struct Apply<'a> {
 
 impl Apply<'_> {
     /// Writes the target's row, or removes it.
-    pub(super) fn replace<V: Data>(self, new: &Option<V>) -> Result<()> {
+    pub(super) fn replace<V: Data>(self, new: Option<&V>) -> Result<()> {
         match new {
             None => (self.write)(self.key, None),
             Some(new) => {
@@ -199,7 +199,7 @@ impl<V: Data, A: Aggregate<V>> Adds<V> for A {
         reads_old: A::READS_OLD,
         apply: |to, partial| {
             let old = to.old.map(|bytes| decode(to.table, bytes)).transpose()?;
-            to.replace(&A::apply(partial, old))
+            to.replace(A::apply(partial, old).as_ref())
         },
     };
 

@@ -108,7 +108,7 @@ impl<I: Initial, A: Aggregate<I::Value>> Adds<Initially<I>> for A {
         reads_old: A::READS_OLD,
         apply: |to, partial| {
             let old = Initially::<I>::read(to.table, to.old)?;
-            to.replace(&A::apply(partial, Some(old)))
+            to.replace(A::apply(partial, Some(old)).as_ref())
         },
     };
 

@@ -352,7 +352,8 @@ impl Harness {
 
     fn described(&self, pstate: PStateIndex) -> Described<'_> {
         let place = pstate.0 as usize;
-        self.module.pstates[place].described(&self.layouts[place], &self.initials[place])
+        let initial = self.initials[place].as_deref();
+        self.module.pstates[place].described(&self.layouts[place], initial)
     }
 
     fn count(&self) -> u32 {

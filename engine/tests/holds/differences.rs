@@ -10,7 +10,7 @@ use tidemill::client::{Engine, Launched, block_on};
 use tidemill::difference::{Differ, Differing};
 use tidemill::module::{Depot, Module};
 use tidemill::node::Options;
-use tidemill::schema::{List, Map, PState, Set, Sub};
+use tidemill::schema::{List, Map, Outside, PState, Set, Sub};
 use tidemill::types::MicrobatchId;
 use tidemill::{Error, codec};
 
@@ -144,7 +144,7 @@ async fn check<P>(
     expected: impl Fn(&P::Out, &P::Out) -> Vec<P::Entry>,
 ) -> usize
 where
-    P: Differ<Entry: PartialEq + Debug> + Clone,
+    P: Differ<Entry: PartialEq + Debug> + Outside + Clone,
 {
     let before = notes.select(path.clone()).as_of("editing", from).await.unwrap();
     let after = notes.select(path.clone()).as_of("editing", to).await.unwrap();

@@ -258,7 +258,7 @@ fn follow<P: Subscribe>(
         match block_on(subscription.next()).unwrap().unwrap().what {
             What::Unchanged => {}
             What::Diffs(diffs) => changes += diffs.len(),
-            What::Resynced { gap, .. } => panic!("{gap:?}"),
+            What::Bridged { gap, .. } | What::Resynced { gap, .. } => panic!("{gap:?}"),
         }
     }
     changes

@@ -8,9 +8,7 @@ use crate::env::memory::{self, MemoryDisk};
 use crate::manifest::{CatalogueRef, Manifest};
 use crate::migrate::{InnerValues, Migration, Values};
 use crate::module::{self, Module};
-use crate::schema::{
-    Data, List, Map, PlaceBy, Private, Schema, Set, Single, Sub, Uncounted,
-};
+use crate::schema::{Data, List, Map, PlaceBy, Private, Schema, Set, Single, Sub, Uncounted};
 
 const GOLDEN_1: &str = include_str!("../../../testdata/catalogue-1.json");
 const GOLDEN_2: &str = include_str!("../../../testdata/catalogue-2.json");
@@ -472,6 +470,8 @@ fn a_refusal_says_where_a_migration_helps() {
     assert!(!refusal::<Map<String, Vec<u32>>>(&catalogue).contains(migrate));
     assert!(!refusal::<Map<String, Sub<Set<u32>, Uncounted>>>(&catalogue).contains(migrate));
     assert!(!refusal::<Set<String>>(&catalogue).contains(migrate));
+}
+
 /// Strings live where their first letter does.
 enum Initials {}
 

@@ -6,7 +6,7 @@ use tidemill::backup;
 use tidemill::client::{Launched, SelectingMany, Snapshot};
 use tidemill::error::{Error, Result};
 use tidemill::module::Depot;
-use tidemill::schema::Select;
+use tidemill::schema::{Outside, Select};
 use tidemill::topology::Row;
 use tidemill::types::{MicrobatchId, Offset, PartitionId};
 
@@ -70,6 +70,8 @@ pub(super) async fn state(bank: &Launched<Bank>, accounts: u64) -> Result<(State
         tallied: bank.select(bank.tallied.all()).await?.into_iter().collect(),
         counted: bank.select(bank.counted.all()).await?.into_iter().collect(),
         happened: bank.select(bank.happened.all()).await?.into_iter().collect(),
+        vault: bank.select(bank.vault.whole()).await?,
+        total: bank.select(bank.total.whole()).await?.unwrap_or(0),
         ..State::default()
     };
     let sent = all_sent(bank, accounts, &When::Now).await?;
@@ -94,7 +96,7 @@ type Groups = (Sized<u64>, Sized<u64>, Sized<u64>);
 type Sent = (Sized<(u64, Line)>, u64, Groups, Vec<(u64, i64)>);
 
 /// What an account has sent.
-fn sent(bank: &Bank, account: u64) -> impl Select<Out = Sent> + use<> {
+fn sent(bank: &Bank, account: u64) -> impl Select<Out = Sent> + Outside + use<> {
     let (history, done) = (bank.history.key(account), bank.done.key(account));
     let [a, b, c] = [0, 1, 2].map(|group| {
         let ids = done.clone().key(group);
@@ -181,6 +183,8 @@ pub(super) async fn held(
         sent: chains(bank, bank.select(bank.sent.all()).at(snapshot).await?),
         counted: bank.select(bank.counted.all()).at(snapshot).await?.into_iter().collect(),
         happened: bank.select(bank.happened.all()).at(snapshot).await?.into_iter().collect(),
+        vault: bank.select(bank.vault.whole()).at(snapshot).await?,
+        total: bank.select(bank.total.whole()).at(snapshot).await?.unwrap_or(0),
         ..State::default()
     };
     let sent = all_sent(bank, accounts, &When::Held(snapshot)).await?;
@@ -221,6 +225,12 @@ pub(super) async fn backed_up(
             .await?
             .into_iter()
             .collect(),
+        vault: bank.select(bank.vault.whole()).as_of("ledger", ledger).await?,
+        total: bank
+            .select(bank.total.whole())
+            .as_of(super::module::AUDIT, audit)
+            .await?
+            .unwrap_or(0),
         ..State::default()
     };
     let sent = all_sent(bank, accounts, &When::AsOf(ledger)).await?;
