@@ -58,11 +58,19 @@ fn engines_keep_their_promises() {
         let deals = outcome.counters["deals"] > 0;
         assert_eq!(deals, others(outcome).is_some_and(|count| count > 0), "{outcome:?}");
     }
-    // Half of them migrate, and some crash while they do.
-    let amid = outcomes.iter().filter_map(|it| it.counters.get("crashes amid a migration"));
-    assert!(amid.sum::<u64>() > 0, "no crash fell inside a migration");
     let deals: u64 = outcomes.iter().map(|it| it.counters["deals"]).sum();
     assert!((2..=13).contains(&deals), "{deals} of 20 seeds");
+}
+
+/// About one seed in ten has such a crash; each one up to the first is clean, and that one too.
+#[test]
+fn some_crashes_fall_inside_a_migration() {
+    let amid = (0..100).find(|&seed| {
+        let outcome = scenario::run(named("engine"), seed, None, false).result;
+        let outcome = outcome.unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+        outcome.counters.get("crashes amid a migration").is_some_and(|&count| count > 0)
+    });
+    assert!(amid.is_some(), "none of 100 seeds");
 }
 
 /// Seeds that once failed, each with what was wrong then. Where the scenario draws otherwise than it did, a
