@@ -63,7 +63,7 @@ use std::sync::Arc;
 
 use crate::codec::table::Trace;
 use crate::codec::{self, FieldTable, Placement};
-use crate::schema::{Described, Layout, Placing, Schema};
+use crate::schema::{Described, EncodeInitial, Layout, Placing, Schema};
 use crate::topology::{self, Row};
 
 mod build;
@@ -151,7 +151,15 @@ impl Definition {
         }
         let layouts = self.pstates.iter().map(|pstate| (pstate.layout)(&mut trace));
         let layouts = layouts.collect::<codec::Result<_>>()?;
-        Ok(Traced { fields: trace.finish(), layouts })
+        let fields = trace.finish();
+        let initial = |pstate: &PStateDecl| {
+            let encode = pstate.initial?;
+            let mut bytes = Vec::new();
+            Some(encode(&fields, &mut bytes).map(|()| bytes))
+        };
+        let initials = self.pstates.iter().map(|pstate| initial(pstate).transpose());
+        let initials = initials.collect::<codec::Result<_>>()?;
+        Ok(Traced { fields, layouts, initials })
     }
 }
 
@@ -162,6 +170,8 @@ pub struct Traced {
     pub fields: FieldTable,
     /// The layouts of the `PState`s, by [`PStateIndex`].
     pub layouts: Vec<Layout>,
+    /// The bytes of what single values are where nothing is stored, by [`PStateIndex`].
+    pub initials: Vec<Option<Vec<u8>>>,
 }
 
 impl Traced {
@@ -213,6 +223,8 @@ pub struct PStateDecl {
     pub layout: fn(&mut Trace) -> codec::Result<Layout>,
     /// Where its rows live.
     pub placing: Placing,
+    /// Of a single value: appends what it is where nothing is stored.
+    pub initial: Option<EncodeInitial>,
     /// Where it was declared.
     pub location: &'static Location<'static>,
 }
@@ -220,12 +232,17 @@ pub struct PStateDecl {
 impl PStateDecl {
     fn of<S: Schema>(name: String, owner: usize, location: &'static Location<'static>) -> Self {
         let schema = std::any::type_name::<S>();
-        Self { name, owner, schema, layout: S::layout, placing: S::PLACING, location }
+        let (layout, placing, initial) = (S::layout, S::PLACING, S::INITIAL);
+        Self { name, owner, schema, layout, placing, initial, location }
     }
 
-    /// What is to be known of it to read its rows; `layout` is the one that `self.layout` gives.
-    pub(crate) fn described<'a>(&'a self, layout: &'a Layout) -> Described<'a> {
-        Described { name: &self.name, layout, placing: self.placing }
+    /// What is to be known of it to read its rows, given what its types come to.
+    pub(crate) fn described<'a>(
+        &'a self,
+        layout: &'a Layout,
+        initial: Option<&'a [u8]>,
+    ) -> Described<'a> {
+        Described { name: &self.name, layout, placing: self.placing, initial }
     }
 }
 

@@ -49,13 +49,16 @@ macro_rules! marker {
 pub mod aggregate;
 pub mod ast;
 pub mod eval;
+pub mod initial;
 pub mod layout;
 pub(crate) mod list;
 #[cfg(doctest)]
 mod misuse;
 pub mod path;
+pub mod placed;
 pub mod placing;
 pub mod plan;
+pub mod private;
 pub mod record;
 mod select;
 pub mod shape;
@@ -68,10 +71,13 @@ mod token;
 mod tutorial;
 
 pub use aggregate::{Aggregate, Change};
+pub use initial::{EncodeInitial, Initial, Initially};
 pub use layout::Layout;
 pub use path::{AtIndex, Direct, Many, Maybe, One, OwnedBy, Path, Presence};
+pub use placed::{PlaceBy, Placed};
 pub use placing::{Described, Placing};
 pub use plan::{Answer, ReadOp, ReadPlan, Reads, Removal, Rows, Target, Written};
+pub use private::{Hidden, Open, Outside, Owning, Private};
 pub use record::{Field, Record};
 pub use select::{RowOf, Select};
 pub use shape::Shape;
@@ -185,7 +191,8 @@ impl<T: Data> Position for Sub<List<T>> {
     message = "`{Self}` cannot be the type of a PState",
     label = "not the type of a PState",
     note = "PStates are `Map<K, V>` or `Set<E>`, with values, `Sub<Map<K2, V2>>`, `Sub<Set<E>>` or \
-            `Sub<List<T>>` for `V`; or `Single<V>`, which lives in one partition"
+            `Sub<List<T>>` for `V`; or `Single<V>`, which lives in one partition",
+    note = "a value that is never missing is `Single<Initially<I>>`, where `I` implements `Initial`"
 )]
 pub trait Schema: 'static {
     /// The position that paths start from.
@@ -194,8 +201,15 @@ pub trait Schema: 'static {
     /// How many of it are there: [`One`], or [`Maybe`] where nothing may be stored.
     type Held;
 
+    /// Whose its paths are that start from the token of `O`: those of `O`, unless they are
+    /// [hidden](private).
+    type Seen<O>;
+
     /// Where its rows live.
     const PLACING: Placing;
+
+    /// Of a value that is never missing: what it is where nothing is stored.
+    const INITIAL: Option<EncodeInitial> = None;
 
     /// The type as data, for the catalogue; the names in its values are added to `trace`.
     ///
@@ -207,6 +221,7 @@ pub trait Schema: 'static {
 impl<K: Key, V: Position> Schema for Map<K, V> {
     type Root = Spread<Self>;
     type Held = One;
+    type Seen<O> = O;
 
     const PLACING: Placing = Placing::Hash;
 
@@ -218,6 +233,7 @@ impl<K: Key, V: Position> Schema for Map<K, V> {
 impl<E: Key> Schema for Set<E> {
     type Root = Spread<Self>;
     type Held = One;
+    type Seen<O> = O;
 
     const PLACING: Placing = Placing::Hash;
 

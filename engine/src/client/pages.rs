@@ -10,7 +10,7 @@ use super::select::{Moment, SelectOn, decode};
 use super::{Launched, Snapshot};
 use crate::error::{Error, Result};
 use crate::schema::path::Many;
-use crate::schema::{Anyone, Path, ReadOp, ReadPlan, Reads, RowOf, Rows, Select};
+use crate::schema::{Anyone, Open, Path, ReadOp, ReadPlan, Reads, RowOf, Rows, Select};
 use crate::shard::message::{ReadAnswer, When};
 use crate::types::PartitionId;
 
@@ -54,7 +54,7 @@ impl<H> Launched<H> {
     ///
     /// # Panics
     /// If `rows` is 0.
-    pub fn pages<S: RowOf, O>(&self, path: Path<S, Many, O>, rows: usize) -> Pages<S> {
+    pub fn pages<S: RowOf, O: Open>(&self, path: Path<S, Many, O>, rows: usize) -> Pages<S> {
         assert!(rows > 0, "a page has rows");
         let on = SelectOn { engine: self.engine.clone(), module: Arc::clone(&self.module) };
         let reads = path.reads().map_err(Error::invalid);

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::module::PStateIndex;
 use crate::schema::ast::{Functions, Query, Value, check};
 use crate::schema::eval::{self, Cx, Outcome, Queried, Selects};
-use crate::schema::{Described, Select};
+use crate::schema::{Described, Outside, Select};
 use crate::shard::message::{Message, WalkRequest};
 use crate::shard::read::TRIES_MAX;
 use crate::shard::walk::path_failed;
@@ -64,7 +64,7 @@ impl<H> Launched<H> {
     /// # Errors
     /// As [`Launched::select`]; `Invalid` if the query does not fit what is stored, `Decode` if `T` is not
     /// what it reaches; `Timeout` if it was given a time.
-    pub fn query<T: Outcome>(&self, pstate: impl Queried, query: &Query) -> Querying<T> {
+    pub fn query<T: Outcome>(&self, pstate: impl Queried + Outside, query: &Query) -> Querying<T> {
         self.query_with(pstate, query, &Functions::none())
     }
 
@@ -74,7 +74,7 @@ impl<H> Launched<H> {
     /// As [`Launched::query`].
     pub fn query_with<T: Outcome>(
         &self,
-        pstate: impl Queried,
+        pstate: impl Queried + Outside,
         query: &Query,
         functions: &Functions,
     ) -> Querying<T> {

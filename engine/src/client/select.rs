@@ -21,7 +21,7 @@ use crate::codec::FieldTable;
 use crate::error::{Error, Result};
 use crate::module::PStateIndex;
 use crate::node::{Installed, pins};
-use crate::schema::{Answer, ReadPlan, Reads, Rows, Select};
+use crate::schema::{Answer, Outside, ReadPlan, Reads, Rows, Select};
 use crate::shard::message::{Message, ReadAnswer, ReadOperation, ReadRequest, When};
 use crate::shard::read::TRIES_MAX;
 use crate::types::{MicrobatchId, PartitionId, ShardId};
@@ -33,7 +33,7 @@ impl<H> Launched<H> {
     /// # Errors
     /// `ShardStopped`, `Corrupt`, `Decode`; `Invalid` for a key that is too long or paths under different
     /// keys; `SnapshotExpired` if so much is written that what is read cannot be kept so long.
-    pub fn select<P: Select>(&self, path: P) -> Selecting<P> {
+    pub fn select<P: Select + Outside>(&self, path: P) -> Selecting<P> {
         let reads = path.reads().map_err(Error::invalid);
         let on = SelectOn { engine: self.engine.clone(), module: Arc::clone(&self.module) };
         Selecting { on, within: None, state: State::New(reads, Moment::Now), types: PhantomData }
@@ -43,7 +43,7 @@ impl<H> Launched<H> {
     ///
     /// # Errors
     /// `Absent`; and as [`Launched::select`].
-    pub fn select_one<T, P: Select<Out = Option<T>>>(
+    pub fn select_one<T, P: Select<Out = Option<T>> + Outside>(
         &self,
         path: P,
     ) -> impl Future<Output = Result<T>> + use<H, T, P> {
@@ -60,7 +60,10 @@ impl<H> Launched<H> {
     ///
     /// # Errors
     /// As [`Launched::select`].
-    pub fn select_many<P: Select, I: IntoIterator<Item = P>>(&self, paths: I) -> SelectingMany<P> {
+    pub fn select_many<P: Select + Outside, I: IntoIterator<Item = P>>(
+        &self,
+        paths: I,
+    ) -> SelectingMany<P> {
         let reads: Result<Vec<Reads>> =
             paths.into_iter().map(|path| path.reads().map_err(Error::invalid)).collect();
         let on = SelectOn { engine: self.engine.clone(), module: Arc::clone(&self.module) };

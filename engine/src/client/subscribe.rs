@@ -11,7 +11,7 @@ use super::{Engine, Launched};
 use crate::codec::KeyBuf;
 use crate::error::{Error, Result};
 use crate::node::Installed;
-use crate::schema::{ReadPlan, Reads};
+use crate::schema::{Outside, ReadPlan, Reads};
 use crate::shard::message::{Message, PageRequest, SubscribeRequest, Subscribed};
 use crate::shard::read::TRIES_MAX;
 use crate::subscribe::index::{Watch, Watched};
@@ -63,7 +63,7 @@ impl<H> Launched<H> {
     /// # Errors
     /// `Invalid` for a range over first keys, which has no one place, for a range with a limit or in reverse,
     /// and if the value is larger than 16 MiB; otherwise as [`Launched::select`].
-    pub fn subscribe<P: Subscribe>(
+    pub fn subscribe<P: Subscribe + Outside>(
         &self,
         path: P,
     ) -> impl Future<Output = Result<Subscription<P>>> + Send + use<H, P> {

@@ -2,6 +2,8 @@
 
 use std::marker::PhantomData;
 
+use crate::schema::{Open, Owning};
+
 /// Names a topology and tells it apart from all others at compile time.
 ///
 /// Every closure `|| "ledger"` is a type of its own and prints as the line that declared it. A unit
@@ -20,6 +22,12 @@ impl<F: Fn() -> &'static str + Copy + Send + Sync + 'static> Owner for F {
 
 /// The microbatch topology named by `B`, as the owner of its `PState`s.
 pub struct Batch<B>(PhantomData<fn() -> B>);
+
+impl<B: 'static> Owning for Batch<B> {
+    type Writer = Self;
+}
+
+impl<B> Open for Batch<B> {}
 
 impl<B> std::fmt::Debug for Batch<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -101,6 +101,8 @@ pub(crate) struct Installed {
     pub(crate) fields: Arc<FieldTable>,
     /// Of its `PState`s as it declares them, by place.
     pub(crate) layouts: Vec<Layout>,
+    /// What its single values are where nothing is stored, by place.
+    pub(crate) initials: Vec<Option<Vec<u8>>>,
     /// How far each topology is visible: the highest id that some shard of this process has shown. All
     /// participants have applied it durably.
     visible: Vec<AtomicU64>,
@@ -126,7 +128,8 @@ impl Installed {
 
     pub(crate) fn described(&self, pstate: PStateIndex) -> Described<'_> {
         let place = pstate.0 as usize;
-        self.definition.pstates[place].described(&self.layouts[place])
+        let initial = self.initials[place].as_deref();
+        self.definition.pstates[place].described(&self.layouts[place], initial)
     }
 
     /// What some reads are of, for people.
@@ -233,7 +236,7 @@ impl Catalogue {
         traced: Traced,
     ) -> Result<Installed> {
         let sizes = traced.sizes();
-        let Traced { fields, layouts } = traced;
+        let Traced { fields, layouts, initials } = traced;
         self.format = FORMAT;
         self.fields.clear();
         fields.encode(&mut self.fields).map_err(Error::invalid)?;
@@ -293,6 +296,7 @@ impl Catalogue {
             dead_letters,
             fields,
             layouts,
+            initials,
         })
     }
 }

@@ -141,6 +141,21 @@ pub struct Apply<'a> {
     pub write: &'a mut WriteRow<'a>,
 }
 
+impl Apply<'_> {
+    /// Writes the target's row, or removes it.
+    pub(super) fn replace<V: Data>(self, new: Option<&V>) -> Result<()> {
+        match new {
+            None => (self.write)(self.key, None),
+            Some(new) => {
+                self.scratch.clear();
+                encode(self.table, new, self.scratch)?;
+                (self.write)(self.key, Some(self.scratch));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Takes one row: its key, and its value or `None` to remove it.
 pub type WriteRow<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
 
@@ -184,15 +199,7 @@ impl<V: Data, A: Aggregate<V>> Adds<V> for A {
         reads_old: A::READS_OLD,
         apply: |to, partial| {
             let old = to.old.map(|bytes| decode(to.table, bytes)).transpose()?;
-            match A::apply(partial, old) {
-                None => (to.write)(to.key, None),
-                Some(new) => {
-                    to.scratch.clear();
-                    encode::<V>(to.table, &new, to.scratch)?;
-                    (to.write)(to.key, Some(to.scratch));
-                }
-            }
-            Ok(())
+            to.replace(A::apply(partial, old).as_ref())
         },
     };
 

@@ -337,6 +337,8 @@ pub struct Cx<'a> {
     layout: &'a Layout,
     /// Where they live.
     placing: Placing,
+    /// Of a single value: its bytes where nothing is stored.
+    initial: Option<&'a [u8]>,
     fields: &'a FieldTable,
     functions: &'a Functions,
     /// How many more steps it may take.
@@ -347,14 +349,24 @@ impl<'a> Cx<'a> {
     /// For a `PState` of this layout whose rows live where their first keys say, values encoded with `fields`, and paths that call `functions`.
     #[must_use]
     pub fn new(layout: &'a Layout, fields: &'a FieldTable, functions: &'a Functions) -> Self {
-        let placing = Placing::Hash;
-        Self { layout, placing, fields, functions, steps_left: Cell::new(STEPS_MAX) }
+        let (placing, initial) = (Placing::Hash, None);
+        Self { layout, placing, initial, fields, functions, steps_left: Cell::new(STEPS_MAX) }
     }
 
     /// The same, for a `PState` of a module.
     #[must_use]
     pub fn of(pstate: Described<'a>, fields: &'a FieldTable, functions: &'a Functions) -> Self {
-        Self { placing: pstate.placing, ..Self::new(pstate.layout, fields, functions) }
+        let Described { layout, placing, initial, .. } = pstate;
+        Self { placing, initial, ..Self::new(layout, fields, functions) }
+    }
+
+    /// The value of a row, or what is there where none is stored. (Only a single value has an initial one, and
+    /// then there are no other rows.)
+    fn stored<'v>(&self, row: Option<&'v [u8]>) -> Option<&'v [u8]>
+    where
+        'a: 'v,
+    {
+        row.or(self.initial)
     }
 
     fn call(

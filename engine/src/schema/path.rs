@@ -431,12 +431,23 @@ impl RawPath {
         Error::KeyTooLong { pstate: self.pstate, part, part_type, bytes }
     }
 
+    #[cold]
+    fn placed(&self, place: Place, first: &[u8]) -> Result<Placement> {
+        match self.more.as_deref() {
+            // What is said of it is that.
+            Some(&More::TooLong { part, part_type, bytes }) => {
+                Err(self.too_long_error(part, part_type, bytes))
+            }
+            _ => place(first),
+        }
+    }
+
     #[inline]
     fn place(&self) -> Result<Placement> {
         let first = &self.key[..usize::from(self.place_bytes)];
         match self.place {
             None => Ok(Placement::of(first)),
-            Some(place) => place(first),
+            Some(place) => self.placed(place, first),
         }
     }
 

@@ -12,6 +12,13 @@ pub enum Placing {
     Hash,
     /// All of them in partition 0: see [`Single`](super::Single).
     Single,
+    /// Where the hash of what a function makes of the first key says: see [`Placed`](super::Placed).
+    By {
+        /// The function's name.
+        name: &'static str,
+        /// Says where a first key lives, given its bytes.
+        place: Place,
+    },
 }
 
 /// A `PState`, for what reads its rows without its type.
@@ -23,10 +30,12 @@ pub struct Described<'a> {
     pub layout: &'a Layout,
     /// Where they live.
     pub placing: Placing,
+    /// Of a single value: its bytes where nothing is stored.
+    pub initial: Option<&'a [u8]>,
 }
 
 /// Says where a first key lives, given its bytes.
-pub(super) type Place = fn(&[u8]) -> Result<Placement>;
+pub type Place = fn(&[u8]) -> Result<Placement>;
 
 impl Placing {
     /// Where rows lie whose paths begin with the bytes of a first key; `None` for those of paths without one,
@@ -38,6 +47,7 @@ impl Placing {
         match self {
             Self::Hash => Ok(first.map(Placement::of)),
             Self::Single => in_one_place(&[]).map(Some),
+            Self::By { place, .. } => first.map(place).transpose(),
         }
     }
 
@@ -46,6 +56,7 @@ impl Placing {
         match self {
             Self::Hash => None,
             Self::Single => Some(in_one_place),
+            Self::By { place, .. } => Some(place),
         }
     }
 
@@ -64,11 +75,14 @@ fn in_one_place(_first: &[u8]) -> Result<Placement> {
 impl fmt::Display for Placing {
     /// Where a key lives that does not live here, and how to get there: goes on "the key lives on partition 3; ".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Hash => "hop there first, by `hash_by` of the first key",
-            Self::Single => {
-                "the whole PState does, since it is `Single`: go there by `global()`, or let `aggregate` do it"
+        match self {
+            Self::Hash => f.write_str("hop there first, by `hash_by` of the first key"),
+            Self::Single => f.write_str(
+                "the whole PState does, since it is `Single`: go there by `global()`, or let `aggregate` do it",
+            ),
+            Self::By { name, .. } => {
+                write!(f, "keys are placed by `{name}`: hop there first, by `hash_by` of what that makes of them")
             }
-        })
+        }
     }
 }

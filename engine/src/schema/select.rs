@@ -4,7 +4,7 @@ use super::path::{
     AtIndex, Counts, Entry, Item, KeyOf, Many, Maybe, One, Path, Presence, Size, ValueOf, What,
 };
 use super::plan::{Answer, ReadPlan, Reads, Rows};
-use super::{Data, Stored};
+use super::{Data, Initial, Initially, Stored};
 use crate::codec::key::decode_key;
 use crate::codec::{Error, FieldTable, Key, Result, decode};
 use crate::types::PartitionId;
@@ -78,6 +78,20 @@ impl<S: Stored, O> Select for Path<S, Maybe, O> {
     #[inline]
     fn decode(table: &FieldTable, _: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
         one(answers).map(|bytes| S::read(table, bytes)).transpose()
+    }
+}
+
+impl<I: Initial, O> Select for Path<Initially<I>, One, O> {
+    type Out = I::Value;
+    const READS: usize = 1;
+
+    fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()> {
+        reads(self.read(What::Value)?);
+        Ok(())
+    }
+
+    fn decode(table: &FieldTable, _: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
+        Initially::<I>::read(table, one(answers))
     }
 }
 

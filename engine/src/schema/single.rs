@@ -49,6 +49,7 @@ marker!(
 impl<P: Position> Schema for Single<P> {
     type Root = P;
     type Held = Maybe;
+    type Seen<O> = O;
 
     const PLACING: Placing = Placing::Single;
 

@@ -430,6 +430,11 @@ fn shapes_are_written_as_in_rust() {
     assert_ne!(fingerprint::<Tags>(), fingerprint::<Posts>());
     assert_eq!(shown::<Tags>(), "Map<String, Sub<Set<(u8, String)>>>");
     assert_eq!(shown::<Set<u8>>(), "Set<u8>");
+    // Lists lie anywhere in maps and records, and what their items are is one value.
+    assert_eq!(
+        shown::<Map<u8, Sub<Map<u8, Sub<List<Vec<u8>>>>>>>(),
+        "Map<u8, Sub<Map<u8, Sub<List<Vec<u8>>>>>>"
+    );
     assert_eq!(shown::<Map<(), BTreeMap<u8, Vec<Post>>>>(), "Map<(), BTreeMap<u8, Vec<Post>>>");
 }
 

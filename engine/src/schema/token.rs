@@ -124,8 +124,8 @@ macro_rules! steps {
     };
 }
 
-steps!([O] Owned<S, O>, O);
-steps!([] PState<S>, Anyone);
+steps!([O] Owned<S, O>, S::Seen<O>);
+steps!([] PState<S>, S::Seen<Anyone>);
 
 impl<S, O> Clone for Owned<S, O> {
     fn clone(&self) -> Self {

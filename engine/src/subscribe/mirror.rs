@@ -11,7 +11,9 @@ use super::queue::RawWrite;
 use crate::codec::key::decode_key;
 use crate::codec::{self, Error, FieldTable, Key, decode};
 use crate::schema::path::{AsKey, Entry, Item, KeyOf, Size};
-use crate::schema::{Answer, Data, Many, Maybe, One as Single, Path, Presence, Select};
+use crate::schema::{
+    Answer, Data, Initial, Initially, Many, Maybe, One as Single, Path, Presence, Select,
+};
 
 mod list;
 
@@ -151,6 +153,17 @@ where
     }
 }
 
+impl<I: Initial, O> RowPath for Path<Initially<I>, Single, O>
+where
+    Self: Select<Out = I::Value>,
+    I::Value: Send,
+{
+    fn is_same(_: &I::Value, _: &I::Value) -> bool {
+        // Values need not be comparable.
+        false
+    }
+}
+
 impl<P: RowPath> One<P> {
     /// The value of a row, or of none.
     fn read(fields: &FieldTable, row: Option<&[u8]>) -> Result<P::Out> {
@@ -214,6 +227,10 @@ where
 }
 
 impl<O> Subscribe for Path<Presence, Single, O> {
+    type Mirror = One<Self>;
+}
+
+impl<I: Initial, O> Subscribe for Path<Initially<I>, Single, O> {
     type Mirror = One<Self>;
 }
 

@@ -14,7 +14,8 @@ use crate::module::DepotIndex;
 use crate::page::Cache;
 use crate::pstate::Store;
 use crate::schema::{
-    Described, Direct, Layout, Owned, OwnedBy, Path, Placing, Position, Schema, Select, Stored,
+    Described, Direct, Layout, Owned, OwnedBy, Owning, Path, Placing, Position, Schema, Select,
+    Stored,
 };
 use crate::topology::{At, Changes, Context, Event, Failure, NodeIndex, Origin, Result};
 use crate::types::{Index, MicrobatchId, Offset, PStateId};
@@ -22,6 +23,10 @@ use crate::types::{Index, MicrobatchId, Offset, PStateId};
 /// The topology that owns the `PState` of a [`TestPState`].
 #[derive(Debug)]
 pub enum Test {}
+
+impl Owning for Test {
+    type Writer = Self;
+}
 
 /// One `PState` of type `S` without a module or an engine: for unit tests of paths, and of functions that
 /// read and write.
@@ -73,6 +78,8 @@ pub struct TestPState<S> {
     store: Store,
     layout: Layout,
     placing: Placing,
+    /// What a single value is where nothing is stored.
+    initial: Option<Vec<u8>>,
     fields: FieldTable,
     /// Microbatches that were begun.
     begun: Cell<u64>,
@@ -99,6 +106,11 @@ impl<S: Schema> TestPState<S> {
     pub fn new() -> codec::Result<Self> {
         let mut trace = Trace::default();
         let layout = Layout::of::<S>(&mut trace)?;
+        let fields = trace.finish();
+        let mut initial = None;
+        if let Some(encode) = S::INITIAL {
+            encode(&fields, initial.insert(Vec::new()))?;
+        }
         let machine = Machine::new(&MemoryDisk::new());
         let store = open(&machine, Index(1));
         Ok(Self {
@@ -106,7 +118,8 @@ impl<S: Schema> TestPState<S> {
             store,
             layout,
             placing: S::PLACING,
-            fields: trace.finish(),
+            initial,
+            fields,
             begun: Cell::new(0),
             written: Cell::new(0),
             io: Cell::default(),
@@ -208,7 +221,8 @@ impl<S: 'static> TestPState<S> {
 
     fn described(&self) -> Described<'_> {
         let name = "the PState of a test";
-        Described { name, layout: &self.layout, placing: self.placing }
+        let (layout, placing, initial) = (&self.layout, self.placing, self.initial.as_deref());
+        Described { name, layout, placing, initial }
     }
 
     fn microbatch<X>(&self, code: impl AsyncFnOnce(&Context<'_>) -> Result<X>) -> Result<X> {

@@ -21,7 +21,7 @@ use super::{
 use crate::codec::KeyBuf;
 use crate::env::LocalFuture;
 use crate::schema::aggregate::{Apply, ChangeOps};
-use crate::schema::{Change, Data};
+use crate::schema::{Change, Data, Owning};
 use crate::types::{PStateId, PartitionId};
 
 /// What the closure of `aggregate` returns: a change, `path.add(Sum(x))`; a tuple of up to eight of
@@ -59,8 +59,8 @@ pub trait Changes: 'static {
 /// Makes the code of a node, given its index and name.
 pub type NewEvent = fn(NodeIndex, String) -> Box<dyn Event>;
 
-impl<P: Data, O: 'static> Changes for Change<P, O> {
-    type Owner = O;
+impl<P: Data, O: Owning> Changes for Change<P, O> {
+    type Owner = O::Writer;
     type Buffers = Waiting<P>;
     const NODES: usize = 1;
 

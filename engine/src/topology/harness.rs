@@ -40,6 +40,8 @@ pub struct Harness {
     module: module::Definition,
     fields: FieldTable,
     layouts: Vec<Layout>,
+    /// What single values are where nothing is stored.
+    initials: Vec<Option<Vec<u8>>>,
     /// The layouts of `PState`s in which sizes are kept.
     sizes: Vec<Option<Layout>>,
     partitions: Vec<Partition>,
@@ -86,11 +88,12 @@ impl Harness {
         assert!(partitions.is_power_of_two());
         let traced = module.trace(FieldTable::new())?;
         let sizes = traced.sizes();
-        let Traced { fields, layouts } = traced;
+        let Traced { fields, layouts, initials } = traced;
         Ok(Self {
             module,
             fields,
             layouts,
+            initials,
             sizes,
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
             read: BTreeMap::new(),
@@ -323,7 +326,8 @@ impl Harness {
 
     fn described(&self, pstate: PStateIndex) -> Described<'_> {
         let place = pstate.0 as usize;
-        self.module.pstates[place].described(&self.layouts[place])
+        let initial = self.initials[place].as_deref();
+        self.module.pstates[place].described(&self.layouts[place], initial)
     }
 
     fn count(&self) -> u32 {

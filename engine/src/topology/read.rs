@@ -15,8 +15,8 @@ use crate::module::{DepotIndex, PStateIndex};
 use crate::schema::path::{Blind, Elements};
 use crate::schema::plan::RangeOp;
 use crate::schema::{
-    Answer, Data, Direct, Many, Maybe, OwnedBy, Path, Position, ReadOp, ReadPlan, Reads, Removal,
-    Rows, Select, Stored, Target, Written,
+    Answer, Data, Direct, Initial, Initially, Many, Maybe, One, OwnedBy, Path, Position, ReadOp,
+    ReadPlan, Reads, Removal, Rows, Select, Stored, Target, Written,
 };
 use crate::types::PStateId;
 
@@ -69,6 +69,17 @@ impl<'a, O> At<'a, O> {
         path: Path<S, M, O2>,
     ) -> Result<(), StateError> {
         self.context().remove(path.removal())
+    }
+
+    /// Lets a value be its [initial](crate::schema::Initial) one again. Reads nothing.
+    ///
+    /// # Errors
+    /// As [`At::put`].
+    pub fn reset<I: Initial, O2: OwnedBy<O>>(
+        self,
+        path: Path<Initially<I>, One, O2>,
+    ) -> Result<(), StateError> {
+        self.context().remove(path.target().map(Removal::Row))
     }
 
     /// Deletes all elements of a range, without reading any; where a collection keeps its size, that is

@@ -13,6 +13,7 @@ mod failures;
 mod graph;
 mod lists;
 mod pages;
+mod placed;
 mod queries;
 mod single;
 mod sizes;

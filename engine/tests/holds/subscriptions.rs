@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tidemill::client::{Engine, Launched, Subscription, block_on};
 use tidemill::module::{Depot, Module};
 use tidemill::node::Options;
-use tidemill::schema::{List, Map, PState, Set, Sub};
+use tidemill::schema::{List, Map, Outside, PState, Set, Sub};
 use tidemill::subscribe::{ChangeOf, Gap, ListDiff, MapDiff, Mirror, Replaced, Subscribe, What};
 use tidemill::types::{MicrobatchId, ShardId};
 use tidemill::{Error, codec};
@@ -122,7 +122,7 @@ struct Followed<P: Subscribe> {
     resyncs: u64,
 }
 
-impl<P: Subscribe<Out: PartialEq + std::fmt::Debug> + Clone> Followed<P> {
+impl<P: Subscribe<Out: PartialEq + std::fmt::Debug> + Outside + Clone> Followed<P> {
     async fn new(
         notes: &Launched<Notes>,
         path: P,

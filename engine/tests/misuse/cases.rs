@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use tidemill::client::Launched;
 use tidemill::module::{Module, Topology};
 use tidemill::schema::aggregate::{Average, Combined, Count, SetOf, Sum, TopN};
-use tidemill::schema::{List, Map, Owned, PState, Schema, Set, Sub};
+use tidemill::schema::{
+    Initial, Initially, List, Map, Owned, PState, PlaceBy, Placed, Private, Schema, Set, Single, Sub,
+};
 use tidemill::serde::{Deserialize, Serialize};
 use tidemill::topology::{At, Result};
 
@@ -163,6 +165,65 @@ async fn writes(at: At<'_, Desk>, it: State) -> Result<()> {
     Ok(())
 }
 
+enum Limit {}
+
+impl Initial for Limit {
+    type Value = i64;
+
+    fn value() -> i64 {
+        100
+    }
+}
+
+/// What has a place of its own, or is not for everybody.
+struct Roots {
+    count: Owned<Single<u64>, Desk>,
+    limit: Owned<Single<Initially<Limit>>, Desk>,
+    latest: Owned<Single<Sub<Map<u64, i64>>>, Desk>,
+    secret: Owned<Private<Map<u64, i64>>, Desk>,
+    funds: Owned<Map<Account, i64>, Desk>,
+}
+
+async fn roots(at: At<'_, Desk>, it: Roots) -> Result<()> {
+    let count: Option<u64> = at.get(it.count.whole()).await?;
+    let limit: i64 = at.get(it.limit.whole()).await?;
+    let secret: Option<i64> = at.get(it.secret.key(7)).await?;
+    at.put(it.secret.key(7), 3)?;
+    at.put(it.limit.whole(), 3)?;
+    at.get(it.funds.whole()).await?;
+    //~ no path leads to all of a `Map<Account, i64>`, which is spread over all partitions
+    //~ a PState that lives in one partition is declared `Single<P>`
+    at.get(it.count.key(7)).await?;
+    //~ no `key` here: `u64` is not a map stored element by element
+    at.get(it.latest.whole()).await?;
+    //~ `Sub<Map<u64, i64>>` cannot be read or written as one value
+    at.put(it.count.whole(), "seven")?;
+    //~ mismatched types
+    at.reset(it.count.whole())?;
+    //~ mismatched types
+    Ok(())
+}
+
+async fn clients(
+    shop: &Launched<()>,
+    secret: PState<Private<Map<u64, i64>>>,
+    open: PState<Map<u64, i64>>,
+    query: &tidemill::schema::ast::Query,
+) {
+    shop.select(open.key(7)).await;
+    shop.select(secret.key(7)).await;
+    //~ this PState is private: clients cannot read it
+    //~ let one keep what clients shall see in a PState that is not `Private`
+    shop.select((open.key(7), secret.key(7))).await;
+    //~ this PState is private: clients cannot read it
+    shop.subscribe(secret.key(7)).await;
+    //~ this PState is private: clients cannot read it
+    shop.pages(secret.all(), 10);
+    //~ this PState is private: clients cannot read it
+    shop.query::<i64>(secret, query).await;
+    //~ this PState is private: clients cannot read it
+}
+
 fn additions(it: State) {
     let _ = it.funds.key(Account(1)).add(Sum(7));
     let _ = it.funds.key(Account(1)).add(Sum(7_u64));
@@ -188,6 +249,15 @@ fn declarations(m: &Module) {
     t.pstate::<u64>("counter");
     //~ `u64` cannot be the type of a PState
     //~ PStates are `Map<K, V>` or `Set<E>`
+    //~ or `Single<V>`, which lives in one partition
+    t.pstate::<Single<u64>>("one counter");
+    t.pstate::<Map<u64, Initially<Limit>>>("limits");
+    //~ `Initially<Limit>` cannot be part of a PState's type
+    t.pstate::<Single<Initially<Other>>>("no limit");
+    //~ `Single<Initially<Other>>` cannot be the type of a PState
+    //~ a value that is never missing is `Single<Initially<I>>`, where `I` implements `Initial`
+    t.pstate::<Placed<Map<u64, i64>, Other>>("placed");
+    //~ `Other` does not say where keys of type `u64` live
     t.pstate::<Map<Address, u64>>("by address");
     //~ `Address` cannot be the type of a key
     //~ newtypes made with `tidemill::key!`

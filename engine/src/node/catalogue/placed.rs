@@ -13,6 +13,8 @@ pub enum Placed {
     Hash,
     /// In partition 0.
     Single,
+    /// By the hash of what the function of this name makes of their first key.
+    By(String),
 }
 
 impl Placed {
@@ -27,6 +29,7 @@ impl Placed {
         match self {
             Self::Hash => layout.to_string(),
             Self::Single => format!("Single<{}>", layout.written(true)),
+            Self::By(name) => format!("{layout}, placed by `{name}`"),
         }
     }
 }
@@ -36,6 +39,7 @@ impl From<Placing> for Placed {
         match placing {
             Placing::Hash => Self::Hash,
             Placing::Single => Self::Single,
+            Placing::By { name, .. } => Self::By(name.to_owned()),
         }
     }
 }

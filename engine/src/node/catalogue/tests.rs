@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::codec::EncodeKey;
 use crate::env::memory::{self, MemoryDisk};
 use crate::manifest::{CatalogueRef, Manifest};
 use crate::module::{self, Module};
-use crate::schema::{List, Map, Schema, Set, Sub, Uncounted};
+use crate::schema::{List, Map, PlaceBy, Private, Schema, Set, Single, Sub, Uncounted};
 
 const GOLDEN_1: &str = include_str!("../../../testdata/catalogue-1.json");
 const GOLDEN_2: &str = include_str!("../../../testdata/catalogue-2.json");
@@ -307,4 +308,80 @@ fn what_could_not_be_read_again_is_not_written() {
 fn handles_of_another_type_are_other_declarations() {
     assert!(definition::<ByDay>().declares_the_same(&definition::<ByDay>()));
     assert!(!definition::<ByDay>().declares_the_same(&definition::<Map<String, Sale>>()));
+}
+
+/// Strings live where their first letter does.
+enum Initials {}
+
+impl PlaceBy<String> for Initials {
+    const NAME: &'static str = "initials";
+
+    fn by(key: &String) -> impl EncodeKey {
+        key.chars().next().unwrap_or_default()
+    }
+}
+
+/// The same under another name.
+enum Letters {}
+
+impl PlaceBy<String> for Letters {
+    const NAME: &'static str = "letters";
+
+    fn by(key: &String) -> impl EncodeKey {
+        key.chars().next().unwrap_or_default()
+    }
+}
+
+#[test]
+fn rows_stay_where_they_were_placed() {
+    type Plain = Map<String, u64>;
+    type By<F> = crate::schema::Placed<Plain, F>;
+    let of_1 = Catalogue::decode(GOLDEN_1.as_bytes()).unwrap();
+    let check = |refusal: String, stored: &str, declared: &str| {
+        for part in [
+            format!("PState `by_day` of module `shop` is declared as `{declared}`"),
+            format!("its rows were stored as those of `{stored}`, which live in other partitions"),
+            "Nothing was changed. Declare what was stored".to_owned(),
+        ] {
+            assert!(refusal.contains(&part), "{part} in\n{refusal}");
+        }
+    };
+    let placed = "Map<String, u64>, placed by `initials`";
+    check(refusal::<By<Initials>>(&fresh::<Plain>()), "Map<String, u64>", placed);
+    check(refusal::<By<Initials>>(&of_1), "Map<String, u64>", placed);
+    check(refusal::<Plain>(&fresh::<By<Initials>>()), placed, "Map<String, u64>");
+    check(
+        refusal::<By<Letters>>(&fresh::<By<Initials>>()),
+        placed,
+        "Map<String, u64>, placed by `letters`",
+    );
+    check(
+        refusal::<Single<Sub<Plain, Uncounted>>>(&fresh::<Plain>()),
+        "Map<String, u64>",
+        "Single<Sub<Map<String, u64>, Uncounted>>",
+    );
+    // What is placed alike is compared by its layout, and whether clients see it may change.
+    let catalogue = fresh::<By<Initials>>();
+    assert_eq!(launch::<By<Initials>>(&catalogue).unwrap(), catalogue);
+    assert_eq!(launch::<Private<By<Initials>>>(&catalogue).unwrap(), catalogue);
+    let misfit = refusal::<crate::schema::Placed<Map<String, String>, Initials>>(&catalogue);
+    assert!(misfit.contains("it was stored as `u64` and is declared as `String`"), "{misfit}");
+    let single = fresh::<Single<u64>>();
+    assert_eq!(launch::<Private<Single<u64>>>(&single).unwrap(), single);
+    refusal::<Single<String>>(&single);
+    refusal::<Single<Sub<Set<u64>>>>(&single);
+}
+
+#[test]
+fn where_rows_live_is_stored() {
+    let of = |catalogue: Catalogue| {
+        let read = Catalogue::decode(&catalogue.encode()).unwrap();
+        assert_eq!(read, catalogue);
+        let text = String::from_utf8(catalogue.encode()).unwrap();
+        (read.modules[0].pstates[0].placed.clone(), text.matches("\"placed\"").count())
+    };
+    assert_eq!(of(fresh::<Map<String, u64>>()), (Placed::Hash, 0));
+    assert_eq!(of(fresh::<Single<u64>>()), (Placed::Single, 1));
+    let by = Placed::By("initials".to_owned());
+    assert_eq!(of(fresh::<crate::schema::Placed<Set<String>, Initials>>()), (by, 1));
 }

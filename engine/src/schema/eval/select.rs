@@ -48,6 +48,7 @@ async fn row<S: Source>(
     let mut flow = Ok(ON);
     let mut trail = Some(trail);
     let mut visit = |value: Option<&[u8]>| {
+        let value = cx.stored(value);
         let (Some(trail), true) = (trail.take(), value.is_some() || !must) else { return };
         flow = within::select(cx, trail, value.map_or(Raw::NIL, Raw::new), out);
     };

@@ -49,6 +49,7 @@ async fn row<W: Writer>(
     }
     let mut change = Ok(Change::Same);
     let mut visit = |value: Option<&[u8]>| {
+        let value = cx.stored(value);
         if value.is_some() || !must {
             let here = value.map_or(Raw::NIL, Raw::new);
             let mut last =

@@ -219,7 +219,8 @@ fn some_rows_change_nothing_and_some_change_much() {
             let large = (value >= 10).then(|| seen.key(key).add(ListOf(value)));
             // To the key and to its tens.
             let both = vec![sums.key(key).add(Sum(value)), sums.key(key / 10).add(Sum(value))];
-            (both, (large, None::<crate::schema::Change<u64, _>>))
+            let never = Some(sums.key(key).add(Sum(1_000))).filter(|_| false);
+            (both, (large, never))
         });
         (depot, sums.reader(), seen.reader())
     });

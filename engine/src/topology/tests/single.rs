@@ -1,9 +1,9 @@
 //! `PState`s that live in one partition.
 
 use super::{append, items, launch};
-use crate::schema::aggregate::{Count, MapOf, SetOf, Sum};
-use crate::schema::ast::{Functions, Query, Term, Value};
-use crate::schema::{List, Map, PState, Schema, Set, Single, Sub};
+use crate::schema::aggregate::{Count, First, MapOf, Min, SetOf, Sum, Void};
+use crate::schema::ast::{Function, Functions, Query, Term, Value};
+use crate::schema::{Initial, Initially, List, Map, PState, Schema, Set, Single, Sub};
 use crate::testing::TestPState;
 use crate::topology::StateError;
 
@@ -154,4 +154,109 @@ fn in_the_store_it_is_written_read_and_deleted_like_any_other() {
     facts.reopen();
     let all = facts.run(async |at| Ok(at.query::<Value>(it, &query("[]")).await?)).unwrap();
     assert!(all[0].to_json().unwrap().is_null(), "{all:?}");
+}
+
+/// What is there before anything is written.
+enum Hundred {}
+
+impl Initial for Hundred {
+    type Value = i64;
+
+    fn value() -> i64 {
+        100
+    }
+}
+
+#[test]
+fn an_initial_value_is_seen_wherever_nothing_was_written() {
+    let ((depot, left, seen), mut engine) = launch(|m| {
+        let depot = items(m);
+        let t = m.microbatch(|| "t");
+        let left = t.pstate::<Single<Initially<Hundred>>>("left");
+        let seen = t.pstate::<Single<Sub<List<(i64, i64)>>>>("seen");
+        t.source(depot).global().using((left, seen)).for_each(async |at, (left, seen), item| {
+            let before = at.get(left.whole()).await?;
+            let asked: Vec<i64> = at.query(left, &query("[]")).await?;
+            at.push(seen.whole(), (before, asked[0])).await?;
+            match item.value {
+                -1 => at.reset(left.whole())?,
+                -2 => {
+                    let halved = Function::of(|it: i64| Some(it / 2));
+                    at.transform(left, &query("[]"), &Term::Apply(halved)).await?;
+                }
+                value => at.put(left.whole(), before - value)?,
+            }
+            Ok(())
+        });
+        (depot, left.reader(), seen.reader())
+    });
+    let ask = |engine: &crate::topology::harness::Harness| {
+        let asked = engine.query::<i64>(left, &query("[]"), &Functions::none()).unwrap();
+        assert_eq!(asked, [engine.select(left.whole()).unwrap()]);
+        let large = query(r#"[["compare",">",99]]"#);
+        let large = engine.query::<i64>(left, &large, &Functions::none()).unwrap();
+        (asked[0], large.len())
+    };
+    assert_eq!(ask(&engine), (100, 1));
+    append(&mut engine, depot, [(1, 30)]);
+    engine.run().unwrap();
+    assert_eq!(ask(&engine), (70, 0));
+    append(&mut engine, depot, [(1, -1)]);
+    engine.run().unwrap();
+    assert_eq!(ask(&engine), (100, 1));
+    assert!(engine.dump().iter().all(|(_, pstate, ..)| pstate.0 == 1), "no row stands for it");
+    append(&mut engine, depot, [(1, -2)]);
+    engine.run().unwrap();
+    assert_eq!(ask(&engine), (50, 0));
+    let expected = [(100, 100), (70, 70), (100, 100)];
+    assert_eq!(engine.select(seen.all()).unwrap(), expected);
+}
+
+#[test]
+fn aggregates_begin_with_the_initial_value() {
+    let left = TestPState::<Single<Initially<Hundred>>>::new().unwrap();
+    let it = left.token();
+    left.aggregate(vec![it.whole().add(Sum(-1)), it.whole().add(Sum(-2))]).unwrap();
+    assert_eq!(left.select(it.whole()).unwrap(), 97);
+    for _ in 0..2 {
+        left.aggregate(it.whole().add(Void)).unwrap();
+        assert_eq!(left.select(it.whole()).unwrap(), 100);
+    }
+    left.aggregate(it.whole().add(Min(200))).unwrap();
+    assert_eq!(left.select(it.whole()).unwrap(), 100);
+    left.run(async |at| Ok(at.reset(it.whole())?)).unwrap();
+    left.aggregate(it.whole().add(First(3))).unwrap();
+    assert_eq!(left.select(it.whole()).unwrap(), 100, "it was first");
+    left.put(it.whole(), 7).unwrap();
+    assert_eq!(left.select(it.whole()).unwrap(), 7);
+}
+
+#[test]
+fn sizes_at_the_root_are_kept_within_an_event_and_over_folds() {
+    let mut state = TestPState::<Single<Sub<Map<u8, Sub<Set<u16>>>>>>::new().unwrap();
+    let it = state.token();
+    let sizes = |state: &TestPState<_>| {
+        (state.select(it.size()).unwrap(), state.select(it.key(1).size()).unwrap())
+    };
+    state
+        .run(async |at| {
+            for n in 0..30 {
+                at.put(it.key(u8::try_from(n % 3).unwrap()).has(n), true)?;
+            }
+            assert_eq!(at.get((it.size(), it.key(1).size())).await?, (3, 10));
+            at.delete(it.key(2))?;
+            assert_eq!(at.get(it.size()).await?, 2);
+            Ok(())
+        })
+        .unwrap();
+    state.reopen();
+    assert_eq!(sizes(&state), (2, 10));
+    let removed = state.run(async |at| Ok(at.remove_range(it.key(1).all()).await?)).unwrap();
+    assert_eq!(removed, 10);
+    state.reopen();
+    assert_eq!(sizes(&state), (1, 0));
+    state.delete(it.whole()).unwrap();
+    assert_eq!(sizes(&state), (0, 0));
+    state.reopen();
+    assert_eq!(sizes(&state), (0, 0));
 }

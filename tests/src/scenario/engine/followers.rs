@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidemill::client::Subscription;
 use tidemill::error::Error;
+use tidemill::schema::Outside;
 use tidemill::subscribe::{Mirror, Subscribe, What};
 use tidemill::types::MicrobatchId;
 
@@ -57,7 +58,7 @@ impl Client {
 
     async fn follow_path<P>(&self, account: u64, path: P, seen: Seen<P>) -> Result<(), Failure>
     where
-        P: Subscribe<Out: PartialEq + Debug> + Clone,
+        P: Subscribe<Out: PartialEq + Debug> + Outside + Clone,
     {
         let random = self.world.random();
         let subscribed = self.call("subscribe", self.bank.subscribe(path.clone())).await;

@@ -1,12 +1,13 @@
 //! The module that the engine runs in these worlds: a bank, whose state is a function of what lies in
 //! its depots, whatever the order in which depots and partitions are read. See [`super::replay`].
 //!
-//! * `ledger` books deposits and transfers; what was paid in is also kept apart. A transfer is applied where the sender lives, then where the
+//! * `ledger` books deposits and transfers; what was paid in is also kept apart, and taken out of a vault that was full
+//!   at first, and lies in one partition. A transfer is applied where the sender lives, then where the
 //!   receiver lives, and leaves a receipt; some clear the sender's history first, or part of it; some are
 //!   refused, here or there; some fail a few times before they work.
 //! * `tally` counts receipts, those of the ledger and those that clients append.
 //! * `audit` counts events, nearly all of them where its coordinator lives, so that it mostly commits with
-//!   one write.
+//!   one write. It counts them all together, too, in the same partition.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidemill::module::{Depot, Module};
 use tidemill::schema::aggregate::{Count, Sum};
-use tidemill::schema::{Map, PState, Set, Sub};
+use tidemill::schema::{Initial, Initially, Map, PState, Set, Single, Sub};
 use tidemill::topology::Failure;
 
 use crate::random::mix;
@@ -113,6 +114,19 @@ pub(super) struct Bank {
     pub(super) tallied: PState<Map<u64, i64>>,
     pub(super) counted: PState<Map<u64, Chain>>,
     pub(super) happened: PState<Map<u64, u64>>,
+    pub(super) vault: PState<Single<Initially<Full>>>,
+    pub(super) total: PState<Single<u64>>,
+}
+
+/// The vault before anything was paid in.
+pub(super) enum Full {}
+
+impl Initial for Full {
+    type Value = i64;
+
+    fn value() -> i64 {
+        1_000_000_000
+    }
 }
 
 /// The topologies.
@@ -163,9 +177,14 @@ pub(super) fn bank(m: &Module) -> Bank {
     let paid = ledger.pstate::<Map<u64, i64>>("paid");
     let history = ledger.pstate::<Map<u64, Sub<Map<u64, Line>>>>("history");
     let done = ledger.pstate::<Done>("done");
+    let vault = ledger.pstate::<Single<Initially<Full>>>("vault");
     ledger
         .source(deposits)
-        .also(|it| it.aggregate(paid, |paid, it| paid.key(it.account).add(Sum(it.cents))))
+        .also(|it| {
+            it.aggregate((paid, vault), |(paid, vault), it| {
+                (paid.key(it.account).add(Sum(it.cents)), vault.whole().add(Sum(-it.cents)))
+            })
+        })
         .aggregate(funds, |funds, it| funds.key(it.account).add(Sum(it.cents)));
     ledger
         .source(transfers)
@@ -218,9 +237,14 @@ pub(super) fn bank(m: &Module) -> Bank {
     let audit = m.microbatch(|| AUDIT);
     let counted = audit.pstate::<Map<u64, Chain>>("counted");
     let happened = audit.pstate::<Map<u64, u64>>("happened");
+    let total = audit.pstate::<Single<u64>>("total");
     audit
         .source(happenings)
-        .also(|it| it.aggregate(happened, |happened, it| happened.key(it.key).add(Count)))
+        .also(|it| {
+            it.aggregate((happened, total), |(happened, total), it| {
+                (happened.key(it.key).add(Count), total.whole().add(Count))
+            })
+        })
         .using(counted)
         .for_each(async |at, counted, it| {
             let chain = at.get(counted.key(it.key)).await?.unwrap_or_default();
@@ -241,5 +265,7 @@ pub(super) fn bank(m: &Module) -> Bank {
         tallied: tallied.reader(),
         counted: counted.reader(),
         happened: happened.reader(),
+        vault: vault.reader(),
+        total: total.reader(),
     }
 }

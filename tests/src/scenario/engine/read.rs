@@ -4,7 +4,7 @@ use tidemill::backup;
 use tidemill::client::{Launched, Snapshot};
 use tidemill::error::{Error, Result};
 use tidemill::module::Depot;
-use tidemill::schema::Select;
+use tidemill::schema::{Outside, Select};
 use tidemill::topology::Row;
 use tidemill::types::{MicrobatchId, Offset, PartitionId};
 
@@ -68,6 +68,8 @@ pub(super) async fn state(bank: &Launched<Bank>, accounts: u64) -> Result<(State
         tallied: bank.select(bank.tallied.all()).await?.into_iter().collect(),
         counted: bank.select(bank.counted.all()).await?.into_iter().collect(),
         happened: bank.select(bank.happened.all()).await?.into_iter().collect(),
+        vault: bank.select(bank.vault.whole()).await?,
+        total: bank.select(bank.total.whole()).await?.unwrap_or(0),
         ..State::default()
     };
     let sent = bank.select_many((0..accounts).map(|account| sent(bank, account))).await?;
@@ -82,7 +84,7 @@ type Sized<T> = (u64, Vec<T>);
 type Sent = (Sized<(u64, Line)>, u64, (Sized<u64>, Sized<u64>, Sized<u64>));
 
 /// What an account has sent.
-fn sent(bank: &Bank, account: u64) -> impl Select<Out = Sent> + use<> {
+fn sent(bank: &Bank, account: u64) -> impl Select<Out = Sent> + Outside + use<> {
     let (history, done) = (bank.history.key(account), bank.done.key(account));
     let [a, b, c] = [0, 1, 2].map(|group| {
         let ids = done.clone().key(group);
@@ -124,6 +126,8 @@ pub(super) async fn held(
         sent: bank.select(bank.sent.all()).at(snapshot).await?.into_iter().collect(),
         counted: bank.select(bank.counted.all()).at(snapshot).await?.into_iter().collect(),
         happened: bank.select(bank.happened.all()).at(snapshot).await?.into_iter().collect(),
+        vault: bank.select(bank.vault.whole()).at(snapshot).await?,
+        total: bank.select(bank.total.whole()).at(snapshot).await?.unwrap_or(0),
         ..State::default()
     };
     let sent = bank.select_many((0..accounts).map(|account| sent(bank, account)));
@@ -160,6 +164,12 @@ pub(super) async fn backed_up(bank: &Launched<Bank>, backup: &backup::Report) ->
             .await?
             .into_iter()
             .collect(),
+        vault: bank.select(bank.vault.whole()).as_of("ledger", ledger).await?,
+        total: bank
+            .select(bank.total.whole())
+            .as_of(super::module::AUDIT, audit)
+            .await?
+            .unwrap_or(0),
         ..State::default()
     })
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidemill::schema::Initial;
 use tidemill::types::{Offset, PartitionId};
 
 use super::history::{Kind, Place, Record};
-use super::module::{BY_LEDGER, Chain, Line, Refused, forgets};
+use super::module::{BY_LEDGER, Chain, Full, Line, Refused, forgets};
 
 /// What lies in all depots, by place.
 pub(super) type Depots = BTreeMap<Place, Record>;
@@ -22,6 +23,8 @@ pub(super) struct State {
     pub(super) tallied: BTreeMap<u64, i64>,
     pub(super) counted: BTreeMap<u64, Chain>,
     pub(super) happened: BTreeMap<u64, u64>,
+    pub(super) vault: i64,
+    pub(super) total: u64,
     /// Transfers that were refused.
     pub(super) dead: BTreeSet<(PartitionId, Offset)>,
     /// Receipts that the ledger wrote, with their senders' transfers: (id, to, cents).
@@ -30,12 +33,13 @@ pub(super) struct State {
 
 /// Applies every record in the order of its depot partition. The order of partitions does not matter.
 pub(super) fn replay(depots: &Depots) -> State {
-    let mut state = State::default();
+    let mut state = State { vault: Full::value(), ..State::default() };
     for (place, record) in depots {
         match record {
             Record::Deposit(it) => {
                 *state.funds.entry(it.account).or_default() += it.cents;
                 *state.paid.entry(it.account).or_default() += it.cents;
+                state.vault -= it.cents;
             }
             Record::Transfer(it) if it.refused != Refused::Nowhere => {
                 state.dead.insert((place.partition, place.offset));
@@ -61,6 +65,7 @@ pub(super) fn replay(depots: &Depots) -> State {
                 let counted = state.counted.entry(it.key).or_default();
                 *counted = counted.with(it.id);
                 *state.happened.entry(it.key).or_default() += 1;
+                state.total += 1;
             }
             Record::Receipt(it) => {
                 let received = state.received.entry(it.to).or_default();

@@ -27,6 +27,10 @@ pub(in super::super) fn judge(
     same("tallied", &expected.tallied, &found.tallied)?;
     same("counted", &expected.counted, &found.counted)?;
     same("happened", &expected.happened, &found.happened)?;
+    let (wanted, got) = ((expected.vault, expected.total), (found.vault, found.total));
+    check(NAME, wanted == got, || {
+        format!("vault and total are {got:?}; the depots give {wanted:?}")
+    })?;
     let receipts: BTreeMap<_, _> = written_by_ledger(depots).collect();
     same("receipts", &expected.receipts, &receipts)?;
     let dead: BTreeSet<_> = letters.iter().copied().collect();

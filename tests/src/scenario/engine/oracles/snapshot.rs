@@ -1,10 +1,13 @@
 //! *snapshot*: all that is read in one snapshot is of one moment, over all partitions, however often it is read
-//! and whatever goes on meanwhile: the money in it is what was paid in, to the cent. It is at or above what was
-//! seen before it was taken.
+//! and whatever goes on meanwhile: the money in it is what was paid in, to the cent. What lies in one
+//! partition adds up with what lies in all. It is at or above what was seen before it was taken.
 
 use std::collections::BTreeMap;
 
+use tidemill::schema::Initial;
+
 use super::super::history::{ChainOf, History};
+use super::super::module::Full;
 use super::super::replay::State;
 use crate::scenario::{Failure, check};
 
@@ -28,6 +31,14 @@ pub(in super::super) fn judge(
             format!("{happened} happened to {key}, and {counted} were counted")
         })?;
     }
+    let happened: u64 = state.happened.values().sum();
+    check(NAME, happened == state.total, || {
+        format!("{happened} happened, and {} were counted together", state.total)
+    })?;
+    let vault = Full::value() - paid;
+    check(NAME, vault == state.vault, || {
+        format!("{paid} was paid in, and the vault holds {} instead of {vault}", state.vault)
+    })?;
     check(NAME, first.is_none_or(|first| first == state), || {
         "what was read in a snapshot is not what was read in it before".to_owned()
     })?;
