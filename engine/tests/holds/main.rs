@@ -23,6 +23,7 @@ mod notes;
 mod reads;
 mod rejects;
 mod reopening;
+mod roots;
 mod sizes;
 mod snapshots;
 mod stopped;
