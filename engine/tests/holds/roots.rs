@@ -43,13 +43,16 @@ impl PlaceBy<(String, u64)> for Country {
     }
 }
 
+/// The cents of orders, by where they come from and their number.
+type Cents = Placed<Map<(String, u64), i64>, Country>;
+
 struct Shop {
     orders: Depot<Order>,
     count: PState<Single<u64>>,
     budget: PState<Single<Initially<Budget>>>,
     by_country: PState<Single<Sub<Map<String, i64>>>>,
     log: PState<Single<Sub<List<u64>>>>,
-    placed: PState<Placed<Map<(String, u64), i64>, Country>>,
+    placed: PState<Cents>,
 }
 
 fn shop(m: &Module) -> Shop {
@@ -59,7 +62,7 @@ fn shop(m: &Module) -> Shop {
     let budget = t.pstate::<Single<Initially<Budget>>>("budget");
     let by_country = t.pstate::<Single<Sub<Map<String, i64>>>>("by_country");
     let log = t.pstate::<Single<Sub<List<u64>>>>("log");
-    let placed = t.pstate::<Placed<Map<(String, u64), i64>, Country>>("placed");
+    let placed = t.pstate::<Cents>("placed");
     let seen = t.pstate::<Private<Map<u64, u64>>>("seen");
     t.source(orders)
         .using(seen)
@@ -170,7 +173,7 @@ where
     while subscription.value() != to {
         let change = subscription.next().await.unwrap().unwrap();
         let What::Diffs(diffs) = change.what else { continue };
-        let [Replaced { value, old }] = <[_; 1]>::try_from(diffs).ok().expect("one value");
+        let [Replaced { value, old }] = <[_; 1]>::try_from(diffs).expect("one value");
         assert!(told.is_none_or(|told| told == old), "{old:?} was not told");
         told = Some(value);
     }
