@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 use super::aggregate::{Adds, Change};
-use super::plan::{ItemsOp, RangeOp, ReadOp, ReadPlan, Removal, Target};
+use super::plan::{ItemsOp, RangeOp, ReadOp, ReadPlan, Removal, RowRead, Target};
 use super::sizes::{self, Counting, Uncounted};
 use super::{Data, Field, Is, List, Map, Position, Record, RowOf, Set, Sub, list};
 use crate::codec::{EncodeKey, Error, KEY_BYTES_MAX, Key, KeyBuf, Placement, Result};
@@ -214,6 +214,11 @@ impl<S, M, O> Path<S, M, O> {
 
     pub(super) fn read(self, what: What) -> Result<ReadPlan> {
         self.raw.read(what)
+    }
+
+    #[inline]
+    pub(super) fn row(&self) -> Option<RowRead<'_>> {
+        self.raw.row()
     }
 }
 
@@ -426,6 +431,7 @@ impl RawPath {
         Error::KeyTooLong { pstate: self.pstate, part, part_type, bytes }
     }
 
+    #[inline]
     fn place(&self) -> Placement {
         Placement::of(&self.key[..usize::from(self.place_bytes)])
     }
@@ -442,6 +448,18 @@ impl RawPath {
         }
         assert!(self.parts > 0, "a token alone is not a path to one element");
         Ok(Target { pstate: self.pstate, place: self.place(), key: self.key })
+    }
+
+    /// The row, if it is one of which a key is all there is to say.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "a step of every read of a key, and short")]
+    fn row(&self) -> Option<RowRead<'_>> {
+        if self.more.is_some() || self.parts == 0 {
+            return None;
+        }
+        let key = self.key.as_slice();
+        let place = Placement::of(&key[..usize::from(self.place_bytes)]);
+        Some(RowRead { pstate: self.pstate, place, key })
     }
 
     fn read(mut self, what: What) -> Result<ReadPlan> {
