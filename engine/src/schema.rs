@@ -57,6 +57,7 @@ pub mod record;
 mod select;
 pub mod shape;
 pub mod sizes;
+pub mod steps;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -71,6 +72,9 @@ pub use record::{Field, Record};
 pub use select::{RowOf, Select};
 pub use shape::Shape;
 pub use sizes::{Counted, Uncounted};
+pub use steps::{Fields, Steps};
+/// Names the fields of a value; see [`steps`].
+pub use tidemill_derive::Fields;
 /// Stores a struct field by field; see [`record`].
 pub use tidemill_derive::Schema;
 pub use token::{Anyone, Owned, PState};

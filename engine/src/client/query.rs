@@ -18,7 +18,8 @@ use crate::error::{Error, Result};
 use crate::module::PStateIndex;
 use crate::schema::ast::{Functions, Query, Step, Value, check};
 use crate::schema::eval::{self, Cx, Outcome, Problem, Queried, Selects};
-use crate::schema::{Layout, Select};
+use crate::schema::steps::{Collects, Steps};
+use crate::schema::{Layout, PState, Select};
 use crate::shard::message::{Message, WalkRequest};
 use crate::shard::read::TRIES_MAX;
 use crate::shard::walk::path_failed;
@@ -91,6 +92,25 @@ impl<H> Launched<H> {
     }
 }
 
+impl<H> Launched<H> {
+    /// All that typed steps lead to of what is visible, in order; with what was collected on the way, as tuples. As
+    /// [`Launched::query`].
+    ///
+    /// # Errors
+    /// As [`Launched::query`].
+    pub fn find<O, T, C: Collects>(&self, steps: Steps<O, T, C>) -> Querying<C::Found<T>>
+    where
+        C::Found<T>: Outcome,
+    {
+        match steps.query(&self.module.fields) {
+            Ok(query) => self.query(PState::<()>::from_id(steps.pstate()), &query),
+            Err(error) => {
+                Querying { state: State::Refused(Some(Error::invalid(error))), types: PhantomData }
+            }
+        }
+    }
+}
+
 /// A query that was asked: a future, of the thread that asks. Before it is polled for the first time it can be
 /// sent into the past.
 #[must_use = "nothing is read before it is awaited"]
@@ -102,6 +122,8 @@ pub struct Querying<T> {
 enum State {
     New(Box<Asked>),
     Running(LocalFuture<'static, Result<(SelectOn, Vec<Value>)>>),
+    /// It cannot be asked.
+    Refused(Option<Error>),
 }
 
 struct Asked {
@@ -116,27 +138,35 @@ struct Asked {
 impl<T> Querying<T> {
     /// Reads what the snapshot, which must be of the same module, holds.
     pub fn at(mut self, snapshot: &Snapshot) -> Self {
-        self.asked().moment = Moment::At(snapshot.clone());
+        if let Some(asked) = self.asked() {
+            asked.moment = Moment::At(snapshot.clone());
+        }
         self
     }
 
     /// Reads what `topology`, which must write what is read, had left when `id` was its last visible microbatch:
     /// see [`Selecting::as_of`].
     pub fn as_of(mut self, topology: &str, id: MicrobatchId) -> Self {
-        self.asked().moment = Moment::AsOf(topology.to_owned(), id);
+        if let Some(asked) = self.asked() {
+            asked.moment = Moment::AsOf(topology.to_owned(), id);
+        }
         self
     }
 
     /// Gives it so long, counted where it is done; where it is evaluated here, each of its requests. Then it
     /// ends with [`Error::Timeout`].
     pub fn within(mut self, time: Duration) -> Self {
-        self.asked().within = Some(time);
+        if let Some(asked) = self.asked() {
+            asked.within = Some(time);
+        }
         self
     }
 
-    fn asked(&mut self) -> &mut Asked {
+    /// None if it cannot be asked.
+    fn asked(&mut self) -> Option<&mut Asked> {
         match &mut self.state {
-            State::New(asked) => asked,
+            State::New(asked) => Some(asked),
+            State::Refused(_) => None,
             State::Running(_) => panic!("how a query is done is said before it is polled"),
         }
     }
@@ -159,7 +189,14 @@ impl<T: Outcome> Future for Querying<T> {
                 Ok((asked.on, found))
             }));
         }
-        let State::Running(running) = &mut self.state else { unreachable!("it was begun") };
+        let running = match &mut self.state {
+            State::Running(running) => running,
+            State::Refused(error) => {
+                let error = error.take().expect("not polled after it was ready");
+                return Poll::Ready(Err(error));
+            }
+            State::New(_) => unreachable!("it was begun"),
+        };
         let Poll::Ready(done) = running.as_mut().poll(context) else { return Poll::Pending };
         let (on, found) = done?;
         let outcomes = eval::outcomes(&on.module.fields, found);

@@ -21,6 +21,7 @@ use crate::schema::{
 use crate::types::PStateId;
 
 mod query;
+mod steps;
 
 pub use query::QueryError;
 
