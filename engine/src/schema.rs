@@ -64,6 +64,7 @@ mod select;
 pub mod shape;
 pub mod single;
 pub mod sizes;
+pub mod steps;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -83,6 +84,9 @@ pub use select::{RowOf, Select};
 pub use shape::Shape;
 pub use single::{Single, Whole};
 pub use sizes::{Counted, Uncounted};
+pub use steps::{Fields, Steps};
+/// Names the fields of a value; see [`steps`].
+pub use tidemill_derive::Fields;
 /// Stores a struct field by field; see [`record`].
 pub use tidemill_derive::Schema;
 pub use token::{Anyone, Owned, PState};

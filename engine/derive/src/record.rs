@@ -45,10 +45,20 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
 
         #[automatically_derived]
         impl ::tidemill::schema::Record for #record {
+            const NAME: &'static str = #record_name;
             type Fields = #all;
 
             fn fields() -> #all {
-                #all { #( #names: ::tidemill::schema::Field::new(#numbers), )* }
+                #all { #( #names: ::tidemill::schema::Field::new(#numbers, #texts), )* }
+            }
+        }
+
+        #[automatically_derived]
+        impl ::tidemill::schema::Fields for #record {
+            type All = #all;
+
+            fn all() -> #all {
+                <#record as ::tidemill::schema::Record>::fields()
             }
         }
 
@@ -115,7 +125,7 @@ fn given(field: &Field) -> Result<Option<u8>> {
 }
 
 /// The name without the `r#` of a keyword.
-fn unraw(name: &Ident) -> String {
+pub(crate) fn unraw(name: &Ident) -> String {
     let name = name.to_string();
     name.strip_prefix("r#").map(str::to_owned).unwrap_or(name)
 }

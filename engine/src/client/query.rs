@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::module::PStateIndex;
 use crate::schema::ast::{Functions, Query, Value, check};
 use crate::schema::eval::{self, Cx, Outcome, Queried, Selects};
+use crate::schema::steps::{Collects, Steps};
 use crate::schema::{Described, Outside, Select};
 use crate::shard::message::{Message, WalkRequest};
 use crate::shard::read::TRIES_MAX;
@@ -78,6 +79,10 @@ impl<H> Launched<H> {
         query: &Query,
         functions: &Functions,
     ) -> Querying<T> {
+        self.asking(pstate, query, functions)
+    }
+
+    fn asking<T>(&self, pstate: impl Queried, query: &Query, functions: &Functions) -> Querying<T> {
         let asked = Asked {
             on: SelectOn { engine: self.engine.clone(), module: Arc::clone(&self.module) },
             pstate: pstate.queried(),
@@ -87,6 +92,26 @@ impl<H> Launched<H> {
             within: None,
         };
         Querying { state: State::New(Box::new(asked)), types: PhantomData }
+    }
+}
+
+impl<H> Launched<H> {
+    /// All that typed steps lead to of what is visible, in order; with what was collected on the way, as tuples. As
+    /// [`Launched::query`].
+    ///
+    /// # Errors
+    /// As [`Launched::query`].
+    pub fn find<O, T, C: Collects>(&self, steps: Steps<O, T, C>) -> Querying<C::Found<T>>
+    where
+        Steps<O, T, C>: Outside,
+        C::Found<T>: Outcome,
+    {
+        match steps.query(&self.module.fields) {
+            Ok(query) => self.asking(&steps, &query, &Functions::none()),
+            Err(error) => {
+                Querying { state: State::Refused(Some(Error::invalid(error))), types: PhantomData }
+            }
+        }
     }
 }
 
@@ -101,6 +126,8 @@ pub struct Querying<T> {
 enum State {
     New(Box<Asked>),
     Running(LocalFuture<'static, Result<(SelectOn, Vec<Value>)>>),
+    /// It cannot be asked.
+    Refused(Option<Error>),
 }
 
 struct Asked {
@@ -115,27 +142,35 @@ struct Asked {
 impl<T> Querying<T> {
     /// Reads what the snapshot, which must be of the same module, holds.
     pub fn at(mut self, snapshot: &Snapshot) -> Self {
-        self.asked().moment = Moment::At(snapshot.clone());
+        if let Some(asked) = self.asked() {
+            asked.moment = Moment::At(snapshot.clone());
+        }
         self
     }
 
     /// Reads what `topology`, which must write what is read, had left when `id` was its last visible microbatch:
     /// see [`Selecting::as_of`].
     pub fn as_of(mut self, topology: &str, id: MicrobatchId) -> Self {
-        self.asked().moment = Moment::AsOf(topology.to_owned(), id);
+        if let Some(asked) = self.asked() {
+            asked.moment = Moment::AsOf(topology.to_owned(), id);
+        }
         self
     }
 
     /// Gives it so long, counted where it is done; where it is evaluated here, each of its requests. Then it
     /// ends with [`Error::Timeout`].
     pub fn within(mut self, time: Duration) -> Self {
-        self.asked().within = Some(time);
+        if let Some(asked) = self.asked() {
+            asked.within = Some(time);
+        }
         self
     }
 
-    fn asked(&mut self) -> &mut Asked {
+    /// None if it cannot be asked.
+    fn asked(&mut self) -> Option<&mut Asked> {
         match &mut self.state {
-            State::New(asked) => asked,
+            State::New(asked) => Some(asked),
+            State::Refused(_) => None,
             State::Running(_) => panic!("how a query is done is said before it is polled"),
         }
     }
@@ -158,7 +193,14 @@ impl<T: Outcome> Future for Querying<T> {
                 Ok((asked.on, found))
             }));
         }
-        let State::Running(running) = &mut self.state else { unreachable!("it was begun") };
+        let running = match &mut self.state {
+            State::Running(running) => running,
+            State::Refused(error) => {
+                let error = error.take().expect("not polled after it was ready");
+                return Poll::Ready(Err(error));
+            }
+            State::New(_) => unreachable!("it was begun"),
+        };
         let Poll::Ready(done) = running.as_mut().poll(context) else { return Poll::Pending };
         let (on, found) = done?;
         let outcomes = eval::outcomes(&on.module.fields, found);

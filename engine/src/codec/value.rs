@@ -75,6 +75,7 @@ pub fn encode<T: Serialize + ?Sized>(
 ///
 /// # Errors
 /// [`Error::Decode`] if they encode no value of this type; [`Error::ValueTooLarge`].
+#[inline]
 pub fn decode<T: DeserializeOwned>(table: &FieldTable, bytes: &[u8]) -> Result<T> {
     if bytes.len() > VALUE_BYTES_MAX {
         return Err(Error::ValueTooLarge { value_type: type_name::<T>(), bytes: bytes.len() });

@@ -9,7 +9,7 @@ use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToIncl
 
 use super::aggregate::{Adds, Change};
 use super::placing::{Place, Placing};
-use super::plan::{ItemsOp, RangeOp, ReadOp, ReadPlan, Removal, Target};
+use super::plan::{ItemsOp, RangeOp, ReadOp, ReadPlan, Removal, RowRead, Target};
 use super::sizes::{self, Counting, Uncounted};
 use super::{Data, Field, Is, List, Map, Position, Record, RowOf, Set, Sub, list};
 use crate::codec::{EncodeKey, Error, KEY_BYTES_MAX, Key, KeyBuf, Placement, Result};
@@ -224,6 +224,11 @@ impl<S, M, O> Path<S, M, O> {
 
     pub(super) fn read(self, what: What) -> Result<ReadPlan> {
         self.raw.read(what)
+    }
+
+    #[inline]
+    pub(super) fn row(&self) -> Option<RowRead<'_>> {
+        self.raw.row()
     }
 }
 
@@ -472,6 +477,23 @@ impl RawPath {
         }
         assert!(self.parts > 0 || self.is_single, "a token alone is not a path to one element");
         Ok(Target { pstate: self.pstate, place: self.place()?, key: self.key })
+    }
+
+    /// The row, if it is one of which a key is all there is to say.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "a step of every read of a key, and short")]
+    fn row(&self) -> Option<RowRead<'_>> {
+        if self.more.is_some() || (self.parts == 0 && !self.is_single) {
+            return None;
+        }
+        let key = self.key.as_slice();
+        let first = &key[..usize::from(self.place_bytes)];
+        let place = match self.place {
+            None => Placement::of(first),
+            // What is wrong with it is said where errors are.
+            Some(place) => place(first).ok()?,
+        };
+        Some(RowRead { pstate: self.pstate, place, key })
     }
 
     fn read(mut self, what: What) -> Result<ReadPlan> {

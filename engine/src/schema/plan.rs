@@ -16,6 +16,17 @@ pub struct ReadPlan {
     pub op: ReadOp,
 }
 
+/// One row, of which all is known that it takes to read it: less than a plan, and nothing is moved to make it.
+#[derive(Clone, Copy, Debug)]
+pub struct RowRead<'p> {
+    /// Of which `PState`.
+    pub pstate: PStateId,
+    /// Where the path's first key lives.
+    pub place: Placement,
+    /// The row's key.
+    pub key: &'p [u8],
+}
+
 /// What to read of the tree of a `PState`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadOp {

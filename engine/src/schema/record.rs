@@ -104,6 +104,9 @@ mod tests;
             that derives serde's traits is read and written whole"
 )]
 pub trait Record: Position {
+    /// Its name, as the catalogue knows it.
+    const NAME: &'static str;
+
     /// A [`Field`] for each field, by its name.
     type Fields;
 
@@ -114,14 +117,15 @@ pub trait Record: Position {
 /// The field of a record `R` at which `F` is stored.
 pub struct Field<R, F> {
     number: u8,
+    name: &'static str,
     types: PhantomData<fn() -> (R, F)>,
 }
 
 impl<R: Record, F> Field<R, F> {
     /// For the derive, which numbers the fields.
     #[must_use]
-    pub const fn new(number: u8) -> Self {
-        Self { number, types: PhantomData }
+    pub const fn new(number: u8, name: &'static str) -> Self {
+        Self { number, name, types: PhantomData }
     }
 
     /// The byte of its key.
@@ -129,6 +133,12 @@ impl<R: Record, F> Field<R, F> {
     #[must_use]
     pub const fn number(self) -> u8 {
         self.number
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.name
     }
 }
 

@@ -3,7 +3,7 @@
 use super::path::{
     AtIndex, Counts, Entry, Item, KeyOf, Many, Maybe, One, Path, Presence, Size, ValueOf, What,
 };
-use super::plan::{Answer, ReadPlan, Reads, Rows};
+use super::plan::{Answer, ReadPlan, Reads, RowRead, Rows};
 use super::{Data, Initial, Initially, Stored};
 use crate::codec::key::decode_key;
 use crate::codec::{Error, FieldTable, Key, Result, decode};
@@ -29,7 +29,15 @@ pub trait Select: Sized {
     /// [`Error::KeyTooLong`].
     fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()>;
 
-    /// The typed result; `plans` and `answers` are those of this select, in order.
+    /// The row that is all there is to read, if it is: it can then be read in place, and [`Select::decode`]
+    /// needs its answer and no plan.
+    #[inline]
+    fn row(&self) -> Option<RowRead<'_>> {
+        None
+    }
+
+    /// The typed result; `plans` and `answers` are those of this select, in order. There need be no plan for a
+    /// [row](Select::row).
     ///
     /// # Errors
     /// [`Error::Decode`], [`Error::BadKey`].
@@ -76,6 +84,11 @@ impl<S: Stored, O> Select for Path<S, Maybe, O> {
     }
 
     #[inline]
+    fn row(&self) -> Option<RowRead<'_>> {
+        Path::row(self)
+    }
+
+    #[inline]
     fn decode(table: &FieldTable, _: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
         one(answers).map(|bytes| S::read(table, bytes)).transpose()
     }
@@ -88,6 +101,11 @@ impl<I: Initial, O> Select for Path<Initially<I>, One, O> {
     fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()> {
         reads(self.read(What::Value)?);
         Ok(())
+    }
+
+    #[inline]
+    fn row(&self) -> Option<RowRead<'_>> {
+        Path::row(self)
     }
 
     fn decode(table: &FieldTable, _: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
@@ -119,6 +137,11 @@ impl<O> Select for Path<Presence, One, O> {
         Ok(())
     }
 
+    #[inline]
+    fn row(&self) -> Option<RowRead<'_>> {
+        Path::row(self)
+    }
+
     fn decode(_: &FieldTable, _: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {
         Ok(one(answers).is_some())
     }
@@ -131,6 +154,11 @@ impl<C: Counts, O> Select for Path<Size<C>, One, O> {
     fn push_reads(self, reads: &mut impl FnMut(ReadPlan)) -> Result<()> {
         reads(self.read(What::Value)?);
         Ok(())
+    }
+
+    #[inline]
+    fn row(&self) -> Option<RowRead<'_>> {
+        Path::row(self)
     }
 
     fn decode(_: &FieldTable, _: &[ReadPlan], answers: &[Answer<'_>]) -> Result<Self::Out> {

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use super::path::{
     Counts, Direct, ElementOf, KeyIn, Many, Maybe, One, Path, Presence, RangeOf, Ranged, Size,
 };
-use super::{Field, Is, Record, Schema, Whole};
+use super::{Field, Is, Record, Schema, Steps, Whole};
 use crate::types::PStateId;
 
 /// A `PState` that belongs to the topology `O`, which alone may write it.
@@ -108,6 +108,11 @@ macro_rules! steps {
                 S: Whole,
             {
                 self.path()
+            }
+
+            /// The start of typed [`Steps`](super::steps), that go into values, too.
+            pub fn steps(self) -> Steps<$seen, S::Root> {
+                Steps::root(self.id)
             }
 
             /// One field of a record that lives in one partition.

@@ -150,13 +150,13 @@ pub(crate) async fn counted(
 }
 
 /// A partition whose accesses are counted.
-pub(super) struct Counted<'l> {
-    local: &'l dyn Local,
+pub(super) struct Counted<'l, L: ?Sized> {
+    local: &'l L,
     io: Cell<Io>,
 }
 
-impl<'l> Counted<'l> {
-    pub(super) fn new(local: &'l dyn Local) -> Self {
+impl<'l, L: Local + ?Sized> Counted<'l, L> {
+    pub(super) fn new(local: &'l L) -> Self {
         Self { local, io: Cell::default() }
     }
 
@@ -171,7 +171,7 @@ impl<'l> Counted<'l> {
     }
 }
 
-impl Local for Counted<'_> {
+impl<L: Local + ?Sized> Local for Counted<'_, L> {
     fn partition(&self) -> PartitionId {
         self.local.partition()
     }

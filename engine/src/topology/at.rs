@@ -7,11 +7,16 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::sizes::Sizes;
 use super::{FailureKind, Local, NodeIndex, Origin, StateError};
+use crate::codec::{FieldTable, Placement};
 use crate::types::{PartitionId, WallTime};
 
 /// One run of an event: which row it is at.
 pub struct Context<'a> {
     local: &'a dyn Local,
+    /// What of the partition never changes, at hand.
+    partition: PartitionId,
+    partitions: u32,
+    fields: &'a FieldTable,
     node: NodeIndex,
     origin: Cell<Option<Origin>>,
     /// Random numbers drawn for this row.
@@ -37,11 +42,37 @@ impl<'a> Context<'a> {
         let (origin, drawn, sent) = (Cell::new(None), Cell::new(0), Cell::new(0));
         let (failed, scratch) = (Cell::new(false), RefCell::new(Vec::new()));
         let sizes = Sizes::default();
-        Self { local, node, origin, drawn, sent, failed, scratch, sizes }
+        let (partition, partitions, fields) =
+            (local.partition(), local.partitions(), local.fields());
+        Self {
+            local,
+            partition,
+            partitions,
+            fields,
+            node,
+            origin,
+            drawn,
+            sent,
+            failed,
+            scratch,
+            sizes,
+        }
     }
 
     pub(crate) fn local(&self) -> &'a dyn Local {
         self.local
+    }
+
+    /// The numbers of names in values.
+    #[inline]
+    pub(crate) fn fields(&self) -> &'a FieldTable {
+        self.fields
+    }
+
+    /// Where a key lives, if not in this partition.
+    #[inline]
+    pub(super) fn elsewhere(&self, place: Placement) -> Option<PartitionId> {
+        Some(place.partition(self.partitions)).filter(|&lives| lives != self.partition)
     }
 
     pub(crate) fn scratch(&self) -> &RefCell<Vec<u8>> {
@@ -151,7 +182,7 @@ impl<'a, O> At<'a, O> {
     /// The partition's number.
     #[must_use]
     pub fn partition(self) -> PartitionId {
-        self.context.local.partition()
+        self.context.partition
     }
 
     /// The time the microbatch began; the same in every attempt.

@@ -13,7 +13,7 @@ use crate::codec::{self, FieldTable, KeyBuf};
 use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
 use crate::schema::path::{Blind, Elements};
-use crate::schema::plan::RangeOp;
+use crate::schema::plan::{RangeOp, RowRead};
 use crate::schema::{
     Answer, Data, Direct, Initial, Initially, Many, Maybe, One, OwnedBy, Path, Position, ReadOp,
     ReadPlan, Reads, Removal, Rows, Select, Stored, Target, Written,
@@ -21,6 +21,7 @@ use crate::schema::{
 use crate::types::PStateId;
 
 mod query;
+mod steps;
 
 pub use query::QueryError;
 
@@ -32,11 +33,20 @@ impl<'a, O> At<'a, O> {
     /// # Errors
     /// [`StateError::Misplaced`] if the first key lives elsewhere; [`StateError::Unavailable`].
     #[inline]
-    pub fn get<P: Select>(self, path: P) -> Read<'a, P::Out>
+    pub fn get<P: Select + 'a>(self, path: P) -> Read<'a, P::Out>
     where
         P::Out: 'a,
     {
-        read(self.context(), path.reads(), P::decode)
+        let context = self.context();
+        // A size may be asked for that is not written yet.
+        let Some(row) = path.row().filter(|_| context.sizes().is_settled()) else {
+            return read(context, path.reads(), P::decode);
+        };
+        Read(match read_row::<P>(context, row) {
+            Ok(Ok(out)) => State::Now(Some(Ok(out))),
+            Ok(Err(fetched)) => State::Later(Box::pin(read_after(context, fetched, path))),
+            Err(error) => State::Now(Some(Err(error))),
+        })
     }
 
     /// Writes one value. Never waits. Reads nothing, unless a collection around the value keeps its
@@ -157,6 +167,7 @@ impl<Out> Future for Read<'_, Out> {
 
 type Decode<Out> = fn(&FieldTable, &[ReadPlan], &[Answer<'_>]) -> codec::Result<Out>;
 
+/// Reads whatever is not one row that can be read in place.
 fn read<'a, Out: 'a>(
     context: &'a Context<'a>,
     reads: codec::Result<Reads>,
@@ -169,63 +180,52 @@ fn read<'a, Out: 'a>(
     if let Err(error) = context.check_reads(&reads) {
         return Read(State::Now(Some(Err(error))));
     }
-    if context.is_any_unsettled(&reads) {
-        return Read(State::Later(Box::pin(async move {
+    Read(State::Later(Box::pin(async move {
+        if context.is_any_unsettled(&reads) {
             context.settle().await?;
-            read_parts(context, reads, decode).await
-        })));
-    }
-    let Reads::One(plan @ ReadPlan { op: ReadOp::Get { key } | ReadOp::Has { key }, .. }) = &reads
-    else {
-        return Read(State::Later(Box::pin(read_parts(context, reads, decode))));
-    };
-    match read_row(context, plan, key, decode) {
-        Ok(Ok(out)) => Read(State::Now(Some(Ok(out)))),
-        Ok(Err(fetched)) => {
-            Read(State::Later(Box::pin(read_after(context, fetched, reads, decode))))
         }
-        Err(error) => Read(State::Now(Some(Err(error)))),
-    }
+        read_parts(context, reads, decode).await
+    })))
 }
 
 type Fetched<'a> = LocalFuture<'a, Result<(), StateError>>;
 
 /// Reads and decodes one row in place, or says what to wait for.
-#[inline]
-fn read_row<'a, Out>(
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "a step of every read of a key; what it returns is large to move"
+)]
+fn read_row<'a, P: Select>(
     context: &Context<'a>,
-    plan: &ReadPlan,
-    key: &[u8],
-    decode: Decode<Out>,
-) -> Result<Result<Out, Fetched<'a>>, StateError> {
-    let local = context.local();
+    row: RowRead<'_>,
+) -> Result<Result<P::Out, Fetched<'a>>, StateError> {
+    if let Some(lives) = context.elsewhere(row.place) {
+        return Err(context.misplaced("read", row.pstate, lives));
+    }
+    let fields = context.fields();
     let mut out = None;
-    let mut visit = |value: Option<&[u8]>| {
-        out = Some(decode(local.fields(), std::slice::from_ref(plan), &[Answer::One(value)]));
-    };
-    match context.noted(local.get(index(plan.pstate), key, &mut visit))? {
+    let mut visit =
+        |value: Option<&[u8]>| out = Some(P::decode(fields, &[], &[Answer::One(value)]));
+    match context.noted(context.local().get(index(row.pstate), row.key, &mut visit))? {
         Access::Miss(fetched) => Ok(Err(fetched)),
         Access::Ready => {
             let out = out.expect("a ready access has called the visitor");
-            out.map(Ok).map_err(|error| context.undecodable(plan.pstate, error))
+            out.map(Ok).map_err(|error| context.undecodable(row.pstate, error))
         }
     }
 }
 
 #[cold]
-async fn read_after<'a, Out>(
+async fn read_after<'a, P: Select>(
     context: &'a Context<'a>,
     mut fetched: Fetched<'a>,
-    reads: Reads,
-    decode: Decode<Out>,
-) -> Result<Out, StateError> {
-    let [plan @ ReadPlan { op: ReadOp::Get { key } | ReadOp::Has { key }, .. }] = reads.as_slice()
-    else {
-        unreachable!("only a read of one row waits here");
-    };
+    path: P,
+) -> Result<P::Out, StateError> {
     loop {
         context.noted(fetched.await)?;
-        match read_row(context, plan, key, decode)? {
+        let row = path.row().expect("only a read of one row waits here");
+        match read_row::<P>(context, row)? {
             Ok(out) => return Ok(out),
             Err(again) => fetched = again,
         }
@@ -355,11 +355,9 @@ impl Context<'_> {
     /// Whether it may be written here.
     #[inline]
     pub(crate) fn check_target(&self, op: &'static str, target: &Target) -> Result<(), StateError> {
-        let lives = target.place.partition(self.local().partitions());
-        if lives == self.local().partition() {
-            Ok(())
-        } else {
-            Err(self.misplaced(op, target.pstate, lives))
+        match self.elsewhere(target.place) {
+            None => Ok(()),
+            Some(lives) => Err(self.misplaced(op, target.pstate, lives)),
         }
     }
 
@@ -439,8 +437,7 @@ impl Context<'_> {
         rows: codec::Result<ReadPlan>,
     ) -> Result<(PStateId, RangeOp), StateError> {
         let plan = rows.map_err(|error| self.refused(op, error))?;
-        let lives = plan.place.map(|place| place.partition(self.local().partitions()));
-        if let Some(lives) = lives.filter(|&lives| lives != self.local().partition()) {
+        if let Some(lives) = plan.place.and_then(|place| self.elsewhere(place)) {
             return Err(self.misplaced(op, plan.pstate, lives));
         }
         let ReadOp::Range(range) = plan.op else { unreachable!("a range was asked for") };

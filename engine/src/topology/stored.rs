@@ -4,7 +4,7 @@
 //! Reads see the attempt's own writes, over what lower ids of its topology left, over what is visible. A write
 //! while a scan runs is refused, since what the scan would see next is undefined.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::error::Error as StdError;
 use std::ops::Bound;
 
@@ -23,6 +23,8 @@ pub(crate) struct Stored<'s> {
     writes: &'s RefCell<WriteSet>,
     /// Pages that the last miss brought; they stay until the read was repeated.
     loaded: RefCell<Vec<Loaded>>,
+    /// Whether there are any.
+    has_loaded: Cell<bool>,
 }
 
 impl<'s> Stored<'s> {
@@ -32,7 +34,15 @@ impl<'s> Stored<'s> {
         (topology, id): (TopologyId, MicrobatchId),
         writes: &'s RefCell<WriteSet>,
     ) -> Self {
-        Self { store, partition, topology, id, writes, loaded: RefCell::default() }
+        Self {
+            store,
+            partition,
+            topology,
+            id,
+            writes,
+            loaded: RefCell::default(),
+            has_loaded: Cell::new(false),
+        }
     }
 
     fn view<'w>(&self, writes: Option<&'w WriteSet>) -> View<'w> {
@@ -81,7 +91,9 @@ impl<'s> Stored<'s> {
         let found = self.store.get(view, pstate, key, visit);
         match found.map_err(|error| self.unavailable("read", error))? {
             Found::Ready(()) => {
-                self.loaded.borrow_mut().clear();
+                if self.has_loaded.replace(false) {
+                    self.loaded.borrow_mut().clear();
+                }
                 Ok(Access::Ready)
             }
             Found::Miss(miss) => {
@@ -90,6 +102,7 @@ impl<'s> Stored<'s> {
                     let loaded = self.store.load(miss).await;
                     let loaded = loaded.map_err(|error| self.unavailable("read", error))?;
                     self.loaded.borrow_mut().push(loaded);
+                    self.has_loaded.set(true);
                     Ok(())
                 })))
             }

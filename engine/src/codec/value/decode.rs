@@ -19,11 +19,13 @@ pub(super) struct Decoder<'de, 't> {
 }
 
 impl<'de, 't> Decoder<'de, 't> {
+    #[inline]
     pub(super) fn new(table: &'t FieldTable, input: &'de [u8]) -> Self {
         Self { table, input, depth: 0 }
     }
 
     /// Asserts that nothing is left.
+    #[inline]
     pub(super) fn finish(&self) -> Result<(), Fault> {
         match self.input.len() {
             0 => Ok(()),
@@ -95,7 +97,11 @@ impl<'de, 't> Decoder<'de, 't> {
     }
 
     /// An integer whose marker was taken; `None` if it is something else.
-    #[inline]
+    #[inline(always)]
+    #[allow(
+        clippy::inline_always,
+        reason = "most values are numbers, and a call costs as much as this does"
+    )]
     fn integer(&mut self, marker: Marker) -> Result<Option<Integer>, Fault> {
         Ok(Some(match marker {
             Marker::FixPos(value) => Integer::Positive(u64::from(value)),
@@ -127,7 +133,8 @@ impl<'de, 't> Decoder<'de, 't> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as above")]
     fn visit_integer<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Fault> {
         let marker = self.marker()?;
         match self.integer(marker)? {
