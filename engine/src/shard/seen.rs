@@ -60,7 +60,7 @@ impl<'a> Seen<'a> {
         when: &When,
     ) -> Self {
         // Also once it is done: at an older moment, what was moved since lies under the old number.
-        let is_now = matches!(when, When::Now);
+        let is_now = matches!(when, When::Now | When::Begun(_));
         let moving = module.moving(pstate).filter(|moving| !is_now || !moving.is_done());
         let migrated = moving.map(|moving| {
             let old = module.pstates[moving.old.0 as usize];
