@@ -12,7 +12,9 @@ use tidemill::{Engine, Error, Options, block_on};
 
 use crate::kit::{directory, options};
 
-fn prices(m: &Module) -> (Depot<(u64, String)>, PState<Map<u64, String>>) {
+type Shop = (Depot<(u64, String)>, PState<Map<u64, String>>);
+
+fn prices(m: &Module) -> Shop {
     let set = m.depot::<(u64, String)>("set").hash_by(|(item, _)| item);
     let pricing = m.microbatch(|| "pricing");
     let prices = pricing.pstate::<Map<u64, String>>("prices");
