@@ -1,7 +1,7 @@
 //! Code of users that panics ends what it was called for, and no shard.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidemill::migrate::Migration;
 use tidemill::module::{Depot, Module};
@@ -141,10 +141,15 @@ fn a_value_whose_new_form_fits_no_microbatch_is_named_and_stops_nobody_else() {
         let migrations = block_on(t.migrations()).unwrap();
         migrations.iter().find_map(|it| it.problems.values().next().cloned())
     };
+    let started = Instant::now();
     let told = loop {
         if let Some(told) = problem() {
             break told;
         }
+        assert!(
+            started.elapsed() < Duration::from_mins(1),
+            "nothing is said of it within a minute"
+        );
         std::thread::sleep(Duration::from_millis(5));
     };
     assert!(told.contains("needs") && told.contains("and a microbatch holds 1048576"), "{told}");
