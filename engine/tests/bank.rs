@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::{Path, PathBuf};
-
 use serde::{Deserialize, Serialize};
 use tidemill::client::{Engine, Launched, block_on};
 use tidemill::module::{Depot, Module};
@@ -11,6 +9,11 @@ use tidemill::node::Options;
 use tidemill::schema::aggregate::Sum;
 use tidemill::schema::{Map, PState, Sub};
 use tidemill::shard::Effects;
+
+#[path = "holds/directory.rs"]
+mod directory;
+
+use directory::directory;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Deposit {
@@ -64,15 +67,6 @@ fn bank(m: &Module) -> Bank {
         })
         .aggregate(funds, |funds, t| funds.key(t.to).add(Sum(t.cents)));
     Bank { deposits, transfers, funds: funds.reader(), outgoing: outgoing.reader() }
-}
-
-fn directory(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
 }
 
 fn options(shards: u16) -> Options {

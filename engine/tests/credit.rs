@@ -8,7 +8,6 @@
     reason = "a test has threads and clocks of its own"
 )]
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,11 @@ use tidemill::module::{Depot, Module};
 use tidemill::node::Options;
 use tidemill::schema::{Map, PState};
 use tidemill::types::ShardId;
+
+#[path = "holds/directory.rs"]
+mod directory;
+
+use directory::directory;
 
 /// One record becomes a row for each target, three times over.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -76,12 +80,8 @@ fn rays(m: &Module) -> Rays {
 }
 
 fn open(name: &str, shards: u16, hop_bytes_max: u64) -> (Engine, Launched<Rays>) {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
     let options = Options { shards, partitions: Some(8), hop_bytes_max, ..Options::default() };
-    let engine = block_on(Engine::open(&dir, options)).unwrap();
+    let engine = block_on(Engine::open(directory(name), options)).unwrap();
     let module = block_on(engine.launch("rays", rays)).unwrap();
     (engine, module)
 }

@@ -21,6 +21,11 @@ use tidemill::shard::Counters;
 use tidemill::testing::{EventHook, Io};
 use tidemill::{Engine, Launched, Options, block_on};
 
+#[path = "holds/directory.rs"]
+mod directory;
+
+use directory::directory;
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Task {
     /// Elements from the first on, so many.
@@ -152,8 +157,7 @@ fn slow(before: &SlowPolls, after: &SlowPolls) -> u64 {
 }
 
 fn check(elements: u64, memory_bytes: u64, name: &str) {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    drop(std::fs::remove_dir_all(&dir));
+    let dir = directory(name);
     let it = Watched::open(&dir, memory_bytes);
     let started = Instant::now();
     it.fill(PARENT, elements);
@@ -217,7 +221,6 @@ fn check(elements: u64, memory_bytes: u64, name: &str) {
     let Watched { engine, large, .. } = it;
     drop(large);
     block_on(engine.close()).unwrap();
-    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]

@@ -9,7 +9,6 @@
 )]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +21,11 @@ use tidemill::node::Options;
 use tidemill::schema::aggregate::Sum;
 use tidemill::schema::{Map, PState, Sub};
 use tidemill::types::{Offset, PartitionId, ShardId};
+
+#[path = "holds/directory.rs"]
+mod directory;
+
+use directory::directory;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Transfer {
@@ -77,15 +81,6 @@ const ACCOUNTS: u64 = 40;
 fn transfer(id: u64) -> Transfer {
     let from = id % ACCOUNTS;
     Transfer { id, from, to: (from + 1 + id / ACCOUNTS % (ACCOUNTS - 1)) % ACCOUNTS, cents: 7 }
-}
-
-fn directory(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
 }
 
 fn options(shards: u16) -> Options {

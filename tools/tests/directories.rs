@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,11 @@ use tidemill::schema::aggregate::Sum;
 use tidemill::schema::{Map, PState, Sub};
 use tidemill::verify::{self, FileKind, Files, Report};
 use tidemill_tools::directory::{Directory, Error};
+
+#[path = "../../engine/tests/holds/directory.rs"]
+mod directory;
+
+use directory::directory;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Transfer {
@@ -44,15 +49,6 @@ fn bank(m: &Module) -> Bank {
         })
         .aggregate(funds, |funds, t| funds.key(t.to).add(Sum(1)));
     Bank { transfers, funds: funds.reader(), notes: notes.reader() }
-}
-
-fn directory(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
 }
 
 fn options(shards: u16) -> Options {

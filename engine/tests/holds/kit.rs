@@ -1,20 +1,12 @@
-//! Directories, options, and child processes: what is measured or killed runs in a process of its own.
+//! Options, and child processes: what is measured or killed runs in a process of its own.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use tidemill::Options;
 
-/// A directory that is empty now.
-pub(crate) fn directory(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("holds").join(name);
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
-}
+pub(crate) use crate::directory::directory;
 
 /// So many shards over eight partitions.
 pub(crate) fn options(shards: u16) -> Options {

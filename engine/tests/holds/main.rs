@@ -12,6 +12,7 @@ mod backup;
 mod budget;
 mod damage;
 mod differences;
+mod directory;
 mod faults;
 mod full;
 mod killed;
