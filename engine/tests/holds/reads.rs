@@ -131,6 +131,31 @@ fn a_query_sees_one_moment_in_one_partition_and_in_all() {
 }
 
 #[test]
+fn rows_that_are_read_together_are_of_one_moment() {
+    // The two rows are read at once, in some hundred nanoseconds, while the shard that commits makes another id
+    // visible: with many reads for each of many commits, a read that looked twice would have seen two of them.
+    const SEEN: usize = 400;
+    while_paying("reads-together", |bank| {
+        let started = Instant::now();
+        let mut seen = 0;
+        let mut last = [None; 8];
+        while seen < SEEN {
+            assert!(started.elapsed() < Duration::from_mins(2), "somebody pays: {seen}");
+            // On both shards.
+            for (account, last) in (0..).zip(&mut last) {
+                let pocket = |nth| bank.pockets.key(account).key(nth);
+                let both = (pocket(1), pocket(2));
+                let (Some(one), Some(other)) = block_on(bank.select(both)).unwrap() else {
+                    panic!("account {account} has sent money");
+                };
+                assert_eq!(one + other, 0, "account {account}");
+                seen += usize::from(last.replace(one) != Some(one));
+            }
+        }
+    });
+}
+
+#[test]
 fn queries_read_snapshots() {
     let engine = block_on(Engine::open(directory("reads-past"), options(2))).unwrap();
     let bank = block_on(engine.launch("bank", bank)).unwrap();
