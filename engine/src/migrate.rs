@@ -70,7 +70,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::codec::table::Trace;
 use crate::codec::{self, FieldTable, KeyKind, decode, encode};
 use crate::module::PStateIndex;
-use crate::schema::{Data, Layout, Map, Position, Rows, Schema, Sub, Uncounted};
+use crate::schema::{
+    Data, Layout, Map, PlaceBy, Placed, Position, Private, Rows, Schema, Single, Sub, Uncounted,
+};
 use crate::topology::{StateError, panic_message};
 
 mod fill;
@@ -156,7 +158,8 @@ impl<V1: Data, V2: Position> Migration<V1, V2> {
     }
 }
 
-/// The types of `PState`s whose values can be migrated: what is stored at each key of the root.
+/// The types of `PState`s whose values can be migrated: what is stored at each key of the root, or, of a
+/// [`Single`], all of it.
 #[diagnostic::on_unimplemented(
     message = "the values of `{Self}` cannot be migrated, since it has none",
     label = "not a map at its root",
@@ -166,28 +169,68 @@ impl<V1: Data, V2: Position> Migration<V1, V2> {
 pub trait Values: Schema {
     /// What is stored at a key.
     type Value: Position;
+
+    /// How many keys lead there.
+    const KEYS: usize;
 }
 
 impl<K: codec::Key, V: Position> Values for Map<K, V> {
     type Value = V;
+    const KEYS: usize = 1;
+}
+
+impl<K: codec::Key, V: Position, F: PlaceBy<K>> Values for Placed<Map<K, V>, F> {
+    type Value = V;
+    const KEYS: usize = 1;
+}
+
+impl<P: Position> Values for Single<P> {
+    type Value = P;
+    const KEYS: usize = 0;
+}
+
+impl<S: Values> Values for Private<S> {
+    type Value = S::Value;
+    const KEYS: usize = S::KEYS;
 }
 
 /// The types of `PState`s with values inside a `Sub` that can be migrated.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no values one level down that could be migrated",
     label = "not a map of maps",
-    note = "a migration makes other values in a `Map<K, Sub<Map<K2, V>, Uncounted>>`; keys, and elements of \
-            sets and lists, stay as they are, and so do the values of a `Sub` that counts"
+    note = "a migration makes other values in a `Map<K, Sub<Map<K2, V>, Uncounted>>`, or in a `Single` of such a \
+            `Sub`; keys, and elements of sets and lists, stay as they are, and so do the values of a `Sub` that counts"
 )]
 pub trait InnerValues: Schema {
     /// What is stored at a key of an inner map.
     type Value: Position;
+
+    /// How many keys lead there.
+    const KEYS: usize;
 }
 
 impl<K: codec::Key, K2: codec::Key, V: Position> InnerValues
     for Map<K, Sub<Map<K2, V>, Uncounted>>
 {
     type Value = V;
+    const KEYS: usize = 2;
+}
+
+impl<K: codec::Key, K2: codec::Key, V: Position, F: PlaceBy<K>> InnerValues
+    for Placed<Map<K, Sub<Map<K2, V>, Uncounted>>, F>
+{
+    type Value = V;
+    const KEYS: usize = 2;
+}
+
+impl<K: codec::Key, V: Position> InnerValues for Single<Sub<Map<K, V>, Uncounted>> {
+    type Value = V;
+    const KEYS: usize = 1;
+}
+
+impl<S: InnerValues> InnerValues for Private<S> {
+    type Value = S::Value;
+    const KEYS: usize = S::KEYS;
 }
 
 /// A migration without its types, as a module declares it.

@@ -189,7 +189,7 @@ impl<'m, O: 'static> Topology<'m, O> {
         name: &str,
         migration: Migration<V1, S::Value>,
     ) -> Owned<S, O> {
-        self.declare::<S>(name, Some(migration.declare(1)), Location::caller())
+        self.declare::<S>(name, Some(migration.declare(S::KEYS)), Location::caller())
     }
 
     /// [`Topology::pstate_migrated`], where the values are those of the inner maps.
@@ -199,7 +199,7 @@ impl<'m, O: 'static> Topology<'m, O> {
         name: &str,
         migration: Migration<V1, S::Value>,
     ) -> Owned<S, O> {
-        self.declare::<S>(name, Some(migration.declare(2)), Location::caller())
+        self.declare::<S>(name, Some(migration.declare(S::KEYS)), Location::caller())
     }
 
     fn declare<S: Schema>(

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tidemill::migrate::Migration;
 use tidemill::module::{Depot, Module};
 use tidemill::schema::aggregate::Sum;
-use tidemill::schema::{Map, PState, Sub};
+use tidemill::schema::{List, Map, PState, Single, Sub};
 use tidemill::{Engine, Error, Launched, Options, block_on};
 
 use crate::kit::{self, directory};
@@ -293,4 +293,88 @@ fn launches_that_would_leave_a_migration_are_refused_before_anything_happens() {
     assert_eq!(left(&shop), None);
     assert_eq!(block_on(shop.select(shop.counts.key(0))).unwrap(), Some(BASE + 3));
     block_on(engine.close()).unwrap();
+}
+
+/// All orders there were: how many, and which items. In the first version one number and one value.
+fn first_totals(m: &Module) -> Depot<Order> {
+    let orders = m.depot::<Order>("orders").hash_by(|it| &it.item);
+    let t = m.microbatch(|| "counting");
+    let total = t.pstate::<Single<u64>>("total");
+    let items = t.pstate::<Single<Vec<u64>>>("items");
+    t.source(orders).global().using((total, items)).for_each(
+        async |at, (total, items), it: Order| {
+            at.update(total.whole(), |n| Some(n.unwrap_or_default() + 1)).await?;
+            let more =
+                |old: Option<Vec<u64>>| Some([old.unwrap_or_default(), vec![it.item]].concat());
+            Ok(at.update(items.whole(), more).await?)
+        },
+    );
+    orders
+}
+
+type Totals = (Depot<Order>, PState<Single<String>>, PState<Single<Sub<List<u64>>>>);
+
+fn second_totals(m: &Module, declares: Declares) -> Totals {
+    let orders = m.depot::<Order>("orders").hash_by(|it| &it.item);
+    let t = m.microbatch(|| "counting");
+    let (total, items) = match declares {
+        Declares::Migrations(id) => (
+            t.pstate_migrated::<Single<String>, _>(
+                "total",
+                Migration::values(id, |n: u64| format!("{n} of old")),
+            ),
+            t.pstate_migrated::<Single<Sub<List<u64>>>, _>(
+                "items",
+                Migration::structure(id, |old: Vec<u64>, new| {
+                    old.into_iter().try_for_each(|item| new.push(new.here(), item))
+                }),
+            ),
+        ),
+        Declares::Nothing => (t.pstate("total"), t.pstate("items")),
+    };
+    t.source(orders).global().using((total, items)).for_each(
+        async |at, (total, items), it: Order| {
+            at.update(total.whole(), |n| Some(n.unwrap_or_default() + ", 1 more")).await?;
+            Ok(at.push(items.whole(), it.item).await?)
+        },
+    );
+    (orders, total.reader(), items.reader())
+}
+
+#[test]
+fn what_lives_in_one_partition_migrates_too() {
+    let dir = directory("migration-single");
+    let engine = open(&dir);
+    let shop = block_on(engine.launch("shop", first_totals)).unwrap();
+    let order = |item| Order { item, number: 0 };
+    block_on(shop.append_many(*shop, &[order(5), order(5), order(5)])).unwrap();
+    block_on(shop.caught_up("counting")).unwrap();
+    drop(shop);
+    block_on(engine.close()).unwrap();
+
+    let mut told = "3 of old".to_owned();
+    for life in 0..3 {
+        let engine = open(&dir);
+        let declares = if life < 2 { Declares::Migrations("single") } else { Declares::Nothing };
+        let shop = block_on(engine.launch("shop", |m| second_totals(m, declares))).unwrap();
+        let (orders, total, items) = *shop;
+        let check = |told: &str, when: &str| {
+            assert_eq!(
+                block_on(shop.select(total.whole())).unwrap().as_deref(),
+                Some(told),
+                "{when}"
+            );
+            let all = block_on(shop.select(items.whole().all())).unwrap();
+            assert_eq!(all, vec![5; 3 + life], "{when}");
+            assert_eq!(block_on(shop.select(items.whole().size())).unwrap(), 3 + life as u64);
+        };
+        check(&told, "at the launch");
+        until("both are rewritten", || block_on(shop.migrations()).unwrap().is_empty());
+        check(&told, "rewritten");
+        block_on(shop.append(orders, &order(5))).unwrap();
+        block_on(shop.caught_up("counting")).unwrap();
+        told += ", 1 more";
+        drop(shop);
+        block_on(engine.close()).unwrap();
+    }
 }
