@@ -65,7 +65,7 @@ const KINDS: &[Kind] = &[
             });
             done.expect("a store in memory does not fail");
             state.fold();
-            let done = state.run(async |at| {
+            let done = state.run_uncounted(async |at| {
                 for n in order(reads) {
                     black_box(at.get(funds.key(black_box(n))).await?);
                 }
@@ -87,7 +87,7 @@ const KINDS: &[Kind] = &[
             });
             done.expect("a store in memory does not fail");
             state.fold();
-            let done = state.run(async |at| {
+            let done = state.run_uncounted(async |at| {
                 for n in order(reads) {
                     let n = black_box(n);
                     black_box(at.get(sent.key(n / 100).key(n % 100)).await?);
@@ -111,7 +111,7 @@ const KINDS: &[Kind] = &[
             });
             done.expect("a store in memory does not fail");
             state.fold();
-            let done = state.run(async |at| {
+            let done = state.run_uncounted(async |at| {
                 for n in order(reads) {
                     black_box(at.get(last.key(black_box(n))).await?);
                 }

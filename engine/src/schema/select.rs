@@ -83,7 +83,8 @@ impl<S: Stored, O> Select for Path<S, Maybe, O> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "a step of every read of a key, and short")]
     fn row(&self) -> Option<RowRead<'_>> {
         Path::row(self)
     }

@@ -17,7 +17,7 @@ use crate::schema::{
     Described, Direct, Layout, Owned, OwnedBy, Owning, Path, Placing, Position, Schema, Select,
     Stored,
 };
-use crate::topology::{At, Changes, Context, Event, Failure, NodeIndex, Origin, Result};
+use crate::topology::{At, Changes, Context, Event, Failure, Local, NodeIndex, Origin, Result};
 use crate::types::{Index, MicrobatchId, Offset, PStateId};
 
 /// The topology that owns the `PState` of a [`TestPState`].
@@ -174,7 +174,16 @@ impl<S: 'static> TestPState<S> {
     /// # Errors
     /// What `code` returns; and the first failure of the store, if `code` kept it for itself.
     pub fn run<X>(&self, code: impl AsyncFnOnce(At<'_, Test>) -> Result<X>) -> Result<X> {
-        self.microbatch(async |context| code(At::new(context)).await)
+        self.microbatch(true, async |context| code(At::new(context)).await)
+    }
+
+    /// [`TestPState::run`], over the store itself, as an engine without an event hook does; [`TestPState::take_io`]
+    /// learns nothing of it. For measurements.
+    ///
+    /// # Errors
+    /// As [`TestPState::run`].
+    pub fn run_uncounted<X>(&self, code: impl AsyncFnOnce(At<'_, Test>) -> Result<X>) -> Result<X> {
+        self.microbatch(false, async |context| code(At::new(context)).await)
     }
 
     /// Adds to what is stored: what a flow's `aggregate` does with the changes of one row.
@@ -189,7 +198,7 @@ impl<S: 'static> TestPState<S> {
             nodes.push(node);
             events.push(new(node, "aggregate".to_owned()));
         });
-        self.microbatch(async |context| {
+        self.microbatch(true, async |context| {
             let (mut buffers, mut outgoing) = (U::Buffers::default(), Vec::new());
             changes.collect(&mut buffers, context)?;
             U::send(buffers, &nodes, 1, &mut outgoing);
@@ -225,14 +234,19 @@ impl<S: 'static> TestPState<S> {
         Described { name, layout, placing, initial }
     }
 
-    fn microbatch<X>(&self, code: impl AsyncFnOnce(&Context<'_>) -> Result<X>) -> Result<X> {
+    fn microbatch<X>(
+        &self,
+        counts: bool,
+        code: impl AsyncFnOnce(&Context<'_>) -> Result<X>,
+    ) -> Result<X> {
         let id = MicrobatchId(self.begun.get() + 1);
         self.begun.set(id.0);
         let writes = RefCell::default();
         let pstate = self.described();
         let local = StoreLocal::new(&self.store, (pstate, &self.fields), id, &writes);
-        let counted = Counted::new(&local);
-        let context = Context::new(&counted, NodeIndex(0));
+        let counted = counts.then(|| Counted::new(&local));
+        let seen: &dyn Local = counted.as_ref().map_or(&local, |counted| counted);
+        let context = Context::new(seen, NodeIndex(0));
         context.begin(Origin::record(DepotIndex(0), PARTITION, Offset(id.0)));
         let result: Result<X> = self.machine.block_on(async {
             let result = code(&context).await?;
@@ -241,7 +255,7 @@ impl<S: 'static> TestPState<S> {
         });
         let has_failed = context.has_failed();
         let mut io = self.io.get();
-        io += counted.io();
+        io += counted.as_ref().map_or_else(Io::default, Counted::io);
         self.io.set(io);
         let result = result?;
         if has_failed {
