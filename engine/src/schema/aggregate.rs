@@ -1,7 +1,7 @@
 //! Adding to what is stored: `path.add(Sum(x))`.
 //!
-//! An aggregator turns what is added into a *partial*. Partials of one row are combined before they
-//! travel to where the row lives, and applied to the stored value there. So combining must not depend
+//! An aggregator turns what is added into a *partial*. Partials of one row that arise on one shard in one
+//! microbatch are combined before they travel to where the row lives, and applied to the stored value there. So combining must not depend
 //! on how partials are grouped; it may depend on their order, which is kept among those that come
 //! from one partition.
 //!

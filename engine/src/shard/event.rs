@@ -45,6 +45,7 @@ impl Shard {
                 for failure in &done.rejected {
                     self.event_failed(topology, running, failure);
                 }
+                self.hold_changes(topology, running, work.partition.id, done.changes);
                 self.send_rows(topology, running, done.outgoing);
             }
             Err(failure) => self.event_failed(topology, running, &failure),

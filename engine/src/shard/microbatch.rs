@@ -39,6 +39,7 @@ use crate::types::{
 };
 
 mod attempt;
+mod held;
 mod hops;
 mod rows;
 mod window;
@@ -90,6 +91,8 @@ pub(crate) struct Running {
     bytes: Cell<u64>,
     /// Rows on their way to and from other shards.
     hops: hops::Hops,
+    /// Changes of aggregations that wait to be combined with later ones.
+    held: held::Held,
     /// The most that may be.
     pub(super) bytes_max: u64,
     works: RefCell<BTreeMap<PartitionId, Rc<Work>>>,
@@ -150,6 +153,7 @@ impl Running {
             failed: Cell::new(false),
             bytes: Cell::default(),
             hops: hops::Hops::default(),
+            held: held::Held::default(),
             bytes_max,
             works: RefCell::default(),
             pieces: Cell::default(),

@@ -17,7 +17,9 @@ use crate::schema::{
     Described, Direct, Layout, Owned, OwnedBy, Owning, Path, Placing, Position, Schema, Select,
     Stored,
 };
-use crate::topology::{At, Changes, Context, Event, Failure, Local, NodeIndex, Origin, Result};
+use crate::topology::{
+    At, Changes, Context, Done, Event, Failure, Local, NodeIndex, Origin, Result,
+};
 use crate::types::{Index, MicrobatchId, Offset, PStateId};
 
 /// The topology that owns the `PState` of a [`TestPState`].
@@ -199,9 +201,13 @@ impl<S: 'static> TestPState<S> {
             events.push(new(node, "aggregate".to_owned()));
         });
         self.microbatch(true, async |context| {
-            let (mut buffers, mut outgoing) = (U::Buffers::default(), Vec::new());
+            let (mut buffers, mut done) = (U::Buffers::default(), Done::default());
             changes.collect(&mut buffers, context)?;
-            U::send(buffers, &nodes, 1, &mut outgoing);
+            U::leave(buffers, &nodes, &mut done);
+            let mut outgoing = Vec::new();
+            for changes in done.changes {
+                changes.send(1, usize::MAX, &mut outgoing);
+            }
             for batch in outgoing {
                 let event = &events[batch.node.0 as usize];
                 let ran = event.run(context.local(), batch.rows).await;

@@ -1,28 +1,23 @@
 //! Aggregation: changes of one row are combined where they arise, travel once, and are applied where
 //! the row lives.
 //!
-//! In one run of an event, all changes of a row by one aggregator become one partial. Partials of a row
-//! stay in order where aggregators differ, so combining is never seen in the result. With the hop the
-//! origins of rows are lost: a failure while applying names no record.
+//! All changes of a row by one aggregator that arise on one shard in one microbatch become one partial, as
+//! far as memory allows; see [`combine`](super::combine). With the hop the origins of rows are lost: a
+//! failure while applying names no record.
 
 use std::cell::RefCell;
 use std::future::{Future, ready};
 use std::marker::PhantomData;
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
-
 use super::chain::Sink;
+use super::combine::{Combined, Pending, Waiting};
 use super::read::{fetch, index};
 use super::run::{caught, failed, pause};
 use super::token::Tokens;
-use super::{
-    At, Context, Done, Event, EventFailure, Local, NodeIndex, Outgoing, Result, Rows, StateError,
-};
-use crate::codec::KeyBuf;
+use super::{At, Context, Done, Event, EventFailure, Local, NodeIndex, Result, Rows, StateError};
 use crate::env::LocalFuture;
-use crate::schema::aggregate::{Apply, ChangeOps};
+use crate::schema::aggregate::Apply;
 use crate::schema::{Change, Data, Owning};
-use crate::types::{PStateId, PartitionId};
 
 /// What the closure of `aggregate` returns: a change, `path.add(Sum(x))`; a tuple of up to eight of
 /// changes, options and lists; an `Option` or a `Vec` of one of these.
@@ -49,8 +44,8 @@ pub trait Changes: 'static {
     /// [`StateError::Refused`] if a path is none.
     fn collect(self, buffers: &mut Self::Buffers, context: &Context<'_>) -> Result<(), StateError>;
 
-    /// Sends what is waiting to `nodes`.
-    fn send(buffers: Self::Buffers, nodes: &[NodeIndex], partitions: u32, out: &mut Vec<Outgoing>);
+    /// Ends a run of an event: what is waiting goes to `nodes`, once no more comes.
+    fn leave(buffers: Self::Buffers, nodes: &[NodeIndex], done: &mut Done);
 
     /// The code of each node that applies them.
     fn events(each: &mut dyn FnMut(NewEvent));
@@ -72,9 +67,9 @@ impl<P: Data, O: Owning> Changes for Change<P, O> {
         Ok(())
     }
 
-    fn send(buffers: Waiting<P>, nodes: &[NodeIndex], partitions: u32, out: &mut Vec<Outgoing>) {
+    fn leave(buffers: Waiting<P>, nodes: &[NodeIndex], done: &mut Done) {
         let &[node] = nodes else { unreachable!("one change has one node") };
-        buffers.send(node, partitions, out);
+        done.changes.extend(Combined::new(node, buffers));
     }
 
     fn events(each: &mut dyn FnMut(NewEvent)) {
@@ -92,8 +87,8 @@ impl<U: Changes> Changes for Option<U> {
         self.map_or(Ok(()), |changes| changes.collect(buffers, context))
     }
 
-    fn send(buffers: U::Buffers, nodes: &[NodeIndex], partitions: u32, out: &mut Vec<Outgoing>) {
-        U::send(buffers, nodes, partitions, out);
+    fn leave(buffers: U::Buffers, nodes: &[NodeIndex], done: &mut Done) {
+        U::leave(buffers, nodes, done);
     }
 
     fn events(each: &mut dyn FnMut(NewEvent)) {
@@ -111,8 +106,8 @@ impl<U: Changes> Changes for Vec<U> {
         self.into_iter().try_for_each(|changes| changes.collect(buffers, context))
     }
 
-    fn send(buffers: U::Buffers, nodes: &[NodeIndex], partitions: u32, out: &mut Vec<Outgoing>) {
-        U::send(buffers, nodes, partitions, out);
+    fn leave(buffers: U::Buffers, nodes: &[NodeIndex], done: &mut Done) {
+        U::leave(buffers, nodes, done);
     }
 
     fn events(each: &mut dyn FnMut(NewEvent)) {
@@ -136,16 +131,11 @@ macro_rules! tuples {
                 Ok(())
             }
 
-            fn send(
-                buffers: Self::Buffers,
-                nodes: &[NodeIndex],
-                partitions: u32,
-                out: &mut Vec<Outgoing>,
-            ) {
+            fn leave(buffers: Self::Buffers, nodes: &[NodeIndex], done: &mut Done) {
                 let rest = nodes;
                 $(
                     let (nodes, rest) = rest.split_at($change::NODES);
-                    $change::send(buffers.$at, nodes, partitions, out);
+                    $change::leave(buffers.$at, nodes, done);
                 )*
                 assert!(rest.is_empty());
             }
@@ -164,109 +154,6 @@ tuples!(A 0, B 1, C 2, D 3, E 4);
 tuples!(A 0, B 1, C 2, D 3, E 4, F 5);
 tuples!(A 0, B 1, C 2, D 3, E 4, F 5, G 6);
 tuples!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
-
-/// A change on its way.
-struct Pending<P: 'static> {
-    pstate: PStateId,
-    key: KeyBuf,
-    partial: P,
-    ops: &'static ChangeOps<P>,
-}
-
-/// Changes of one run, combined by row: in the order of their first change, found by an open-addressed
-/// table of places in it.
-pub struct Waiting<P: 'static> {
-    changes: Vec<(u64, PartitionId, Pending<P>)>,
-    /// 0 is free, else a place in `changes` plus 1: of the latest change of a row. At most half full.
-    slots: Vec<u32>,
-}
-
-impl<P: 'static> Default for Waiting<P> {
-    fn default() -> Self {
-        Self { changes: Vec::new(), slots: Vec::new() }
-    }
-}
-
-impl<P: 'static> std::fmt::Debug for Waiting<P> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Waiting").field("changes", &self.changes.len()).finish_non_exhaustive()
-    }
-}
-
-impl<P: 'static> Waiting<P> {
-    fn add(&mut self, to: PartitionId, new: Pending<P>) {
-        if self.slots.len() < 2 * (self.changes.len() + 1) {
-            self.grow();
-        }
-        let hash = xxh3_64_with_seed(&new.key, u64::from(new.pstate.0));
-        let slot = self.slot(hash, |pending| {
-            pending.pstate == new.pstate && pending.key.as_slice() == new.key.as_slice()
-        });
-        let latest = self.slots[slot] as usize;
-        if let Some((_, _, before)) = latest.checked_sub(1).and_then(|at| self.changes.get_mut(at))
-        {
-            // Another aggregator's change of the row must stay between those before and after it, and a
-            // partial that is full takes no more.
-            let is_full = || new.ops.must_flush.is_some_and(|is_full| is_full(&before.partial));
-            if std::ptr::eq(before.ops, new.ops) && !is_full() {
-                (new.ops.combine)(&mut before.partial, new.partial);
-                return;
-            }
-        }
-        self.changes.push((hash, to, new));
-        self.slots[slot] = place(self.changes.len());
-    }
-
-    /// The slot of a row, or the free one where it belongs.
-    fn slot(&self, hash: u64, is_it: impl Fn(&Pending<P>) -> bool) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut slot = usize::try_from(hash & mask as u64).expect("below a length");
-        loop {
-            match (self.slots[slot] as usize).checked_sub(1) {
-                None => return slot,
-                Some(at) => {
-                    let (other, _, pending) = &self.changes[at];
-                    if *other == hash && is_it(pending) {
-                        return slot;
-                    }
-                }
-            }
-            slot = (slot + 1) & mask;
-        }
-    }
-
-    #[cold]
-    fn grow(&mut self) {
-        self.slots = vec![0; (2 * self.slots.len()).max(64)];
-        for at in 0..self.changes.len() {
-            let (hash, _, new) = &self.changes[at];
-            let slot = self.slot(*hash, |pending| {
-                pending.pstate == new.pstate && pending.key.as_slice() == new.key.as_slice()
-            });
-            self.slots[slot] = place(at + 1);
-        }
-    }
-
-    fn send(self, node: NodeIndex, partitions: u32, out: &mut Vec<Outgoing>)
-    where
-        P: Data,
-    {
-        let mut buckets = Vec::new();
-        buckets.resize_with(partitions as usize, Vec::new);
-        for (_, to, pending) in self.changes {
-            buckets[to.0 as usize].push(pending);
-        }
-        for (to, changes) in (0..).zip(buckets) {
-            if !changes.is_empty() {
-                out.push(Outgoing { node, to: PartitionId(to), rows: Rows::new(changes) });
-            }
-        }
-    }
-}
-
-fn place(count: usize) -> u32 {
-    u32::try_from(count).expect("a run has fewer than 2^32 changes")
-}
 
 /// Makes changes of rows and combines them.
 pub struct AggregateSink<P, F, U> {
@@ -301,8 +188,8 @@ where
         ready(changes.collect(&mut state.borrow_mut(), at.context()).map_err(Into::into))
     }
 
-    fn finish(&self, context: &Context<'_>, state: Self::State, out: &mut Vec<Outgoing>) {
-        U::send(state.into_inner(), &self.nodes, context.local().partitions(), out);
+    fn finish(&self, _context: &Context<'_>, state: Self::State, done: &mut Done) {
+        U::leave(state.into_inner(), &self.nodes, done);
     }
 }
 

@@ -12,7 +12,7 @@ use std::task::{Context as Task, Poll};
 
 use pin_project_lite::pin_project;
 
-use super::{At, Context, Outgoing, Result};
+use super::{At, Context, Done, Result};
 
 /// Takes rows one by one. One object serves all partitions; what belongs to one run of the event is in
 /// `State`.
@@ -29,7 +29,7 @@ pub trait Sink<O, T>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<()>>;
 
     /// Ends a run: what was collected leaves.
-    fn finish(&self, context: &Context<'_>, state: Self::State, out: &mut Vec<Outgoing>);
+    fn finish(&self, context: &Context<'_>, state: Self::State, done: &mut Done);
 }
 
 /// Stages that still lack what comes after them.

@@ -8,7 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::{Failure, Local, NodeIndex, StateError};
+use super::{Combined, Failure, Local, NodeIndex, StateError};
 use crate::env::LocalFuture;
 use crate::module::DepotIndex;
 use crate::types::{Offset, PartitionId, WallTime};
@@ -41,6 +41,9 @@ pub trait Event: Send + Sync {
 pub struct Done {
     /// Rows for other nodes.
     pub outgoing: Vec<Outgoing>,
+    /// Changes for other nodes, at most once for each: they travel when nothing more can be combined with
+    /// them, or nothing more should.
+    pub changes: Vec<Combined>,
     /// Rows that condemned their record. Unless this is empty, the attempt must not commit.
     pub rejected: Vec<EventFailure>,
 }
@@ -139,8 +142,8 @@ impl Origin {
     }
 }
 
-/// Rows for another node of the topology. Rows of one event for one node and partition are one of
-/// these, in the order in which they were made; those for a partition must arrive in the order sent.
+/// Rows for another node of the topology, in the order in which they were made; those for a partition must
+/// arrive in the order sent.
 #[derive(Debug)]
 pub struct Outgoing {
     /// The node that takes them.

@@ -7,6 +7,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::ops::ControlFlow;
@@ -16,7 +17,9 @@ use std::task::{Context as Task, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::{Definition, EventFailure, Local, NodeIndex, Origin, Outgoing, Record, Row, Rows};
+use super::{
+    Combined, Definition, EventFailure, Local, NodeIndex, Origin, Outgoing, Record, Row, Rows,
+};
 use crate::codec::{self, FieldTable};
 use crate::migrate::{Move, step};
 use crate::module::{self, Depot, DepotIndex, PStateIndex, PlacedBy, Traced};
@@ -59,6 +62,7 @@ pub struct Harness {
     microbatches: u64,
     order: u64,
     batch_rows: usize,
+    held_bytes: usize,
     cold: bool,
     /// How many more accesses succeed before one fails.
     failing: Cell<Option<usize>>,
@@ -112,6 +116,7 @@ impl Harness {
             microbatches: 0,
             order: 0,
             batch_rows: usize::MAX,
+            held_bytes: usize::MAX,
             cold: false,
             failing: Cell::new(None),
         })
@@ -128,6 +133,13 @@ impl Harness {
     #[must_use]
     pub fn batches_of(mut self, rows: usize) -> Self {
         self.batch_rows = rows;
+        self
+    }
+
+    /// Lets each partition send the changes of aggregations once they take more than so many bytes.
+    #[must_use]
+    pub fn holding(mut self, bytes: usize) -> Self {
+        self.held_bytes = bytes;
         self
     }
 
@@ -247,7 +259,17 @@ impl Harness {
         let locals: Vec<_> =
             (0..self.count()).map(|id| Attempt::new(self, topology, PartitionId(id))).collect();
         let mut ran = Ran::default();
-        while let Some((sender, Outgoing { node, to, rows })) = inbox.pop() {
+        let mut held = Held::default();
+        loop {
+            let Some((sender, Outgoing { node, to, rows })) = inbox.pop() else {
+                if held.is_empty() {
+                    break;
+                }
+                for from in (0..self.count()).map(PartitionId) {
+                    self.send_held(&mut held, from, &mut inbox);
+                }
+                continue;
+            };
             if sender.is_some() {
                 *ran.rows.entry(node).or_default() += rows.count();
                 ran.batches += 1;
@@ -264,6 +286,19 @@ impl Harness {
                 assert!(outgoing.rows.count() > 0, "no batch is empty");
                 inbox.push(Some(to), outgoing);
             }
+            for changes in done.changes {
+                match held.entry((to, changes.node)) {
+                    Entry::Vacant(entry) => drop(entry.insert(changes)),
+                    Entry::Occupied(mut entry) => {
+                        let name = &definition.nodes[changes.node.0 as usize].name;
+                        entry.get_mut().merge(changes, name, to)?;
+                    }
+                }
+            }
+            let of_it = held.range((to, NodeIndex(0))..=(to, NodeIndex(u32::MAX)));
+            if of_it.map(|(_, changes)| changes.bytes()).sum::<usize>() > self.held_bytes {
+                self.send_held(&mut held, to, &mut inbox);
+            }
         }
         let is_owned =
             |it: &&Arc<Move>| self.module.pstates[it.pstate.0 as usize].owner == topology;
@@ -276,6 +311,18 @@ impl Harness {
         ran.prefetched = locals.iter().map(|local| local.prefetched.get()).sum();
         let written = locals.into_iter().map(|l| (l.state.into_inner(), l.appended.into_inner()));
         Ok((ran, written.collect()))
+    }
+
+    /// Sends the changes that wait on a partition.
+    fn send_held(&self, held: &mut Held, from: PartitionId, inbox: &mut Inbox) {
+        let mut outgoing = Vec::new();
+        let nodes = (from, NodeIndex(0))..=(from, NodeIndex(u32::MAX));
+        for (_, changes) in held.extract_if(nodes, |_, _| true) {
+            changes.send(self.count(), usize::MAX, &mut outgoing);
+        }
+        for outgoing in outgoing {
+            inbox.push(Some(from), outgoing);
+        }
     }
 
     /// Reads what a path leads to. Ranges over first keys give those of all partitions, in the order of
@@ -360,6 +407,10 @@ impl Harness {
         u32::try_from(self.partitions.len()).expect("made from a u32")
     }
 }
+
+/// Changes that wait to be combined with later ones, by the partition where they arose and the node they
+/// are for.
+type Held = BTreeMap<(PartitionId, NodeIndex), Combined>;
 
 /// Batches on their way.
 struct Inbox {

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use super::chain::{Sink, done};
 use super::run::Traced;
-use super::{At, Context, NodeIndex, Outgoing, Result, Rows};
+use super::{At, Context, Done, NodeIndex, Outgoing, Result, Rows};
 use crate::codec::{EncodeKey, Placement, key::encode_key};
 use crate::module::{DepotIndex, PlacedBy};
 use crate::types::PartitionId;
@@ -131,7 +131,7 @@ impl<O, T: Row> Sink<O, T> for AppendSink {
         ready(at.context().append(self.depot, &row).map_err(Into::into))
     }
 
-    fn finish(&self, _context: &Context<'_>, (): (), _out: &mut Vec<Outgoing>) {}
+    fn finish(&self, _context: &Context<'_>, (): (), _done: &mut Done) {}
 }
 
 /// Sorts rows by where they go.
@@ -202,7 +202,7 @@ impl<O, T: Send + 'static, R: Route<T>> Sink<O, T> for HopSink<R, T> {
         ready(emitted.map_err(Into::into))
     }
 
-    fn finish(&self, _context: &Context<'_>, state: Buckets<T>, out: &mut Vec<Outgoing>) {
-        state.send(self.node, out);
+    fn finish(&self, _context: &Context<'_>, state: Buckets<T>, done: &mut Done) {
+        state.send(self.node, &mut done.outgoing);
     }
 }

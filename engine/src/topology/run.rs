@@ -80,11 +80,11 @@ impl<O: 'static, T: Send + 'static, S: Sink<O, T>> Fused<O, T, S> {
         context.end();
         let finished = caught(async {
             context.settle().await?;
-            let mut outgoing = Vec::new();
-            self.sink.finish(context, state, &mut outgoing);
-            Ok(outgoing)
+            let mut done = Done::default();
+            self.sink.finish(context, state, &mut done);
+            Ok(done)
         });
-        Ok(Done { outgoing: finished.await.map_err(named)?, rejected })
+        Ok(Done { rejected, ..finished.await.map_err(named)? })
     }
 
     /// Runs rows until one fails or there are none left.
@@ -199,6 +199,12 @@ pub(crate) async fn caught<X>(event: impl Future<Output = Result<X>>) -> Result<
         Ok(result) => result,
         Err(payload) => Err(Failure::reject(Panicked(panic_message(&*payload)))),
     }
+}
+
+/// Runs code of the user's that waits for nothing; see [`caught`].
+pub(crate) fn panic_of(run: impl FnOnce()) -> Result<(), Panicked> {
+    std::panic::catch_unwind(AssertUnwindSafe(run))
+        .map_err(|payload| Panicked(panic_message(&*payload)))
 }
 
 /// Adds where it happened.

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 
 use super::chain::{AndThen, Chain, Each, Maybe, Sink};
-use super::{At, Context, Outgoing, Result};
+use super::{At, Context, Done, Result};
 
 macro_rules! opaque_debug {
     ($($name:ident<$($param:ident),*>),* $(,)?) => {$(
@@ -70,8 +70,8 @@ where
         self.next.push(state, at, (self.f)(row))
     }
 
-    fn finish(&self, context: &Context<'_>, state: Self::State, out: &mut Vec<Outgoing>) {
-        self.next.finish(context, state, out);
+    fn finish(&self, context: &Context<'_>, state: Self::State, done: &mut Done) {
+        self.next.finish(context, state, done);
     }
 }
 
@@ -117,8 +117,8 @@ where
         Maybe::new((self.f)(&row).then(|| self.next.push(state, at, row)))
     }
 
-    fn finish(&self, context: &Context<'_>, state: Self::State, out: &mut Vec<Outgoing>) {
-        self.next.finish(context, state, out);
+    fn finish(&self, context: &Context<'_>, state: Self::State, done: &mut Done) {
+        self.next.finish(context, state, done);
     }
 }
 
@@ -168,8 +168,8 @@ where
         Each::new((self.f)(row).into_iter(), move |row| self.next.push(state, at, row))
     }
 
-    fn finish(&self, context: &Context<'_>, state: Self::State, out: &mut Vec<Outgoing>) {
-        self.next.finish(context, state, out);
+    fn finish(&self, context: &Context<'_>, state: Self::State, done: &mut Done) {
+        self.next.finish(context, state, done);
     }
 }
 
@@ -219,8 +219,8 @@ where
         })
     }
 
-    fn finish(&self, context: &Context<'_>, state: Self::State, out: &mut Vec<Outgoing>) {
-        self.next.finish(context, state, out);
+    fn finish(&self, context: &Context<'_>, state: Self::State, done: &mut Done) {
+        self.next.finish(context, state, done);
     }
 }
 
@@ -275,8 +275,8 @@ where
         })
     }
 
-    fn finish(&self, context: &Context<'_>, state: Self::State, out: &mut Vec<Outgoing>) {
-        self.next.finish(context, state, out);
+    fn finish(&self, context: &Context<'_>, state: Self::State, done: &mut Done) {
+        self.next.finish(context, state, done);
     }
 }
 
@@ -296,7 +296,7 @@ where
         (self.f)(at, row)
     }
 
-    fn finish(&self, _context: &Context<'_>, (): (), _out: &mut Vec<Outgoing>) {}
+    fn finish(&self, _context: &Context<'_>, (): (), _done: &mut Done) {}
 }
 
 /// `using(tokens).for_each`: as [`ForEach`], with the tokens as an argument.
@@ -317,7 +317,7 @@ where
         (self.f)(at, self.tokens, row)
     }
 
-    fn finish(&self, _context: &Context<'_>, (): (), _out: &mut Vec<Outgoing>) {}
+    fn finish(&self, _context: &Context<'_>, (): (), _done: &mut Done) {}
 }
 
 /// `also`: a copy of every row goes through the branch, then the row goes on.
@@ -365,8 +365,8 @@ where
         })
     }
 
-    fn finish(&self, context: &Context<'_>, state: Self::State, out: &mut Vec<Outgoing>) {
-        self.branch.finish(context, state.0, out);
-        self.next.finish(context, state.1, out);
+    fn finish(&self, context: &Context<'_>, state: Self::State, done: &mut Done) {
+        self.branch.finish(context, state.0, done);
+        self.next.finish(context, state.1, done);
     }
 }

@@ -10,6 +10,7 @@
 mod api;
 mod backup;
 mod budget;
+mod combined;
 mod damage;
 mod differences;
 mod directory;

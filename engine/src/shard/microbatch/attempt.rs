@@ -34,6 +34,7 @@ impl Shard {
         let transaction = Self::transaction(topology, attempt);
         let running = topology.running.borrow_mut().remove(&attempt);
         let running = running.expect("only a running attempt is prepared");
+        assert!(!running.held.waits(), "changes that wait are work that is not finished");
         let mut entries = Vec::with_capacity(partitions.len());
         for id in partitions {
             let work = running.works.borrow_mut().remove(id).expect("it was touched");
@@ -155,6 +156,7 @@ impl Shard {
             }
             self.wake_events();
             running.hops.clear();
+            running.held.clear();
         }
         topology.moves.dropped(attempt);
         let above = topology.running.borrow().keys().any(|it| it.id > attempt.id);

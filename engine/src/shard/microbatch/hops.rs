@@ -95,7 +95,7 @@ impl Running {
 }
 
 impl Shard {
-    fn hop_bytes_max(&self) -> u64 {
+    pub(super) fn hop_bytes_max(&self) -> u64 {
         let options = &self.setup.options;
         let microbatch_bytes_max = options.microbatch_bytes_max.min(MICROBATCH_BYTES_LIMIT);
         credit::bytes_max(options.hop_bytes_max, microbatch_bytes_max, self.setup.shards)

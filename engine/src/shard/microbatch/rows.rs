@@ -82,7 +82,7 @@ impl Shard {
     }
 
     /// A piece of work begins: the participant hears of the first one.
-    fn begin_piece(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running) {
+    pub(super) fn begin_piece(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running) {
         let before = running.pieces.replace(running.pieces.get() + 1);
         if before == 0 {
             let attempt = running.attempt;
@@ -91,12 +91,21 @@ impl Shard {
     }
 
     /// Pieces of work have ended, and the rows that came of them are queued or sent: the participant hears
-    /// of the last one.
-    fn end_pieces(self: &Rc<Self>, topology: &Rc<Topology>, running: &Running, count: u64) {
+    /// of the last one. Changes that wait are one, and leave when they are the last.
+    pub(super) fn end_pieces(
+        self: &Rc<Self>,
+        topology: &Rc<Topology>,
+        running: &Rc<Running>,
+        count: u64,
+    ) {
         let left = running.pieces.get().checked_sub(count);
         let left = left.expect("a piece of work begins before it ends");
         running.pieces.set(left);
-        if left == 0 && count > 0 {
+        if left == 1 && running.held.waits() {
+            self.send_held(topology, running);
+            self.send_away(topology, running);
+            self.end_pieces(topology, running, 1);
+        } else if left == 0 && count > 0 {
             let attempt = running.attempt;
             self.participate(topology, participant::Input::WorkFinished { attempt, count: 1 });
         }

@@ -113,15 +113,19 @@ fn changes_of_a_row_are_combined_before_they_travel() {
         t.source(depot).aggregate(sums, |sums, (key, value)| sums.key(key).add(Sum(value)));
         (depot, sums.reader())
     });
-    for n in 0..8_000_u32 {
-        // The partitions take turns, so each of them sees each of the 100 keys.
-        engine.append(depot, &(n / 8 % 100, 1)).unwrap();
+    // Whether its records are run at once or in many runs of the event.
+    for (batch, rounds) in [(usize::MAX, 1), (7, 2)] {
+        engine = engine.batches_of(batch);
+        for n in 0..8_000_u32 {
+            // The partitions take turns, so each of them sees each of the 100 keys.
+            engine.append(depot, &(n / 8 % 100, 1)).unwrap();
+        }
+        let ran = engine.run().unwrap();
+        assert_eq!(ran[0].rows[&NodeIndex(1)], 8 * 100, "one per key and sending partition");
+        assert_eq!(ran[0].prefetched, 8 * 100);
+        assert_eq!(engine.select(sums.key(17)).unwrap(), Some(80 * rounds));
+        assert_eq!(engine.select(sums.all()).unwrap().len(), 100);
     }
-    let ran = engine.run().unwrap();
-    assert_eq!(ran[0].rows[&NodeIndex(1)], 8 * 100, "one partial per key and sending partition");
-    assert_eq!(ran[0].prefetched, 8 * 100);
-    assert_eq!(engine.select(sums.key(17)).unwrap(), Some(80));
-    assert_eq!(engine.select(sums.all()).unwrap().len(), 100);
 }
 
 #[test]
@@ -208,11 +212,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// With one sender, combining must not be seen, whatever aggregators meet in one row, however
-    /// the records are cut into batches and microbatches.
+    /// the records are cut into batches and microbatches, and however long changes wait for others.
     #[test]
     fn combining_is_never_seen(
         changes in prop::collection::vec((0_u32..150, 0_u8..4, -50_i64..50), 1..600),
         rows in 1_usize..200,
+        held_bytes in prop_oneof![Just(0), 200_usize..20_000, Just(usize::MAX)],
         cut in 0_usize..600,
         order: u64,
     ) {
@@ -231,7 +236,7 @@ proptest! {
             });
             (depot, values.reader())
         });
-        let mut engine = engine.cold().batches_of(rows).ordered_by(order);
+        let mut engine = engine.cold().batches_of(rows).holding(held_bytes).ordered_by(order);
         let mut model = BTreeMap::new();
         for (nth, &(key, how, value)) in changes.iter().enumerate() {
             if nth == cut {
