@@ -16,7 +16,8 @@
 //! | [`SetOf`], [`SetRemove`] | `BTreeSet<E>` | `Sub<Set<E>>` | of one against the other |
 //! | [`MultiSet`] | `BTreeMap<E, N>` | `Sub<Map<E, N>>`; reads the element's count | no |
 //! | [`MapOf`], [`MergeMap`] | `BTreeMap<K, V>` | `Sub<Map<K, V>>` | of values for one key |
-//! | [`ListOf`], [`Limit`] | `Vec<T>` | | yes |
+//! | [`ListOf`] | `Vec<T>` | `Sub<List<T>>`; reads the list's head | yes |
+//! | [`Limit`] | `Vec<T>` | | yes |
 //! | [`TopN`] | [`Top<I, S, N>`](Top) | | no |
 //! | [`Combine`] | a [`Merge`] | | its own affair |
 //! | [`Combined`] | the value of a [`Combiner`] | | its own affair |
@@ -120,10 +121,24 @@ pub struct ChangeOps<P> {
     pub combine: fn(&mut P, P),
     /// See [`Aggregate::MUST_FLUSH`].
     pub must_flush: Option<fn(&P) -> bool>,
-    /// Whether `apply` must be given the old value of the target's row.
-    pub reads_old: bool,
-    /// Applies a partial.
-    pub apply: fn(Apply<'_>, P) -> Result<()>,
+    /// What applying a partial does.
+    pub how: How<P>,
+}
+
+/// What applying a partial does.
+pub enum How<P> {
+    /// It writes rows, given at most one of them.
+    Rows {
+        /// Whether `apply` must be given the old value of the target's row.
+        reads_old: bool,
+        /// Applies the partial.
+        apply: fn(Apply<'_>, P) -> Result<()>,
+    },
+    /// It appends to a list that is stored element by element; the target is the list's head.
+    Append {
+        /// The elements, encoded.
+        items: fn(&FieldTable, P) -> Result<Vec<Vec<u8>>>,
+    },
 }
 
 /// What applying a partial works with.
@@ -185,7 +200,18 @@ impl<P, O> fmt::Debug for Change<P, O> {
 
 impl<P> fmt::Debug for ChangeOps<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChangeOps").field("reads_old", &self.reads_old).finish_non_exhaustive()
+        f.debug_struct("ChangeOps").field("how", &self.how).finish_non_exhaustive()
+    }
+}
+
+impl<P> fmt::Debug for How<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rows { reads_old, .. } => {
+                f.debug_struct("Rows").field("reads_old", reads_old).finish_non_exhaustive()
+            }
+            Self::Append { .. } => f.write_str("Append"),
+        }
     }
 }
 
@@ -196,10 +222,12 @@ impl<V: Data, A: Aggregate<V>> Adds<V> for A {
     const OPS: &'static ChangeOps<A::Partial> = &ChangeOps {
         combine: A::combine,
         must_flush: A::MUST_FLUSH,
-        reads_old: A::READS_OLD,
-        apply: |to, partial| {
-            let old = to.old.map(|bytes| decode(to.table, bytes)).transpose()?;
-            to.replace(A::apply(partial, old).as_ref())
+        how: How::Rows {
+            reads_old: A::READS_OLD,
+            apply: |to, partial| {
+                let old = to.old.map(|bytes| decode(to.table, bytes)).transpose()?;
+                to.replace(A::apply(partial, old).as_ref())
+            },
         },
     };
 

@@ -32,7 +32,7 @@
 //! [`Initially::read`], queries that are data the evaluator. So a module that declares another one shows that
 //! wherever nothing was written.
 
-use super::aggregate::{Adds, Aggregate, ChangeOps};
+use super::aggregate::{Adds, Aggregate, ChangeOps, How};
 use super::plan::Target;
 use super::{Data, Layout, One, Placing, Schema, Single, Stored, Whole, Written};
 use crate::codec::table::Trace;
@@ -105,10 +105,12 @@ impl<I: Initial, A: Aggregate<I::Value>> Adds<Initially<I>> for A {
     const OPS: &'static ChangeOps<A::Partial> = &ChangeOps {
         combine: A::combine,
         must_flush: A::MUST_FLUSH,
-        reads_old: A::READS_OLD,
-        apply: |to, partial| {
-            let old = Initially::<I>::read(to.table, to.old)?;
-            to.replace(A::apply(partial, Some(old)).as_ref())
+        how: How::Rows {
+            reads_old: A::READS_OLD,
+            apply: |to, partial| {
+                let old = Initially::<I>::read(to.table, to.old)?;
+                to.replace(A::apply(partial, Some(old)).as_ref())
+            },
         },
     };
 

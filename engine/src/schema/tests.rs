@@ -7,7 +7,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::aggregate::{Apply, Combine, Count, First, Last, ListOf, Max, Merge, Min, SetOf, Sum};
+use super::aggregate::{
+    Apply, Combine, Count, First, How, Last, ListOf, Max, Merge, Min, SetOf, Sum,
+};
 use super::*;
 use crate::codec::table::Trace;
 use crate::codec::{Error, Placement, encode_key};
@@ -75,9 +77,10 @@ impl Tree {
             }
         }
         for (key, (partial, ops)) in combined {
-            let old = self.rows.get(&key).filter(|_| ops.reads_old).cloned();
+            let How::Rows { reads_old, apply } = ops.how else { panic!("no list is added to") };
+            let old = self.rows.get(&key).filter(|_| reads_old).cloned();
             let rows = &mut self.rows;
-            let apply = Apply {
+            let to = Apply {
                 table: &self.table,
                 key: &key,
                 old: old.as_deref(),
@@ -87,7 +90,7 @@ impl Tree {
                     None => drop(rows.remove(key)),
                 },
             };
-            (ops.apply)(apply, partial).unwrap();
+            apply(to, partial).unwrap();
         }
     }
 

@@ -7,8 +7,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::module;
-use crate::schema::aggregate::{Count, Last, MapOf, MergeMap, MultiSet, SetOf, SetRemove, Sum};
-use crate::schema::{Map, Owned, Set, Sub, Uncounted};
+use crate::schema::aggregate::{
+    Count, Last, ListOf, MapOf, MergeMap, MultiSet, SetOf, SetRemove, Sum,
+};
+use crate::schema::{List, Map, Owned, Set, Sub, Uncounted};
 use crate::topology::{Failure, NodeIndex};
 
 type Posts = Map<u32, Sub<Map<u32, String>, Uncounted>>;
@@ -145,6 +147,15 @@ fn aggregators_read_what_they_say() {
     sets.aggregate(set.clone().add(SetRemove(3))).unwrap();
     assert_eq!(sets.take_io(), Io { deletes: 1, ..Io::default() });
     assert!(sets.select(set.all()).unwrap().is_empty());
+
+    let lists = TestPState::<Map<u8, Sub<List<u8>>>>::new().unwrap();
+    let list = lists.token().key(1);
+    for _ in 0..2 {
+        lists.aggregate((0..20).map(|n| list.clone().add(ListOf(n))).collect::<Vec<_>>()).unwrap();
+        let (read, written) = (Io { prefetched: 1, reads: 1, ..Io::default() }, 20 + 1);
+        assert_eq!(lists.take_io(), Io { puts: written, ..read }, "the head, and the elements");
+    }
+    assert_eq!(lists.select(list.size()).unwrap(), 40);
 
     let maps = TestPState::<Map<u8, Sub<Map<u8, u64>, Uncounted>>>::new().unwrap();
     let map = maps.token().key(1);

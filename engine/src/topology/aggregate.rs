@@ -14,9 +14,11 @@ use super::combine::{Combined, Pending, Waiting};
 use super::read::{fetch, index};
 use super::run::{caught, failed, pause};
 use super::token::Tokens;
-use super::{At, Context, Done, Event, EventFailure, Local, NodeIndex, Result, Rows, StateError};
+use super::{
+    At, Context, Done, Event, EventFailure, Local, NodeIndex, Result, Rows, StateError, list,
+};
 use crate::env::LocalFuture;
-use crate::schema::aggregate::Apply;
+use crate::schema::aggregate::{Apply, How};
 use crate::schema::{Change, Data, Owning};
 
 /// What the closure of `aggregate` returns: a change, `path.add(Sum(x))`; a tuple of up to eight of
@@ -225,8 +227,17 @@ async fn apply_all<P: 'static>(context: &Context<'_>, changes: Vec<Pending<P>>) 
     let (mut old, mut scratch) = (Vec::new(), Vec::new());
     for (nth, Pending { pstate, key, partial, ops }) in changes.into_iter().enumerate() {
         pause(local, nth).await;
+        let refused = |error| context.codec_error(pstate, error);
+        let (reads_old, apply) = match ops.how {
+            How::Rows { reads_old, apply } => (reads_old, apply),
+            How::Append { items } => {
+                let items = items(local.fields(), partial).map_err(refused)?;
+                list::append(context, pstate, &key, &items).await?;
+                continue;
+            }
+        };
         let mut is_there = false;
-        if ops.reads_old {
+        if reads_old {
             // Copied, so that nothing of the partition is borrowed while it is written.
             is_there = fetch(context, pstate, &key, |value| {
                 old.clear();
@@ -238,21 +249,21 @@ async fn apply_all<P: 'static>(context: &Context<'_>, changes: Vec<Pending<P>>) 
         let (mut written, target) = (Ok(()), key.as_slice());
         let mut write = |key: &[u8], value: Option<&[u8]>| {
             if written.is_ok() {
-                let was_there = (ops.reads_old && key == target).then_some(is_there);
+                let was_there = (reads_old && key == target).then_some(is_there);
                 written = match value {
                     Some(value) => context.put(index(pstate), key, value, was_there),
                     None => context.delete(index(pstate), key, was_there),
                 };
             }
         };
-        let apply = Apply {
+        let to = Apply {
             table: local.fields(),
             key: &key,
             old: is_there.then_some(old.as_slice()),
             scratch: &mut scratch,
             write: &mut write,
         };
-        (ops.apply)(apply, partial).map_err(|error| context.codec_error(pstate, error))?;
+        apply(to, partial).map_err(refused)?;
         written?;
     }
     Ok(())
@@ -261,7 +272,10 @@ async fn apply_all<P: 'static>(context: &Context<'_>, changes: Vec<Pending<P>>) 
 /// Has all rows that will be read fetched at once. Changes of one `PState` follow each other, as a rule.
 async fn prefetch<P: 'static>(local: &dyn Local, changes: &[Pending<P>]) -> Result<(), StateError> {
     for group in changes.chunk_by(|a, b| a.pstate == b.pstate) {
-        let read = group.iter().filter(|change| change.ops.reads_old);
+        let read = group.iter().filter(|change| match change.ops.how {
+            How::Rows { reads_old, .. } => reads_old,
+            How::Append { .. } => true,
+        });
         let keys: Vec<&[u8]> = read.map(|change| change.key.as_slice()).collect();
         if let (Some(first), false) = (group.first(), keys.is_empty()) {
             local.prefetch(index(first.pstate), &keys).await?;

@@ -107,6 +107,18 @@ impl<O> At<'_, O> {
     }
 }
 
+/// Adds elements at the end of the list with this head, in their order.
+pub(super) async fn append(
+    context: &Context<'_>,
+    pstate: PStateId,
+    head_key: &[u8],
+    items: &[Vec<u8>],
+) -> Result<(), StateError> {
+    let list = head_key.split_last().map_or(head_key, |(_, list)| list);
+    let place = Place { context, op: "append to", pstate, key: KeyBuf::from(list) };
+    place.done(0, place.list().extend(items).await)
+}
+
 /// Items of a list of this partition.
 pub(super) async fn items(
     context: &Context<'_>,

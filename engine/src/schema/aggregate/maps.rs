@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Adds, Aggregate, ChangeOps, Count, Counter, Last, check_element, to_element};
+use super::{Adds, Aggregate, ChangeOps, Count, Counter, How, Last, check_element, to_element};
 use crate::codec::{Key, KeyBuf, Result, encode};
 use crate::schema::plan::Target;
 use crate::schema::sizes::Counting;
@@ -138,18 +138,20 @@ impl<K: Key + Data + Ord, V: Data, Z: Counting> Adds<Sub<Map<K, V>, Z>> for Merg
     const OPS: &'static ChangeOps<BTreeMap<K, V>> = &ChangeOps {
         combine: |a, b| a.extend(b),
         must_flush: None,
-        reads_old: false,
-        apply: |to, map| {
-            let mut key = KeyBuf::from(to.key);
-            for (nth, value) in &map {
-                key.truncate(to.key.len());
-                nth.encode_key(&mut key);
-                check_element::<K>(&key)?;
-                to.scratch.clear();
-                encode(to.table, value, to.scratch)?;
-                (to.write)(&key, Some(to.scratch));
-            }
-            Ok(())
+        how: How::Rows {
+            reads_old: false,
+            apply: |to, map| {
+                let mut key = KeyBuf::from(to.key);
+                for (nth, value) in &map {
+                    key.truncate(to.key.len());
+                    nth.encode_key(&mut key);
+                    check_element::<K>(&key)?;
+                    to.scratch.clear();
+                    encode(to.table, value, to.scratch)?;
+                    (to.write)(&key, Some(to.scratch));
+                }
+                Ok(())
+            },
         },
     };
 

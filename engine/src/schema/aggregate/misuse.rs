@@ -7,7 +7,7 @@ macro_rules! cases {
             #[doc = concat!("```", $fence, r#"
 # use std::collections::{BTreeMap, BTreeSet};
 # use tidemill::schema::aggregate::*;
-# use tidemill::schema::{Map, Owned, Set, Sub};
+# use tidemill::schema::{List, Map, Owned, Set, Sub};
 # enum Desk {}
 # enum Union {}
 # impl Combiner for Union {
@@ -31,6 +31,7 @@ macro_rules! cases {
 #     map: Owned<Map<u64, BTreeMap<String, u32>>, Desk>,
 #     top: Owned<Map<u64, Top<u64, i64, 10>>, Desk>,
 #     sub_set: Owned<Map<u64, Sub<Set<String>>>, Desk>,
+#     sub_list: Owned<Map<u64, Sub<List<i64>>>, Desk>,
 #     sub_map: Owned<Map<u64, Sub<Map<String, u32>>>, Desk>,
 # ) {
 "#, $code, "\n# }\n# fn main() {}\n```")]
@@ -56,6 +57,7 @@ let _ = map.key(1).add(MergeMap(BTreeMap::new()));
 let _ = map.key(1).add(MultiSet("ann".to_owned()));
 let _ = top.key(1).add(TopN(7, 3));
 let _ = sub_set.key(1).add(SetRemove("ann".to_owned()));
+let _ = sub_list.key(1).add(ListOf(7));
 let _ = sub_map.key(1).add(MapOf("ann".to_owned(), 3));
 let _ = sub_map.key(1).add(MergeMap(BTreeMap::new()));
 let _ = sub_map.key(1).add(MultiSet("ann".to_owned()));
@@ -86,6 +88,9 @@ cases! {
     r#"let _ = sub_set.key(1).add(MultiSet("ann".to_owned()));"#
     "let _ = sub_map.key(1).add(MultiSet(7));"
     r#"let _ = list.key(1).add(Limit::<3, _>("ann".to_owned()));"#
+    r#"let _ = sub_list.key(1).add(ListOf("ann".to_owned()));"#
+    "let _ = sub_list.key(1).add(Limit::<3, _>(7));"
+    r#"let _ = sub_set.key(1).add(ListOf("ann".to_owned()));"#
 }
 
 // Keys and values of another type.

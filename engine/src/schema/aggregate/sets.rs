@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Adds, Aggregate, ChangeOps, to_element};
+use super::{Adds, Aggregate, ChangeOps, How, to_element};
 use crate::codec::{Key, Result};
 use crate::schema::plan::Target;
 use crate::schema::sizes::Counting;
@@ -43,10 +43,12 @@ impl<E: Key, Z: Counting> Adds<Sub<Set<E>, Z>> for SetOf<E> {
     const OPS: &'static ChangeOps<()> = &ChangeOps {
         combine: |(), ()| (),
         must_flush: None,
-        reads_old: false,
-        apply: |to, ()| {
-            (to.write)(to.key, Some(&[]));
-            Ok(())
+        how: How::Rows {
+            reads_old: false,
+            apply: |to, ()| {
+                (to.write)(to.key, Some(&[]));
+                Ok(())
+            },
         },
     };
 
@@ -96,10 +98,12 @@ impl<E: Key, Z: Counting> Adds<Sub<Set<E>, Z>> for SetRemove<E> {
     const OPS: &'static ChangeOps<()> = &ChangeOps {
         combine: |(), ()| (),
         must_flush: None,
-        reads_old: false,
-        apply: |to, ()| {
-            (to.write)(to.key, None);
-            Ok(())
+        how: How::Rows {
+            reads_old: false,
+            apply: |to, ()| {
+                (to.write)(to.key, None);
+                Ok(())
+            },
         },
     };
 

@@ -7,10 +7,31 @@ use crate::schema::plan::RangeOp;
 impl<R: Edits> List<'_, R> {
     /// Adds an element at the end.
     pub(crate) async fn push(&self, value: &[u8]) -> Result<(), R::Error> {
-        let Some(mut head) = self.head().await? else { return self.put_first(value) };
-        let Some(label) = self.label_behind(head.last) else {
-            return self.insert_anew(head, None, value).await;
-        };
+        self.extend(&[value]).await
+    }
+
+    /// Adds elements at the end, in their order. The head is read once, and written once.
+    pub(crate) async fn extend<V: AsRef<[u8]>>(&self, values: &[V]) -> Result<(), R::Error> {
+        let mut head = self.head().await?;
+        for value in values {
+            let value = value.as_ref();
+            let Some(mut there) = head else {
+                head = Some(self.put_first(value)?);
+                continue;
+            };
+            if let Some(label) = self.label_behind(there.last) {
+                self.put_last(&mut there, label, value)?;
+                head = Some(there);
+            } else {
+                self.insert_anew(there, None, value).await?;
+                head = self.head().await?;
+            }
+        }
+        head.map_or(Ok(()), |head| self.put_head(&head))
+    }
+
+    /// Writes an element behind all others, and what of the blocks does not lie in the head.
+    fn put_last(&self, head: &mut Head, label: Label, value: &[u8]) -> Result<(), R::Error> {
         self.rows.put(&self.key(0, label), value)?;
         head.last = label;
         for tail in &mut head.tails {
@@ -38,7 +59,7 @@ impl<R: Edits> List<'_, R> {
             }
             level += 1;
         }
-        self.put_head(&head)
+        Ok(())
     }
 
     /// Adds an element in front of the one at `index`, or at the end if that is the count.
@@ -127,12 +148,13 @@ impl<R: Edits> List<'_, R> {
         Ok((head, way, label))
     }
 
-    fn put_first(&self, value: &[u8]) -> Result<(), R::Error> {
+    /// Writes the only element; the head that goes with it.
+    fn put_first(&self, value: &[u8]) -> Result<Head, R::Error> {
         // There is as much room in front as behind.
         let last = 1 << 127;
         let root = Block { label: 0, elements: 1, children: 1 };
         self.rows.put(&self.key(0, last), value)?;
-        self.put_head(&Head { last, tails: vec![root] })
+        Ok(Head { last, tails: vec![root] })
     }
 
     /// A label above all others, if there is one.

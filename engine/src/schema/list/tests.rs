@@ -244,6 +244,29 @@ fn appending_costs_one_read_and_two_small_rows_however_long_the_list() {
 }
 
 #[test]
+fn elements_that_are_appended_together_make_the_rows_of_single_ones() {
+    // Labels behind the last one run out now and then, if they lie far apart.
+    for step in [1 << 64, 1 << 126] {
+        let (apart, together) = (Memory::default(), Memory::default());
+        let (one, all) = (small(&apart, 4, step), small(&together, 4, step));
+        let values: Vec<Vec<u8>> = (0..500_u32).map(|nth| nth.to_be_bytes().to_vec()).collect();
+        for values in values.chunks(77) {
+            for value in values {
+                now(one.push(value)).unwrap();
+            }
+            now(all.extend(values)).unwrap();
+            assert_eq!(*apart.rows.borrow(), *together.rows.borrow());
+        }
+        assert_eq!(check(&all), values);
+    }
+    // Of one level, so that no block becomes full.
+    let memory = Memory::default();
+    let list = List::new(&memory, PREFIX);
+    now(list.extend(&[b"a", b"b", b"c"])).unwrap();
+    assert_eq!(memory.cost.get(), Cost { seeks: 1, rows_read: 0, writes: 4 });
+}
+
+#[test]
 fn an_index_is_found_by_one_scan_a_level_and_an_edit_writes_one_row_a_level() {
     let memory = Memory::default();
     let list = List::new(&memory, PREFIX);

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::launch;
 use crate::module::{Depot, Module};
+use crate::schema::aggregate::ListOf;
 use crate::schema::{List, Map, PState, Sub};
 use crate::topology::{At, StateError};
 
@@ -124,6 +125,54 @@ fn edits_are_those_of_a_vector() {
         let texts = engine.dump().into_iter().filter(|row| row.1.0 == 0).count();
         assert_eq!(texts, 0, "a list that is deleted leaves no row");
     }
+}
+
+/// A record of the test below: from which partition, to which list, the how manieth of that partition.
+type Line = (u32, u32, u64);
+
+#[test]
+fn what_is_aggregated_into_a_list_keeps_the_order_of_each_sender() {
+    let ((depot, lists), engine) = launch(|m| {
+        let depot = m.depot::<Line>("lines").hash_by(|(from, ..)| from);
+        let t = m.microbatch(|| "t");
+        let lists = t.pstate::<Map<u32, Sub<List<(u32, u64)>>>>("lists");
+        t.source(depot).aggregate(lists, |lists, (from, list, nth): Line| {
+            lists.key(list).add(ListOf((from, nth)))
+        });
+        (depot, lists.reader())
+    });
+    let mut engine = engine.cold().batches_of(7).holding(2_000).ordered_by(5);
+    for round in 0..3_u64 {
+        for nth in 0..100 {
+            for from in 0..6 {
+                engine.append(depot, &(from, from % 2, 100 * round + nth)).unwrap();
+            }
+        }
+        engine.run().unwrap();
+        for list in 0..2_u32 {
+            let found = engine.select(lists.key(list).all()).unwrap();
+            assert_eq!(engine.select(lists.key(list).size()).unwrap(), found.len() as u64);
+            for from in (0..6).filter(|from| from % 2 == list) {
+                let of_one = found.iter().filter(|line| line.0 == from).map(|line| line.1);
+                assert!(of_one.eq(0..100 * (round + 1)), "list {list}, from {from}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_element_that_no_list_can_hold_rejects_the_record() {
+    let (depot, mut engine) = launch(|m| {
+        let depot = m.depot::<String>("names").hash_by(|name| name);
+        let t = m.microbatch(|| "t");
+        let lists = t.pstate::<Map<String, Sub<List<u8>>>>("lists");
+        t.source(depot).aggregate(lists, |lists, name: String| lists.key(&name).add(ListOf(1)));
+        depot
+    });
+    engine.append(depot, &"n".repeat(1_005)).unwrap();
+    engine.run().unwrap();
+    let origin = engine.append(depot, &"n".repeat(1_010)).unwrap();
+    assert_eq!(engine.run().unwrap_err().origin, Some(origin));
 }
 
 #[test]
