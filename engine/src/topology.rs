@@ -10,6 +10,7 @@ use crate::module::{DepotIndex, PStateIndex};
 
 mod aggregate;
 mod at;
+mod capture;
 mod chain;
 mod combine;
 mod event;
@@ -32,12 +33,13 @@ mod token;
 
 pub use aggregate::{Changes, NewEvent};
 pub use at::{At, Context};
+pub use capture::{Captures, OneValue};
 pub use chain::{Chain, Sink, Start};
 pub use combine::Combined;
 pub use event::{Done, Event, EventFailure, FailureKind, Origin, Outgoing, Record, Rows};
 pub use explain::Explanation;
 pub use failure::{Failure, Result};
-pub use flow::{Branch, Ended, Flow, Hopped, Next, Using};
+pub use flow::{Branch, Captured, Ended, Flow, Hopped, Next, Using};
 pub use hop::Row;
 pub use local::{Access, Local, Scan, StateError, Visit};
 pub use pages::Pages;

@@ -219,13 +219,13 @@ impl<'m, O: 'static> Topology<'m, O> {
     /// A flow of the records of `depot`, each where it lies.
     #[track_caller]
     pub fn source<T: Row, R>(&self, depot: Depot<T, R>) -> Hopped<'m, O, T, ()> {
-        self.source_as(depot.index, take_records)
+        self.source_as(depot.index, Intake::Take(take_records))
     }
 
     /// A flow of the records of `depot`, each where it lies, with the times they were appended.
     #[track_caller]
     pub fn source_timed<T: Row, R>(&self, depot: Depot<T, R>) -> Hopped<'m, O, (WallTime, T), ()> {
-        self.source_as(depot.index, take_timed)
+        self.source_as(depot.index, Intake::Take(take_timed))
     }
 
     #[track_caller]

@@ -174,25 +174,25 @@ impl Apply<'_> {
 /// Takes one row: its key, and its value or `None` to remove it.
 pub type WriteRow<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
 
-/// One addition to what is stored at a path.
-pub struct Change<P: 'static, O> {
+/// One addition to what is stored at a path, where the position is `S`.
+pub struct Change<P: 'static, O, S> {
     /// Where, or why the path is none.
     pub target: Result<Target>,
     /// What.
     pub partial: P,
     /// How.
     pub ops: &'static ChangeOps<P>,
-    owner: PhantomData<fn() -> O>,
+    types: PhantomData<fn() -> (O, S)>,
 }
 
-impl<P, O> Change<P, O> {
-    pub(super) fn new<S, A: Adds<S, Sent = P>>(mut target: Result<Target>, addend: A) -> Self {
+impl<P, O, S> Change<P, O, S> {
+    pub(super) fn new<A: Adds<S, Sent = P>>(mut target: Result<Target>, addend: A) -> Self {
         let partial = addend.sent(&mut target);
-        Self { target, partial, ops: A::OPS, owner: PhantomData }
+        Self { target, partial, ops: A::OPS, types: PhantomData }
     }
 }
 
-impl<P, O> fmt::Debug for Change<P, O> {
+impl<P, O, S> fmt::Debug for Change<P, O, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Change").field("target", &self.target).finish_non_exhaustive()
     }

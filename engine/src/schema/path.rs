@@ -186,7 +186,7 @@ impl<S, M, O> Path<S, M, O> {
     /// Adds to what is stored here, or to nothing; see [`super::aggregate`].
     #[must_use]
     #[allow(clippy::should_implement_trait, reason = "adds to what is stored, not to the path")]
-    pub fn add<A: Adds<S>>(self, addend: A) -> Change<A::Sent, O>
+    pub fn add<A: Adds<S>>(self, addend: A) -> Change<A::Sent, O, S>
     where
         M: Direct,
     {

@@ -62,7 +62,7 @@ impl Tree {
         }
     }
 
-    fn add<P, O: OwnedBy<Me>>(&mut self, changes: Vec<Change<P, O>>) {
+    fn add<P, O: OwnedBy<Me>, S>(&mut self, changes: Vec<Change<P, O, S>>) {
         // Combined per key first, as before a hop.
         let mut combined = BTreeMap::new();
         for Change { target, partial, ops, .. } in changes {

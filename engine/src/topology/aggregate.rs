@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::future::{Future, ready};
 use std::marker::PhantomData;
 
+use super::capture::NewValues;
 use super::chain::Sink;
 use super::combine::{Combined, Pending, Waiting};
 use super::read::{fetch, index};
@@ -56,7 +57,7 @@ pub trait Changes: 'static {
 /// Makes the code of a node, given its index and name.
 pub type NewEvent = fn(NodeIndex, String) -> Box<dyn Event>;
 
-impl<P: Data, O: Owning> Changes for Change<P, O> {
+impl<P: Data, O: Owning, S: 'static> Changes for Change<P, O, S> {
     type Owner = O::Writer;
     type Buffers = Waiting<P>;
     const NODES: usize = 1;
@@ -65,7 +66,7 @@ impl<P: Data, O: Owning> Changes for Change<P, O> {
         let target = self.target.map_err(|error| context.refused("add to", error))?;
         let to = target.place.partition(context.local().partitions());
         let (pstate, key, partial, ops) = (target.pstate, target.key, self.partial, self.ops);
-        buffers.add(to, Pending { pstate, key, partial, ops });
+        buffers.add(to, Pending { pstate, key, partial, ops, tag: () });
         Ok(())
     }
 
@@ -211,7 +212,7 @@ impl<P: Data> Event for Applied<P> {
         Box::pin(async move {
             let context = Context::new(local, self.node);
             let applied = caught(async {
-                apply_all::<P>(&context, rows.take()).await?;
+                apply_all(&context, rows.take::<Pending<P>>(), None).await?;
                 Ok(context.settle().await?)
             });
             let applied = applied.await;
@@ -221,11 +222,16 @@ impl<P: Data> Event for Applied<P> {
     }
 }
 
-async fn apply_all<P: 'static>(context: &Context<'_>, changes: Vec<Pending<P>>) -> Result<()> {
+/// Applies changes in their order; what is written to the row of each is added to `captured`, if there is one.
+pub(super) async fn apply_all<P: 'static, K>(
+    context: &Context<'_>,
+    changes: Vec<Pending<P, K>>,
+    mut captured: Option<&mut NewValues<K>>,
+) -> Result<()> {
     let local = context.local();
     prefetch(local, &changes).await?;
-    let (mut old, mut scratch) = (Vec::new(), Vec::new());
-    for (nth, Pending { pstate, key, partial, ops }) in changes.into_iter().enumerate() {
+    let (mut old, mut scratch, mut new) = (Vec::new(), Vec::new(), None);
+    for (nth, Pending { pstate, key, partial, ops, tag }) in changes.into_iter().enumerate() {
         pause(local, nth).await;
         let refused = |error| context.codec_error(pstate, error);
         let (reads_old, apply) = match ops.how {
@@ -246,7 +252,7 @@ async fn apply_all<P: 'static>(context: &Context<'_>, changes: Vec<Pending<P>>) 
             })
             .await?;
         }
-        let (mut written, target) = (Ok(()), key.as_slice());
+        let (mut written, target, captures) = (Ok(()), key.as_slice(), captured.is_some());
         let mut write = |key: &[u8], value: Option<&[u8]>| {
             if written.is_ok() {
                 let was_there = (reads_old && key == target).then_some(is_there);
@@ -254,6 +260,9 @@ async fn apply_all<P: 'static>(context: &Context<'_>, changes: Vec<Pending<P>>) 
                     Some(value) => context.put(index(pstate), key, value, was_there),
                     None => context.delete(index(pstate), key, was_there),
                 };
+            }
+            if captures && key == target {
+                new = value.map(<[u8]>::to_vec);
             }
         };
         let to = Apply {
@@ -265,12 +274,18 @@ async fn apply_all<P: 'static>(context: &Context<'_>, changes: Vec<Pending<P>>) 
         };
         apply(to, partial).map_err(refused)?;
         written?;
+        if let Some(captured) = &mut captured {
+            captured.note((pstate, key), new.take(), tag);
+        }
     }
     Ok(())
 }
 
 /// Has all rows that will be read fetched at once. Changes of one `PState` follow each other, as a rule.
-async fn prefetch<P: 'static>(local: &dyn Local, changes: &[Pending<P>]) -> Result<(), StateError> {
+async fn prefetch<P: 'static, K>(
+    local: &dyn Local,
+    changes: &[Pending<P, K>],
+) -> Result<(), StateError> {
     for group in changes.chunk_by(|a, b| a.pstate == b.pstate) {
         let read = group.iter().filter(|change| match change.ops.how {
             How::Rows { reads_old, .. } => reads_old,

@@ -116,8 +116,9 @@ impl<'a> Context<'a> {
         self.origin.set(None);
     }
 
+    /// The record that is to blame if the current row fails, if it is one.
     pub(crate) fn origin(&self) -> Option<Origin> {
-        self.origin.get()
+        self.origin.get().and_then(Origin::blamed)
     }
 
     /// The origin of a row that is sent on: that of the current row, told apart from all other rows

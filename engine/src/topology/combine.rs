@@ -36,7 +36,11 @@ impl std::fmt::Debug for Combined {
 
 impl Combined {
     /// What a run leaves for `node`, if it is anything.
-    pub(super) fn new<P: Data>(node: NodeIndex, changes: Waiting<P>) -> Option<Self> {
+    pub(super) fn new<P, K>(node: NodeIndex, changes: Waiting<P, K>) -> Option<Self>
+    where
+        P: Data,
+        K: Send + 'static,
+    {
         (!changes.changes.is_empty()).then(|| Self { node, changes: Box::new(changes) })
     }
 
@@ -85,7 +89,7 @@ trait Combining: Any + Send {
     );
 }
 
-impl<P: Data> Combining for Waiting<P> {
+impl<P: Data, K: Send + 'static> Combining for Waiting<P, K> {
     fn merge(&mut self, later: Box<dyn Combining>) {
         let later: Box<dyn Any> = later;
         let later: Box<Self> = later.downcast().expect("a node's changes are of one type");
@@ -96,7 +100,7 @@ impl<P: Data> Combining for Waiting<P> {
     }
 
     fn bytes(&self) -> usize {
-        let changes = self.changes.len() * size_of::<(u64, PartitionId, Pending<P>)>();
+        let changes = self.changes.len() * size_of::<(u64, PartitionId, Pending<P, K>)>();
         changes + self.slots.len() * size_of::<u32>() + self.owned_bytes
     }
 
@@ -122,44 +126,46 @@ impl<P: Data> Combining for Waiting<P> {
     }
 }
 
-/// A change on its way.
-pub(super) struct Pending<P: 'static> {
+/// A change on its way, with what goes on from where it is applied.
+pub(super) struct Pending<P: 'static, K = ()> {
     pub(super) pstate: PStateId,
     pub(super) key: KeyBuf,
     pub(super) partial: P,
     pub(super) ops: &'static ChangeOps<P>,
+    /// Of changes that are combined, that of the first one stays.
+    pub(super) tag: K,
 }
 
 /// Changes, combined by row: in the order of their first change, found by an open-addressed table of
 /// places in it.
-pub struct Waiting<P: 'static> {
-    changes: Vec<(u64, PartitionId, Pending<P>)>,
+pub struct Waiting<P: 'static, K = ()> {
+    changes: Vec<(u64, PartitionId, Pending<P, K>)>,
     /// 0 is free, else a place in `changes` plus 1: of the latest change of a row. At most half full.
     slots: Vec<u32>,
     /// Bytes of partials that were combined with others and may own memory, which those do now.
     owned_bytes: usize,
 }
 
-impl<P: 'static> Default for Waiting<P> {
+impl<P: 'static, K> Default for Waiting<P, K> {
     fn default() -> Self {
         Self { changes: Vec::new(), slots: Vec::new(), owned_bytes: 0 }
     }
 }
 
-impl<P: 'static> std::fmt::Debug for Waiting<P> {
+impl<P: 'static, K> std::fmt::Debug for Waiting<P, K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Waiting").field("changes", &self.changes.len()).finish_non_exhaustive()
     }
 }
 
-impl<P: 'static> Waiting<P> {
+impl<P: 'static, K> Waiting<P, K> {
     /// Adds a change that goes to partition `to`.
-    pub(super) fn add(&mut self, to: PartitionId, new: Pending<P>) {
+    pub(super) fn add(&mut self, to: PartitionId, new: Pending<P, K>) {
         let hash = xxh3_64_with_seed(&new.key, u64::from(new.pstate.0));
         self.add_hashed(hash, to, new);
     }
 
-    fn add_hashed(&mut self, hash: u64, to: PartitionId, new: Pending<P>) {
+    fn add_hashed(&mut self, hash: u64, to: PartitionId, new: Pending<P, K>) {
         if self.slots.len() < 2 * (self.changes.len() + 1) {
             self.grow();
         }
@@ -185,7 +191,7 @@ impl<P: 'static> Waiting<P> {
     }
 
     /// The slot of a row, or the free one where it belongs.
-    fn slot(&self, hash: u64, is_it: impl Fn(&Pending<P>) -> bool) -> usize {
+    fn slot(&self, hash: u64, is_it: impl Fn(&Pending<P, K>) -> bool) -> usize {
         let mask = self.slots.len() - 1;
         let mut slot = usize::try_from(hash & mask as u64).expect("below a length");
         loop {
@@ -225,7 +231,7 @@ mod tests {
     use crate::schema::aggregate::{Adds, Last, ListOf, Sum};
 
     fn change(key: u8, partial: i64, ops: &'static ChangeOps<i64>) -> Pending<i64> {
-        Pending { pstate: PStateId(0), key: KeyBuf::from(&[key][..]), partial, ops }
+        Pending { pstate: PStateId(0), key: KeyBuf::from(&[key][..]), partial, ops, tag: () }
     }
 
     fn run(changes: impl IntoIterator<Item = Pending<i64>>) -> Combined {
@@ -279,7 +285,7 @@ mod tests {
         let key = KeyBuf::from(&[1][..]);
         for n in 0..1_000 {
             let (pstate, key, partial) = (PStateId(0), key.clone(), vec![n]);
-            waiting.add(PartitionId(0), Pending { pstate, key, partial, ops });
+            waiting.add(PartitionId(0), Pending { pstate, key, partial, ops, tag: () });
         }
         assert_eq!(waiting.changes.len(), 1);
         assert!(waiting.bytes() >= 999 * size_of::<Vec<u64>>());

@@ -7,6 +7,7 @@ use std::any::Any;
 use std::fmt;
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Combined, Failure, Local, NodeIndex, StateError};
 use crate::env::LocalFuture;
@@ -120,7 +121,7 @@ pub struct Record {
 }
 
 /// The record a row was made of. Rows keep it until an aggregation, so that a failing row names its
-/// record.
+/// record; one that goes on behind it names none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     /// The depot, in its module.
@@ -135,12 +136,27 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Of a row that many records made, as one of them began it: it can be told apart from others, and no
+    /// record is blamed for it.
+    pub(crate) fn of_many(self) -> Self {
+        let branch = xxh3_64_with_seed(&self.branch.to_le_bytes(), u64::from(self.depot.0));
+        Self { depot: DEPOT_OF_MANY, branch, ..self }
+    }
+
+    /// Itself, if it is one record that is to blame.
+    pub(crate) fn blamed(self) -> Option<Self> {
+        (self.depot != DEPOT_OF_MANY).then_some(self)
+    }
+
     /// The record itself.
     #[must_use]
     pub fn record(depot: DepotIndex, partition: PartitionId, offset: Offset) -> Self {
         Self { depot, partition, offset, branch: 0 }
     }
 }
+
+/// No module declares so many depots.
+const DEPOT_OF_MANY: DepotIndex = DepotIndex(u32::MAX);
 
 /// Rows for another node of the topology, in the order in which they were made; those for a partition must
 /// arrive in the order sent.

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::panic::Location;
 
 use super::aggregate::{AggregateSink, Changes};
+use super::capture::{CaptureSink, Captures};
 use super::chain::{Chain, Sink, Start};
 use super::hop::{AppendSink, ByKey, ByValue, Everywhere, Globally, HopSink, Placed, Route, Row};
 use super::run::{Fused, Intake, Touch, take_traced, touch};
@@ -106,6 +107,10 @@ pub type Ended<O, C, R, S> = <R as Root<O, <C as Chain<O>>::In>>::Done<<C as Cha
 
 /// A flow behind a hop, which `S` sent its rows on.
 pub type Next<'m, O, T, C, R, S> = Hopped<'m, O, T, Ended<O, C, R, HopSink<S, T>>>;
+
+/// A flow behind an aggregation, of the new values; `S` sent what made them.
+pub type Captured<'m, O, C, R, P, F, U> =
+    Hopped<'m, O, <U as Captures>::Row, Ended<O, C, R, CaptureSink<P, F, U>>>;
 
 /// A flow at the start of an event.
 pub type Hopped<'m, O, T, D> = Flow<'m, O, T, Start<T>, AtNode<T, D>>;
@@ -273,6 +278,36 @@ impl<'m, O: 'static, T: 'static, C: Chain<O, Out = T>, R: Root<O, C::In>> Flow<'
         flow.end(AggregateSink { tokens, f: change, nodes, changes: PhantomData })
     }
 
+    /// Adds to what is stored, as [`Flow::aggregate`] does, and goes on with the new values, where they live.
+    ///
+    /// `change` gives a key with each change, as `(t.to, funds.key(t.to).add(Sum(t.cents)))`. The flow goes on
+    /// with rows of `(key, Some(value))`, and of `(key, None)` where the row was removed; of a value with an
+    /// initial one, with `(key, value)`. The key is whatever
+    /// names the row in what follows: of changes of one row that were combined, the first one's is kept, so it
+    /// should be the same for all of them.
+    ///
+    /// There is one such row for every row that something was added to, and for every batch of changes that is
+    /// applied there, with the value that the batch ended with: not one for each addition, since those are
+    /// combined. A microbatch applies one batch or some, depending on how its changes travelled; the last row of
+    /// a key has the microbatch's value. A row that was added to without being changed counts like others.
+    #[track_caller]
+    pub fn aggregate_into<P, U, F>(self, tokens: P, change: F) -> Captured<'m, O, C, R, P, F, U>
+    where
+        P: Tokens,
+        U: Captures<Owner: OwnedBy<O>>,
+        F: Fn(P, T) -> U + Send + Sync + 'static,
+    {
+        let draft = self.draft;
+        let node = draft.reserve_node(Location::caller());
+        let mut flow = self.stage("aggregate_into");
+        flow.last_stage().sends.push(node);
+        let carried = flow.end(CaptureSink { tokens, f: change, node, changes: PhantomData });
+        let intake = Intake::Apply(U::apply);
+        let mut flow = Flow::at_node(draft, node, Input::Aggregate, intake, carried).stage("apply");
+        flow.last_stage().name_tokens(&tokens);
+        flow
+    }
+
     /// Appends each row to a depot of the module, where the depot's placement puts it; of a random depot,
     /// here. The records get their offsets with the microbatch; ends the flow.
     #[track_caller]
@@ -296,7 +331,7 @@ impl<'m, O: 'static, T: 'static, C: Chain<O, Out = T>, R: Root<O, C::In>> Flow<'
         let mut flow = self.stage(name);
         flow.last_stage().sends.push(node);
         let carried = flow.end(HopSink { route, node, row: PhantomData });
-        Flow::at_node(draft, node, input, take_traced, carried)
+        Flow::at_node(draft, node, input, Intake::Take(take_traced), carried)
     }
 
     #[track_caller]

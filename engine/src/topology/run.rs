@@ -27,8 +27,19 @@ pub(crate) struct Traced<T> {
     pub(crate) row: T,
 }
 
-/// Turns what arrives into rows; what is none goes to the function, while the context names its record.
-pub(crate) type Intake<T> = fn(Rows, &Context<'_>, &mut dyn FnMut(Failure)) -> Vec<Traced<T>>;
+/// Turns what arrives into rows.
+pub(crate) enum Intake<T> {
+    /// At once.
+    Take(Take<T>),
+    /// By applying what arrives.
+    Apply(Apply<T>),
+}
+
+/// What is no row goes to the function, while the context names its record.
+type Take<T> = fn(Rows, &Context<'_>, &mut dyn FnMut(Failure)) -> Vec<Traced<T>>;
+
+/// Applies what arrives, and gives what came of it.
+type Apply<T> = for<'a> fn(Rows, &'a Context<'a>) -> LocalFuture<'a, Result<Vec<Traced<T>>>>;
 
 /// Brings what the first stages will read into memory, for a whole batch.
 pub(crate) type Touch<T> = Box<
@@ -62,7 +73,12 @@ impl<O: 'static, T: Send + 'static, S: Sink<O, T>> Fused<O, T, S> {
         let named = |failure| failed(&self.name, context, failure);
         let mut rejected = Vec::new();
         let taken = caught(async {
-            let rows = (self.intake)(rows, context, &mut |failure| rejected.push(named(failure)));
+            let rows = match self.intake {
+                Intake::Take(take) => {
+                    take(rows, context, &mut |failure| rejected.push(named(failure)))
+                }
+                Intake::Apply(apply) => apply(rows, context).await?,
+            };
             for touch in &self.touches {
                 touch(context, &rows).await?;
             }

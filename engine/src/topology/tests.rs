@@ -8,6 +8,7 @@ use crate::module::{self, Depot, Module};
 mod aggregates;
 mod bank;
 mod builder;
+mod captured;
 mod compound;
 mod failures;
 mod graph;

@@ -281,4 +281,16 @@ fn flows(m: &Module) {
     let t = m.microbatch(|| "desk");
     t.source(sales).aggregate(others, |others, (item, n)| others.key(item).add(Sum(n)));
     //~ this PState belongs to another topology: only the topology that declared it may write it
+    let own = t.pstate::<Map<u64, i64>>("own");
+    let items = t.pstate::<Map<u64, Sub<Set<i64>>>>("items");
+    t.source(sales)
+        .aggregate_into(own, |own, (item, n)| (item, own.key(item).add(Sum(n))))
+        .for_each(async |_, (item, n): (u64, Option<i64>)| Ok(()));
+    let _ = t.source(sales).aggregate_into(own, |own, (item, n)| own.key(item).add(Sum(n)));
+    //~ is not a change whose new value the flow can go on with
+    //~ takes a closure that returns `(key, token.key(k).add(Sum(x)))`
+    let _ = t.source(sales).aggregate_into(items, |it, (item, n)| (item, it.key(item).add(SetOf(n))));
+    //~ a flow cannot go on with what is stored here, a `Sub<Set<i64>>`: it is not one value
+    let _ = t.source(sales).aggregate_into(others, |it, (item, n)| (item, it.key(item).add(Sum(n))));
+    //~ this PState belongs to another topology: only the topology that declared it may write it
 }

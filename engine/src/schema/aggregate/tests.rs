@@ -304,7 +304,7 @@ fn nothing_is_removed_from_nothing() {
 
 #[test]
 fn additions_to_a_sub_go_to_the_row_of_their_element() {
-    fn key<P, O>(change: Change<P, O>) -> Vec<u8> {
+    fn key<P, O, S>(change: Change<P, O, S>) -> Vec<u8> {
         change.target.unwrap().key.to_vec()
     }
     enum Me {}
