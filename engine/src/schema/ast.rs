@@ -452,10 +452,7 @@ impl Function {
         f: impl Fn(C, T) -> Option<U> + Send + Sync + 'static,
     ) -> Self {
         Self::raw(move |fields, collected, value| {
-            let collected: Vec<_> =
-                collected.iter().map(|value| Value::from_bytes(value.bytes())).collect();
-            let collected = Value::list(collected.iter()).decode(fields)?;
-            let out = f(collected, codec::decode(fields, value.bytes())?);
+            let out = f(gathered(fields, collected)?, codec::decode(fields, value.bytes())?);
             out.map(|out| Value::of(fields, &out)).transpose()
         })
     }
@@ -469,6 +466,15 @@ impl Function {
     ) -> Self {
         Self::Local(Local(Arc::new(f)))
     }
+}
+
+/// What was collected, first to last, as a tuple or a `Vec`.
+pub(super) fn gathered<C: Data>(
+    fields: &FieldTable,
+    collected: &[Raw<'_>],
+) -> Result<C, codec::Error> {
+    let values: Vec<_> = collected.iter().map(|value| Value::from_bytes(value.bytes())).collect();
+    Value::list(values.iter()).decode(fields)
 }
 
 impl fmt::Debug for Local {

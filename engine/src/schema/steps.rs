@@ -92,7 +92,7 @@ use std::marker::PhantomData;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use super::ast::{Function, Navigate, Navigator, Op, Query, Step, Value};
+use super::ast::{Function, Navigate, Navigator, Op, Query, Step, Value, gathered};
 use super::eval::Queried;
 use super::private::Open;
 use super::{Data, Outside};
@@ -630,10 +630,7 @@ impl<O, T, C> Steps<O, T, C> {
     {
         // What is here is not decoded: it need not even be a value.
         let test = Function::raw(move |fields, collected, _| {
-            let collected: Vec<Value> =
-                collected.iter().map(|value| Value::from_bytes(value.bytes())).collect();
-            let collected = Value::list(collected.iter()).decode(fields)?;
-            Value::of(fields, &test(collected)).map(Some)
+            Value::of(fields, &test(gathered(fields, collected)?)).map(Some)
         });
         self.step(Step::Collected(test))
     }
