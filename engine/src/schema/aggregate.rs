@@ -18,13 +18,18 @@
 //! | [`MapOf`], [`MergeMap`] | `BTreeMap<K, V>` | `Sub<Map<K, V>>` | of values for one key |
 //! | [`ListOf`] | `Vec<T>` | `Sub<List<T>>`; reads the list's head | yes |
 //! | [`Limit`] | `Vec<T>` | | yes |
-//! | [`TopN`] | [`Top<I, S, N>`](Top) | | no |
+//! | [`TopN`]: also a sorted limit | [`Top<I, S, N>`](Top) | | no |
 //! | [`Combine`] | a [`Merge`] | | its own affair |
 //! | [`Combined`] | the value of a [`Combiner`] | | its own affair |
 //! | [`Accumulate`] | the value of an [`Accumulator`] | | yes |
 //!
 //! Nothing stored is no value: there is no need to put a zero first. What a fold over nothing would give
 //! (`0` of a sum, `true` of [`And`]) is what a missing row stands for, and no row is made for it.
+//!
+//! To keep some of what is added is a choice of the stored type: [`Limit`] keeps the first `N` elements; [`TopN`]
+//! keeps the `N` highest by any key, `TopN(element, key)`, in their order, and with
+//! [`Reverse(key)`](std::cmp::Reverse) the `N` lowest. Equal elements with equal keys are one there, so make an
+//! id part of those that should count one by one.
 //!
 //! To group is to add under a key: `sold.key(country).key(day).add(Sum(x))` keeps a sum per country and
 //! day. To add only sometimes, or many times, return an `Option` or a `Vec` of changes from `aggregate`;

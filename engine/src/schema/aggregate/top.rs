@@ -46,7 +46,25 @@ impl<I: Data + Ord, S: Data + Ord, const N: usize> Aggregate<Top<I, S, N>> for T
 /// The `N` ids with the highest scores, each with its highest. Equal scores are ranked by id, lower ones
 /// first, so the result depends on what was added, and not on when.
 ///
-/// For the lowest scores, take [`std::cmp::Reverse`] of them.
+/// For the lowest scores, take [`std::cmp::Reverse`] of them. This is also a limit with an order: the id is the
+/// row to keep, the score what the rows are sorted by.
+///
+/// ```
+/// # use std::cmp::Reverse;
+/// use tidemill::schema::Map;
+/// use tidemill::schema::aggregate::{Top, TopN};
+/// use tidemill::testing::TestPState;
+///
+/// // The three cheapest offers for each item, cheapest first.
+/// let offers = TestPState::<Map<String, Top<String, Reverse<u32>, 3>>>::new().unwrap();
+/// for (shop, cents) in [("a", 90), ("b", 70), ("c", 80), ("d", 95)] {
+///     let nuts = offers.token().key("nuts");
+///     offers.aggregate(nuts.add(TopN(shop.to_owned(), Reverse(cents)))).unwrap();
+/// }
+/// let cheapest = offers.select(offers.token().key("nuts")).unwrap().unwrap();
+/// let shops: Vec<_> = cheapest.ranked().iter().map(|(shop, _)| shop.as_str()).collect();
+/// assert_eq!(shops, ["b", "c", "a"]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Top<I, S, const N: usize> {
