@@ -15,6 +15,8 @@ use uuid::Uuid;
 mod music_catalogue;
 #[path = "../examples/profiles.rs"]
 mod profiles;
+#[path = "../examples/time_series.rs"]
+mod time_series;
 #[path = "../examples/top_users.rs"]
 mod top_users;
 #[path = "../examples/word_count.rs"]
@@ -22,6 +24,9 @@ mod word_count;
 
 use music_catalogue::{Release, percent};
 use profiles::{Edit, Field, Holder, Registration, UserId};
+use tidemill::schema::aggregate::{Combine, Merge};
+use tidemill::testing::TestPState;
+use time_series::{Measurement, SPANS, Series, Stats, pieces};
 use top_users::Purchase;
 
 const PARTITIONS: u32 = 8;
@@ -48,6 +53,7 @@ fn io(reads: u64, puts: u64) -> Io {
 fn all_run_on_an_engine() {
     music_catalogue::main().unwrap();
     profiles::main().unwrap();
+    time_series::main().unwrap();
     top_users::main().unwrap();
     word_count::main().unwrap();
 }
@@ -267,4 +273,105 @@ fn words_are_counted_and_a_frequent_one_costs_no_more_than_a_rare_one() {
     let most = u64::from(PARTITIONS) * 12;
     assert!(cost.reads <= most && cost.writes() <= most, "{cost:?}");
     assert_eq!((cost.scans, cost.reads), (0, cost.writes()));
+}
+
+/// Measurements at 400 different minutes of 42 days.
+fn measurements() -> Vec<Measurement> {
+    let measured = |nth: u64| Measurement {
+        url: "/tides".to_owned(),
+        minute: nth * 151 + nth * nth % 97,
+        millis: 20 + nth * 37 % 80,
+    };
+    (0..400).map(measured).collect()
+}
+
+/// The same over a stretch of minutes, from the measurements themselves.
+fn recounted(measurements: &[Measurement], minutes: std::ops::Range<u64>) -> Option<Stats> {
+    let within = measurements.iter().filter(|it| minutes.contains(&it.minute)).map(Stats::of);
+    within.reduce(|mut all, more| {
+        all.merge(more);
+        all
+    })
+}
+
+#[test]
+fn a_measurement_is_added_to_a_row_of_each_span() {
+    let (series, mut harness) = launch(time_series::time_series, 3);
+    let measurements = measurements();
+    for measured in &measurements {
+        harness.append(series.measurements, measured).unwrap();
+    }
+    let first = cost(&harness.run().unwrap());
+    // Those of one microbatch are combined: of months and days there are few.
+    assert!(first.reads == first.puts && first.puts < 2 * 400 + 400, "{first:?}");
+    assert_eq!((first.scans, first.deletes), (0, 0));
+    harness.append(series.measurements, &measurements[7]).unwrap();
+    let one = cost(&harness.run().unwrap());
+    assert_eq!((one.reads, one.puts, one.scans), (4, 4, 0));
+}
+
+#[test]
+fn a_stretch_of_time_is_read_from_the_fewest_rows() {
+    let state = TestPState::<Series>::new().unwrap();
+    let page = || state.token().key("/tides");
+    let measurements = measurements();
+    for it in &measurements {
+        let add =
+            |(span, length)| page().key((span, it.minute / length)).add(Combine(Stats::of(it)));
+        state.aggregate((0..).zip(SPANS).map(add).collect::<Vec<_>>()).unwrap();
+    }
+    state.take_io();
+    let read = |minutes: std::ops::Range<u64>| {
+        let rows =
+            pieces(minutes).into_iter().flat_map(|it| state.select(page().range(it)).unwrap());
+        rows.map(|(_, stats)| stats).reduce(|mut all, more| {
+            all.merge(more);
+            all
+        })
+    };
+    let day = SPANS[2];
+    for minutes in
+        [0..42 * day, 17..42 * day - 23, 3 * day + 711..31 * day + 59, 30..90, 5..6, 9..9]
+    {
+        assert_eq!(read(minutes.clone()), recounted(&measurements, minutes.clone()));
+        let io = state.take_io();
+        assert!(io.reads + io.scans < 10, "{minutes:?}: {io:?}");
+        assert!(io.rows_scanned < 100, "{minutes:?}: {io:?}");
+    }
+    // A minute is one row, by its key.
+    let minute = measurements[100].minute;
+    assert_eq!(pieces(minute..minute + 1), [(0, minute)..(0, minute + 1)]);
+    let found = state.select(page().key((0, minute))).unwrap();
+    assert_eq!(found, recounted(&measurements, minute..minute + 1));
+    assert_eq!(state.take_io(), io(1, 0));
+}
+
+#[test]
+fn pieces_make_up_a_stretch_of_time_and_no_longer_span_would_fit() {
+    for start in [0, 1, 59, 60, 61, 1_439, 1_440, 43_199, 43_200, 50_000] {
+        for length in [0, 1, 2, 59, 60, 119, 120, 1_500, 3_000, 43_199, 43_200, 100_000] {
+            let pieces = pieces(start..start + length);
+            let mut minutes: Vec<_> = pieces
+                .iter()
+                .map(|it| {
+                    let span = SPANS[usize::from(it.start.0)];
+                    it.start.1 * span..it.end.1 * span
+                })
+                .collect();
+            minutes.sort_by_key(|it| it.start);
+            let mut at = start;
+            for piece in minutes {
+                assert_eq!(piece.start, at);
+                at = piece.end;
+            }
+            assert_eq!(at, start + length);
+            assert!(pieces.len() <= 7);
+            for it in &pieces {
+                let Some(longer) = SPANS.get(usize::from(it.start.0) + 1) else { continue };
+                let longer = longer / SPANS[usize::from(it.start.0)];
+                let (from, to) = (it.start.1.next_multiple_of(longer), it.end.1 / longer * longer);
+                assert!(from >= to, "{it:?} has a longer span within it");
+            }
+        }
+    }
 }
