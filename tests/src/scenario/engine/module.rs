@@ -9,7 +9,8 @@
 //!   keeps what an account sent as one value.
 //! * `tally` counts receipts, those of the ledger and those that clients append.
 //! * `audit` counts events, nearly all of them where its coordinator lives, so that it mostly commits with
-//!   one write. It counts them all together, too, in the same partition.
+//!   one write. It counts them all together, too, in the same partition; lists them by key; and goes on with the
+//!   count of each key, which it stores once more.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,8 +18,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidemill::migrate::Migration;
 use tidemill::module::{Depot, Module};
-use tidemill::schema::aggregate::{Count, Sum};
-use tidemill::schema::{Initial, Initially, Map, Owned, PState, Set, Single, Sub, Uncounted};
+use tidemill::schema::aggregate::{Count, ListOf, Sum};
+use tidemill::schema::{Initial, Initially, List, Map, Owned, PState, Set, Single, Sub, Uncounted};
 use tidemill::topology::Failure;
 use tidemill::types::PStateId;
 
@@ -104,6 +105,9 @@ pub(super) type Done = Map<u64, Sub<Map<u64, Sub<Set<u64>>>>>;
 /// takes a while.
 pub(super) type Amounts = Map<u64, Sub<Map<u64, i64>, Uncounted>>;
 
+/// Ids of happenings, by key, in the order of its partition.
+pub(super) type Lined = Map<u64, Sub<List<u64>>>;
+
 /// In which set of [`Done`] a transfer lies: its id modulo this.
 pub(super) const GROUPS: u64 = 3;
 
@@ -164,6 +168,10 @@ pub(super) struct Bank {
     pub(super) tallied: PState<Map<u64, i64>>,
     pub(super) counted: PState<Map<u64, Chain>>,
     pub(super) happened: PState<Map<u64, u64>>,
+    /// The same, from the flow behind the count.
+    pub(super) shown: PState<Map<u64, u64>>,
+    /// What is in `counted`, one by one.
+    pub(super) lined: PState<Lined>,
     pub(super) vault: PState<Single<Initially<Full>>>,
     pub(super) total: PState<Single<u64>>,
 }
@@ -341,13 +349,22 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
     let audit = m.microbatch(|| AUDIT);
     let counted = audit.pstate::<Map<u64, Chain>>("counted");
     let happened = audit.pstate::<Map<u64, u64>>("happened");
+    let shown = audit.pstate::<Map<u64, u64>>("shown");
+    let lined = audit.pstate::<Lined>("lined");
     let total = audit.pstate::<Single<u64>>("total");
     audit
         .source(happenings)
         .also(|it| {
-            it.aggregate((happened, total), |(happened, total), it| {
-                (happened.key(it.key).add(Count), total.whole().add(Count))
+            it.aggregate((lined, total), |(lined, total), it| {
+                (lined.key(it.key).add(ListOf(it.id)), total.whole().add(Count))
             })
+        })
+        .also(|it| {
+            it.aggregate_into(happened, |happened, it| (it.key, happened.key(it.key).add(Count)))
+                .using(shown)
+                .for_each(async |at, shown, (key, count): (u64, Option<u64>)| {
+                    Ok(at.put(shown.key(key), count.unwrap_or_default())?)
+                })
         })
         .using(counted)
         .for_each(async |at, counted, it| {
@@ -372,6 +389,8 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
         tallied: tallied.reader(),
         counted: counted.reader(),
         happened: happened.reader(),
+        shown: shown.reader(),
+        lined: lined.reader(),
         vault: vault.reader(),
         total: total.reader(),
     }

@@ -11,7 +11,7 @@ use tidemill::topology::Row;
 use tidemill::types::{MicrobatchId, Offset, PartitionId};
 
 use super::history::{Kind, Place, Record};
-use super::module::{Bank, Chain, Era, GROUPS, Line};
+use super::module::{AUDIT, Bank, Chain, Era, GROUPS, Line};
 use super::oracles::sized::Sizes;
 use super::replay::{Depots, State};
 
@@ -70,20 +70,22 @@ pub(super) async fn state(bank: &Launched<Bank>, accounts: u64) -> Result<(State
         tallied: bank.select(bank.tallied.all()).await?.into_iter().collect(),
         counted: bank.select(bank.counted.all()).await?.into_iter().collect(),
         happened: bank.select(bank.happened.all()).await?.into_iter().collect(),
+        shown: bank.select(bank.shown.all()).await?.into_iter().collect(),
         vault: bank.select(bank.vault.whole()).await?,
         total: bank.select(bank.total.whole()).await?.unwrap_or(0),
         ..State::default()
     };
+    state.lined = lined(bank, &state.counted, &When::Now).await?;
     let sent = all_sent(bank, accounts, &When::Now).await?;
     let sizes = add_sent(bank, &mut state, sent);
     Ok((state, sizes))
 }
 
-/// The moment of the ledger that is read.
+/// The moment of a topology that is read.
 enum When<'a> {
     Now,
     Held(&'a Snapshot),
-    AsOf(MicrobatchId),
+    AsOf(&'static str, MicrobatchId),
 }
 
 /// A size, and the elements.
@@ -133,11 +135,22 @@ async fn all_sent(bank: &Launched<Bank>, accounts: u64, when: &When<'_>) -> Resu
     }
 }
 
+/// Ids that happened, by key, of all keys that were counted.
+async fn lined(
+    bank: &Launched<Bank>,
+    counted: &BTreeMap<u64, Chain>,
+    when: &When<'_>,
+) -> Result<BTreeMap<u64, Vec<u64>>> {
+    let of = |key: &u64| bank.lined.key(*key).all();
+    let found = at(bank.select_many(counted.keys().map(of)), when).await?;
+    Ok(counted.keys().copied().zip(found).collect())
+}
+
 fn at<P: Select>(selecting: SelectingMany<P>, when: &When<'_>) -> SelectingMany<P> {
     match when {
         When::Now => selecting,
         When::Held(snapshot) => selecting.at(snapshot),
-        When::AsOf(id) => selecting.as_of("ledger", *id),
+        When::AsOf(topology, id) => selecting.as_of(topology, *id),
     }
 }
 
@@ -183,10 +196,12 @@ pub(super) async fn held(
         sent: chains(bank, bank.select(bank.sent.all()).at(snapshot).await?),
         counted: bank.select(bank.counted.all()).at(snapshot).await?.into_iter().collect(),
         happened: bank.select(bank.happened.all()).at(snapshot).await?.into_iter().collect(),
+        shown: bank.select(bank.shown.all()).at(snapshot).await?.into_iter().collect(),
         vault: bank.select(bank.vault.whole()).at(snapshot).await?,
         total: bank.select(bank.total.whole()).at(snapshot).await?.unwrap_or(0),
         ..State::default()
     };
+    state.lined = lined(bank, &state.counted, &When::Held(snapshot)).await?;
     let sent = all_sent(bank, accounts, &When::Held(snapshot)).await?;
     let sizes = add_sent(bank, &mut state, sent);
     Ok((state, sizes))
@@ -202,7 +217,7 @@ pub(super) async fn backed_up(
         let mut found = backup.ids.iter().filter(|it| it.topology == topology);
         found.next().map_or(MicrobatchId(0), |it| it.id)
     };
-    let (ledger, tally, audit) = (id("ledger"), id("tally"), id(super::module::AUDIT));
+    let (ledger, tally, audit) = (id("ledger"), id("tally"), id(AUDIT));
     let mut state = State {
         funds: bank.select(bank.funds.all()).as_of("ledger", ledger).await?.into_iter().collect(),
         paid: bank.select(bank.paid.all()).as_of("ledger", ledger).await?.into_iter().collect(),
@@ -213,27 +228,15 @@ pub(super) async fn backed_up(
             .await?
             .into_iter()
             .collect(),
-        counted: bank
-            .select(bank.counted.all())
-            .as_of(super::module::AUDIT, audit)
-            .await?
-            .into_iter()
-            .collect(),
-        happened: bank
-            .select(bank.happened.all())
-            .as_of(super::module::AUDIT, audit)
-            .await?
-            .into_iter()
-            .collect(),
+        counted: bank.select(bank.counted.all()).as_of(AUDIT, audit).await?.into_iter().collect(),
+        happened: bank.select(bank.happened.all()).as_of(AUDIT, audit).await?.into_iter().collect(),
+        shown: bank.select(bank.shown.all()).as_of(AUDIT, audit).await?.into_iter().collect(),
         vault: bank.select(bank.vault.whole()).as_of("ledger", ledger).await?,
-        total: bank
-            .select(bank.total.whole())
-            .as_of(super::module::AUDIT, audit)
-            .await?
-            .unwrap_or(0),
+        total: bank.select(bank.total.whole()).as_of(AUDIT, audit).await?.unwrap_or(0),
         ..State::default()
     };
-    let sent = all_sent(bank, accounts, &When::AsOf(ledger)).await?;
+    state.lined = lined(bank, &state.counted, &When::AsOf(AUDIT, audit)).await?;
+    let sent = all_sent(bank, accounts, &When::AsOf("ledger", ledger)).await?;
     let sizes = add_sent(bank, &mut state, sent);
     Ok((state, sizes))
 }

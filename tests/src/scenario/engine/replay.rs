@@ -24,6 +24,8 @@ pub(super) struct State {
     pub(super) tallied: BTreeMap<u64, i64>,
     pub(super) counted: BTreeMap<u64, Chain>,
     pub(super) happened: BTreeMap<u64, u64>,
+    pub(super) shown: BTreeMap<u64, u64>,
+    pub(super) lined: BTreeMap<u64, Vec<u64>>,
     pub(super) vault: i64,
     pub(super) total: u64,
     /// Transfers that were refused.
@@ -67,6 +69,8 @@ pub(super) fn replay(depots: &Depots) -> State {
                 let counted = state.counted.entry(it.key).or_default();
                 *counted = counted.with(it.id);
                 *state.happened.entry(it.key).or_default() += 1;
+                *state.shown.entry(it.key).or_default() += 1;
+                state.lined.entry(it.key).or_default().push(it.id);
                 state.total += 1;
             }
             Record::Receipt(it) => {

@@ -28,6 +28,8 @@ pub(in super::super) fn judge(
     same("tallied", &expected.tallied, &found.tallied)?;
     same("counted", &expected.counted, &found.counted)?;
     same("happened", &expected.happened, &found.happened)?;
+    same("shown", &expected.shown, &found.shown)?;
+    same("lined", &expected.lined, &found.lined)?;
     let (wanted, got) = ((expected.vault, expected.total), (found.vault, found.total));
     check(NAME, wanted == got, || {
         format!("vault and total are {got:?}; the depots give {wanted:?}")

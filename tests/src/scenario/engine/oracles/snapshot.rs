@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use tidemill::schema::Initial;
 
 use super::super::history::{ChainOf, History};
-use super::super::module::Full;
+use super::super::module::{Chain, Full};
 use super::super::replay::State;
 use crate::scenario::{Failure, check};
 
@@ -29,6 +29,19 @@ pub(in super::super) fn judge(
         let counted = state.counted.get(key).map_or(0, |chain| chain.count);
         check(NAME, counted == *happened, || {
             format!("{happened} happened to {key}, and {counted} were counted")
+        })?;
+    }
+    check(NAME, state.shown == state.happened, || {
+        format!("{:?} happened, and {:?} went on", state.happened, state.shown)
+    })?;
+    for (key, chain) in &state.counted {
+        let lined = state.lined.get(key).into_iter().flatten();
+        let lined = lined.fold(Chain::default(), |chain, id| chain.with(*id));
+        check(NAME, lined == *chain, || {
+            format!(
+                "{:?} of {key} are in its list, and {chain:?} were counted",
+                state.lined.get(key)
+            )
         })?;
     }
     let ids: BTreeMap<_, _> = state.amounts.iter().map(|(key, it)| (*key, it.keys())).collect();
