@@ -64,6 +64,8 @@ named! {
         DiffLostInDifference = "diff-lost-in-difference",
         /// Folds write over pages of a root that a backup is copying.
         BackupForgetsHeldRoot = "backup-forgets-held-root",
+        /// Changes of aggregations that wait on a shard are dropped when they take too much, instead of sent.
+        ChangesLostOverBound = "changes-lost-over-bound",
         /// A step of a migration applies the function to what the function made.
         MigrationStepTwice = "migration-step-twice",
     }

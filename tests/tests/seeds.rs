@@ -125,6 +125,7 @@ fn planted_bugs_are_caught() {
         ("engine", Plant::SizeForgottenInCrash),
         ("engine", Plant::DiffLostAtResync),
         ("engine", Plant::DiffLostInDifference),
+        ("engine", Plant::ChangesLostOverBound),
     ];
     let mut caught = BTreeMap::new();
     for (name, plant) in plants {

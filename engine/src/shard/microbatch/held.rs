@@ -12,6 +12,7 @@ use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
 use super::{ROWS_MAX, Running, Topology};
+use crate::probe::{Plant, planted};
 use crate::shard::Shard;
 use crate::topology::{Combined, NodeIndex};
 use crate::types::PartitionId;
@@ -69,6 +70,9 @@ impl Shard {
         let before = held.bytes.replace(bytes);
         self.count_bytes(topology, running, (running.bytes.get() + bytes).saturating_sub(before));
         if bytes > self.hop_bytes_max() / 4 {
+            if planted(Plant::ChangesLostOverBound) {
+                held.clear();
+            }
             self.send_held(topology, running);
             self.end_pieces(topology, running, 1);
         }
