@@ -30,6 +30,7 @@ mod block_on;
 mod merge;
 mod pages;
 mod query;
+mod recompute;
 mod records;
 mod select;
 mod snapshot;

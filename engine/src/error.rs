@@ -97,6 +97,12 @@ pub enum Error {
         /// Why, and where.
         what: String,
     },
+    /// A recompute was not done, or ended without a switch: the topology and its `PState`s are what they were.
+    #[error("the recompute was not done: {what}")]
+    Recompute {
+        /// Which, what stood in its way, and what to do.
+        what: String,
+    },
     /// The engine was closed.
     #[error("the engine is closed")]
     Closed,

@@ -67,6 +67,7 @@ pub mod node;
 pub mod page;
 pub mod probe;
 pub mod pstate;
+pub mod recompute;
 pub mod schema;
 pub mod shard;
 pub mod subscribe;

@@ -62,6 +62,8 @@ named! {
         DiffLostAtResync = "diff-lost-at-resync",
         /// Folds write over pages of a root that a backup is copying.
         BackupForgetsHeldRoot = "backup-forgets-held-root",
+        /// Some shards go on writing to the old `PState`s after a recompute has switched to new ones.
+        RecomputeSwitchTorn = "recompute-switch-torn",
     }
 }
 
@@ -92,6 +94,10 @@ named! {
         TornRoot = "torn-root",
         /// A reader of an older id reads what was folded meanwhile.
         SnapshotAcrossFold = "snapshot-across-fold",
+        /// A shard recovers a topology that is being recomputed.
+        RecomputeAtCrash = "recompute-at-crash",
+        /// A shard recovers a topology that is stopped for the end of a recompute.
+        StoppedAtCrash = "stopped-at-crash",
         /// A segment ends in a damaged block.
         TornSegmentTail = "torn-segment-tail",
     }

@@ -131,11 +131,29 @@ impl Inspection<'_> {
                 ("topology", &module.topologies),
             ];
             for (kind, all) in kinds {
-                for Numbered { name, number, layout } in all {
+                for Numbered { name, number, layout, since } in all {
                     let layout = layout.as_ref().map(|it| format!(": {it}")).unwrap_or_default();
-                    writeln!(self.out, "  {kind:<9} {number:>4}  {name}{layout}")?;
+                    let since = match since {
+                        0 => String::new(),
+                        id => format!(", recomputed at microbatch {id}"),
+                    };
+                    writeln!(self.out, "  {kind:<9} {number:>4}  {name}{layout}{since}")?;
                 }
             }
+            for it in &module.recomputes {
+                let numbers: Vec<_> =
+                    it.pstates.iter().map(|it| format!("{} {}", it.number, it.name)).collect();
+                writeln!(
+                    self.out,
+                    "  recompute of {}: topology {}, PStates {}",
+                    it.topology,
+                    it.number,
+                    numbers.join(", ")
+                )?;
+            }
+        }
+        if !catalogue.leftovers.pstates.is_empty() {
+            writeln!(self.out, "PStates to be dropped: {:?}", catalogue.leftovers.pstates)?;
         }
         for types in self.fields().types() {
             let names = types.names().iter().enumerate();

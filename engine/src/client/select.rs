@@ -382,7 +382,12 @@ impl SelectOn {
                     );
                     return Err(Error::Invalid { what });
                 }
-                Ok(When::AsOf(*id))
+                let numbers = self.module.numbers();
+                let oldest = numbers.since[place];
+                if *id < oldest {
+                    return Err(Error::SnapshotExpired { wanted: *id, oldest });
+                }
+                Ok(When::AsOf(*id, numbers))
             }
         }
     }
@@ -394,8 +399,13 @@ impl SelectOn {
         when: When,
         within: Option<Duration>,
     ) -> (ShardId, oneshot::Receiver<Result<Vec<ReadAnswer>>>) {
+        let numbers = match &when {
+            When::Now => self.module.numbers(),
+            When::Pinned(pin) => Arc::clone(pin.numbers()),
+            When::AsOf(_, numbers) => Arc::clone(numbers),
+        };
         let operations = plans.into_iter().map(|plan| ReadOperation {
-            pstate: self.module.pstates[plan.pstate.0 as usize],
+            pstate: numbers.pstates[plan.pstate.0 as usize],
             owner: self.owner(plan),
             op: plan.op.clone(),
         });
@@ -404,7 +414,15 @@ impl SelectOn {
         let node = &self.engine.inner.node;
         let shard = node.setup.owner(partition);
         let answer = node.post(shard, |reply| {
-            Message::Read(ReadRequest { module, partition, operations, when, within, reply })
+            Message::Read(ReadRequest {
+                module,
+                partition,
+                operations,
+                numbers,
+                when,
+                within,
+                reply,
+            })
         });
         (shard, answer)
     }

@@ -10,6 +10,7 @@ use futures_util::stream::{Stream, unfold};
 use super::{Engine, Launched};
 use crate::codec::KeyBuf;
 use crate::error::{Error, Result};
+use crate::module::PStateIndex;
 use crate::node::Installed;
 use crate::schema::{ReadPlan, Reads};
 use crate::shard::message::{Message, PageRequest, SubscribeRequest, Subscribed};
@@ -101,9 +102,9 @@ impl<H> Launched<H> {
         let partition = place.partition(self.engine.partitions());
         let at = pstate.0 as usize;
         let owner = self.module.definition.pstates[at].owner;
-        let watch = Watch::of(self.module.pstates[at], op).or_else(invalid)?;
+        let watch = Watch::of(self.module.numbers().pstates[at], op).or_else(invalid)?;
         let shard = self.engine.inner.node.setup.owner(partition);
-        Ok(Place { shard, partition, owner, watch })
+        Ok(Place { shard, partition, owner, pstate: PStateIndex(pstate.0), watch })
     }
 }
 
@@ -112,6 +113,7 @@ struct Place {
     shard: ShardId,
     partition: PartitionId,
     owner: usize,
+    pstate: PStateIndex,
     watch: Watch,
 }
 
@@ -139,6 +141,7 @@ impl Place {
                     module: Arc::clone(module),
                     owner: self.owner,
                     partition: self.partition,
+                    pstate: self.pstate,
                     watch: self.watch.clone(),
                     again: reading == Reading::Again,
                     reply,
@@ -171,6 +174,7 @@ impl Place {
                     pin: Arc::clone(&registered.pin),
                     owner: self.owner,
                     partition: self.partition,
+                    pstate: self.pstate,
                     watch: self.watch.clone(),
                     after: after.take(),
                     reply,
@@ -284,6 +288,7 @@ impl<P: Subscribe> Subscription<P> {
                 }
                 // The queue goes, with what is in it.
                 Received::Gap => self.state = State::Off(Gap::Overrun),
+                Received::Moved => self.state = State::Off(Gap::Recomputed),
                 Received::Ended => {
                     self.state = State::Off(Gap::Reopened);
                     let error = self.engine.inner.node.setup.stopped_error(self.place.shard);

@@ -10,7 +10,7 @@
 //!
 //! Format 2 added the layouts. A file of format 1 is read, and its `PState`s take the layouts that the next
 //! launch declares; the file that this launch writes has the newest format. Format 3 added the sizes of
-//! collections: what was launched before keeps none.
+//! collections: what was launched before keeps none. Format 4 added recomputes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,12 +18,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
+use super::numbers::{Current, Numbers, Stops};
 use crate::codec::FieldTable;
 use crate::codec::table::Misfit;
 use crate::error::{Error, Result};
 use crate::module::{Definition, PStateIndex, Traced};
 use crate::schema::{Layout, ReadPlan, Reads};
 use crate::types::{DepotId, MicrobatchId, PStateId, ShardId, TopologyId};
+
+pub(crate) mod recomputes;
+
+pub use recomputes::{Leftovers, Recomputing};
 
 /// Everything that has a number.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -40,6 +45,9 @@ pub struct Catalogue {
     pub next_topology: u32,
     /// The numbers of record fields, as [`FieldTable::encode`] writes them.
     pub fields: Vec<u8>,
+    /// What recomputes have left to be dropped.
+    #[serde(default, skip_serializing_if = "Leftovers::is_empty")]
+    pub leftovers: Leftovers,
 }
 
 /// A launched module.
@@ -55,6 +63,9 @@ pub struct ModuleEntry {
     pub pstates: Vec<Numbered>,
     /// Its topologies.
     pub topologies: Vec<Numbered>,
+    /// Those of them that are being recomputed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recomputes: Vec<Recomputing>,
 }
 
 /// A name and its number.
@@ -68,13 +79,21 @@ pub struct Numbered {
     /// remembered this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<Layout>,
+    /// Of a `PState`: the id of its topology from which on it lies under this number, if it lay elsewhere before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for that")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Numbered {
     /// A name with its number.
     #[must_use]
     pub fn new(name: &str, number: u32) -> Self {
-        Self { name: name.to_owned(), number, layout: None }
+        Self { name: name.to_owned(), number, layout: None, since: 0 }
     }
 }
 
@@ -84,7 +103,7 @@ pub(crate) struct Installed {
     pub(crate) definition: Arc<Definition>,
     /// By place in the definition.
     pub(crate) depots: Vec<DepotId>,
-    pub(crate) pstates: Vec<PStateId>,
+    numbers: Current,
     /// The layouts of those in which sizes of collections are kept.
     pub(crate) sizes: Vec<Option<Layout>>,
     pub(crate) topologies: Vec<TopologyId>,
@@ -95,19 +114,66 @@ pub(crate) struct Installed {
     pub(crate) layouts: Vec<Layout>,
     /// How far each topology is visible: the highest id that some shard of this process has shown. All
     /// participants have applied it durably.
-    visible: Vec<AtomicU64>,
+    visible: Vec<Arc<AtomicU64>>,
     /// The same for each topology and shard, which follow each other within moments.
     shown: RwLock<BTreeMap<(usize, ShardId), MicrobatchId>>,
     /// Every shard that runs has the module, so its topologies may start.
     is_everywhere: AtomicBool,
     /// A launch has succeeded, or is about to.
     has_readers: AtomicBool,
+    /// Topologies that stand still for a recompute.
+    pub(crate) stops: Stops,
+    /// This is the second instance of one topology, the one at this place: nothing else of it runs.
+    pub(crate) shadow: Option<usize>,
 }
 
 impl Installed {
     /// Notes that readers may see an id, before any of them does.
     pub(crate) fn note_visible(&self, place: usize, id: MicrobatchId) {
         self.visible[place].fetch_max(id.0, Ordering::SeqCst);
+    }
+
+    /// The numbers of its `PState`s, to be held as long as they are used.
+    pub(crate) fn numbers(&self) -> Arc<Numbers> {
+        self.numbers.get()
+    }
+
+    /// Stores its `PState`s under other numbers from now on; answers with those before.
+    pub(crate) fn renumber(&self, numbers: Numbers) -> Arc<Numbers> {
+        self.numbers.replace(numbers)
+    }
+
+    /// The places and numbers of those of its topologies that run.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (usize, TopologyId)> + '_ {
+        let all = self.topologies.iter().copied().enumerate();
+        all.filter(|(place, _)| self.shadow.is_none_or(|shadow| shadow == *place))
+    }
+
+    /// A second instance of the topology at `place`, which goes by another number and writes to other
+    /// `PState`s. It reads what other topologies write where this one does.
+    pub(crate) fn shadow(&self, place: usize, id: TopologyId, pstates: Vec<PStateId>) -> Self {
+        let mut topologies = self.topologies.clone();
+        topologies[place] = id;
+        let mut visible = self.visible.clone();
+        visible[place] = Arc::default();
+        let mut since = self.numbers().since.clone();
+        since[place] = MicrobatchId(0);
+        Self {
+            definition: Arc::clone(&self.definition),
+            depots: self.depots.clone(),
+            numbers: Current::new(Numbers { pstates, since }),
+            sizes: self.sizes.clone(),
+            topologies,
+            dead_letters: self.dead_letters.clone(),
+            fields: Arc::clone(&self.fields),
+            layouts: self.layouts.clone(),
+            visible,
+            shown: RwLock::default(),
+            is_everywhere: AtomicBool::new(false),
+            has_readers: AtomicBool::new(false),
+            stops: Stops::default(),
+            shadow: Some(place),
+        }
     }
 
     /// How far each topology is visible.
@@ -170,7 +236,7 @@ impl Installed {
 }
 
 /// The format of files that are written.
-pub(crate) const FORMAT: u32 = 3;
+pub(crate) const FORMAT: u32 = 4;
 
 /// The oldest format that is read.
 const FORMAT_MIN: u32 = 1;
@@ -184,6 +250,7 @@ impl Default for Catalogue {
             next_pstate: 1,
             next_topology: 1,
             fields: Vec::new(),
+            leftovers: Leftovers::default(),
         }
     }
 }
@@ -241,11 +308,15 @@ impl Catalogue {
                 depots: Vec::new(),
                 pstates: Vec::new(),
                 topologies: Vec::new(),
+                recomputes: Vec::new(),
             });
             self.modules.len() - 1
         };
         let entry = &mut self.modules[place];
         entry.version = definition.version;
+        let left = entry.outdated(definition.version, |name| definition.owned_by(name));
+        self.leftovers.pstates.extend(left.pstates);
+        self.leftovers.topologies.extend(left.topologies);
         let dead_letter_names =
             definition.topologies.iter().map(|topology| dead_letters_of(&topology.name));
         let dead_letters: Vec<_> = dead_letter_names
@@ -270,15 +341,23 @@ impl Catalogue {
         for ((pstate, id), layout) in definition.pstates.iter().zip(&pstates).zip(&layouts) {
             entry.remember(&pstate.name, layout.clone(), id.0 >= pstates_before)?;
         }
+        let mut since = vec![MicrobatchId(0); topologies.len()];
+        for pstate in &definition.pstates {
+            let known = entry.pstates.iter().find(|it| it.name == pstate.name);
+            let of_it = MicrobatchId(known.map_or(0, |it| it.since));
+            since[pstate.owner] = since[pstate.owner].max(of_it);
+        }
         self.check_readable(&definition.name)?;
         Ok(Installed {
-            visible: topologies.iter().map(|_| AtomicU64::new(0)).collect(),
+            visible: topologies.iter().map(|_| Arc::default()).collect(),
             shown: RwLock::default(),
             is_everywhere: AtomicBool::new(false),
             has_readers: AtomicBool::new(false),
+            stops: Stops::default(),
+            shadow: None,
             definition,
             depots,
-            pstates,
+            numbers: Current::new(Numbers { pstates, since }),
             sizes,
             topologies,
             dead_letters,

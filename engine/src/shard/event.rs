@@ -182,8 +182,10 @@ impl Shard {
         // So that whoever waits for the record hears of it, however long ago it was.
         let key = partition::dead_letter_key(topology.id, letter.depot, record.offset);
         work.writes.borrow_mut().put(partition::SYSTEM, &key, &[]);
-        let depot = topology.module.dead_letters[topology.place];
-        push_append(&work, depot, letter.encode());
+        if !topology.is_shadow() {
+            let depot = topology.module.dead_letters[topology.place];
+            push_append(&work, depot, letter.encode());
+        }
         self.wrote(topology, running, &work, 0);
     }
 }

@@ -13,6 +13,8 @@ use crate::manifest::Manifest;
 use crate::module::{Definition, PStateIndex};
 use crate::node::Installed;
 use crate::node::catalogue::Catalogue;
+use crate::node::catalogue::recomputes::Alteration;
+use crate::node::numbers::Numbers;
 use crate::node::pins::Pin;
 use crate::schema::ast::{Functions, Query, Value};
 use crate::schema::{self, ReadOp};
@@ -73,6 +75,8 @@ pub(crate) enum Message {
     FoldAll { reply: Reply<()> },
     /// A step of a backup.
     Backup(super::backup::Request),
+    /// A step of a recompute.
+    Recompute(super::recompute::Request),
     /// Accepts nothing more, folds, closes the journal, and waits for [`Message::End`].
     Close { reply: Reply<Closed> },
     /// Ends the shard.
@@ -92,6 +96,8 @@ pub(crate) enum KeeperRequest {
     Launch { definition: Arc<Definition>, reply: Reply<Arc<Installed>> },
     /// What the directory holds, as its manifest has it.
     Read { reply: Reply<(Manifest, Catalogue)> },
+    /// Changes the catalogue for a recompute.
+    Alter { alteration: Alteration, reply: Reply<Catalogue> },
     /// Every journal was closed: the directory is clean.
     Clean { closed: Vec<Closed>, reply: Reply<()> },
     /// Journals that were created are the directory's journals from now on, and no others.
@@ -142,6 +148,8 @@ pub(crate) struct ReadRequest {
     pub(crate) module: Arc<Installed>,
     pub(crate) partition: PartitionId,
     pub(crate) operations: Vec<ReadOperation>,
+    /// Those in the operations.
+    pub(crate) numbers: Arc<Numbers>,
     pub(crate) when: When,
     /// How long it may take here.
     pub(crate) within: Option<Duration>,
@@ -169,8 +177,8 @@ pub(crate) enum When {
     Now,
     /// What is pinned; the pin is held until the answer is there.
     Pinned(Arc<Pin>),
-    /// An id of the topology that writes all of what is read.
-    AsOf(MicrobatchId),
+    /// An id of the topology that writes all of what is read, which is stored under these numbers.
+    AsOf(MicrobatchId, Arc<Numbers>),
 }
 
 /// One read; keys are encoded.
@@ -195,6 +203,8 @@ pub(crate) struct SubscribeRequest {
     /// The place of the topology that writes what is watched among those of its module.
     pub(crate) owner: usize,
     pub(crate) partition: PartitionId,
+    /// What is watched, whose number in `watch` counts only in an answer.
+    pub(crate) pstate: PStateIndex,
     pub(crate) watch: Watch,
     /// The subscriber had registered before, and has missed something.
     pub(crate) again: bool,
@@ -215,6 +225,7 @@ pub(crate) struct PageRequest {
     /// As in the registration, like the next two.
     pub(crate) owner: usize,
     pub(crate) partition: PartitionId,
+    pub(crate) pstate: PStateIndex,
     pub(crate) watch: Watch,
     /// The last key of the page before.
     pub(crate) after: Option<KeyBuf>,

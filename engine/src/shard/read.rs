@@ -163,7 +163,7 @@ impl ReadRequest {
 
     /// What is read, and where.
     fn what(&self) -> String {
-        let pstates = self.module.pstates.iter().zip(&self.module.definition.pstates);
+        let pstates = self.numbers.pstates.iter().zip(&self.module.definition.pstates);
         let mut names: Vec<_> = pstates
             .filter(|(number, _)| self.operations.iter().any(|read| read.pstate == **number))
             .map(|(_, pstate)| format!("`{}`", pstate.name))
@@ -185,7 +185,7 @@ impl When {
                 assert_eq!(pinned, topology, "a pin is of one module");
                 View::at(topology, id)
             }
-            Self::AsOf(id) => View::at(topology, *id),
+            Self::AsOf(id, _) => View::at(topology, *id),
         }
     }
 }

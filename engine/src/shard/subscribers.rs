@@ -14,6 +14,8 @@ use super::Shard;
 use super::message::{Page, PageRequest, SubscribeRequest, Subscribed, answer};
 use crate::env::Class;
 use crate::error::Result;
+use crate::module::PStateIndex;
+use crate::node::numbers::Numbers;
 use crate::node::pins::Pin;
 use crate::probe::{Plant, planted};
 use crate::pstate::{Direction, KeyRange, Run, View};
@@ -63,8 +65,8 @@ struct Due {
 impl Shard {
     /// Registers a subscriber; nothing happens between the pin, the id in it and the entry in the index.
     pub(super) fn subscribe(&self, request: SubscribeRequest) {
-        let SubscribeRequest { module, owner, partition, watch, again, reply } = request;
-        let registered = self.register(&module, owner, partition, watch, again);
+        let SubscribeRequest { module, owner, partition, pstate, watch, again, reply } = request;
+        let registered = self.register(&module, owner, partition, (pstate, watch), again);
         answer(reply, registered);
     }
 
@@ -73,7 +75,7 @@ impl Shard {
         module: &crate::node::Installed,
         owner: usize,
         partition: PartitionId,
-        watch: Watch,
+        (pstate, mut watch): (PStateIndex, Watch),
         again: bool,
     ) -> Result<Subscribed> {
         self.partition(partition)?;
@@ -82,6 +84,7 @@ impl Shard {
         self.topology(topology)?;
         let pin = Arc::new(Pin::visible(&self.setup, module));
         let (_, id) = pin.ids()[owner];
+        watch.pstate = pin.numbers().pstates[pstate.0 as usize];
         let (sender, receiver) = queue(self.setup.options.subscription_bytes_max);
         let lost = again && planted(Plant::DiffLostAtResync);
         let skip = if lost { id.next() } else { id };
@@ -104,7 +107,7 @@ impl Shard {
     }
 
     async fn read_page(&self, request: &PageRequest) -> Result<Page> {
-        let PageRequest { pin, owner, partition, watch, after, .. } = request;
+        let PageRequest { pin, owner, partition, pstate, watch, after, .. } = request;
         let partition = Rc::clone(self.partition(*partition)?);
         let (topology, id) = pin.ids()[*owner];
         let (from, to) = watch.bounds();
@@ -123,10 +126,30 @@ impl Shard {
             ControlFlow::Continue(())
         };
         let (view, range) = (View::at(topology, id), KeyRange { from, to });
+        let number = pin.numbers().pstates[pstate.0 as usize];
         let scan =
-            partition.store.scan(&view, watch.pstate, range, Direction::Forward, usize::MAX, visit);
+            partition.store.scan(&view, number, range, Direction::Forward, usize::MAX, visit);
         scan.await.map_err(|error| self.read_failed(&error))?;
         Ok(page)
+    }
+
+    /// Tells subscribers of a topology that what they watch has other numbers now, and forgets them.
+    pub(super) fn cut_moved(&self, topology: TopologyId, numbers: &Numbers) {
+        let mut all = self.subscribers.all.borrow_mut();
+        let is_moved = |it: &Subscriber| {
+            it.topology == topology && !numbers.pstates.contains(&it.watch.pstate)
+        };
+        let moved: Vec<_> =
+            all.iter().filter(|(_, it)| is_moved(it)).map(|(&number, _)| number).collect();
+        for number in &moved {
+            if let Some(subscriber) = all.get_mut(number) {
+                subscriber.queue.cut();
+            }
+        }
+        drop(all);
+        for number in moved {
+            self.subscribers.forget(number);
+        }
     }
 
     /// Takes note of what becomes visible of a topology: the ids above the one up to which it was.
@@ -170,6 +193,10 @@ impl Shard {
         loop {
             self.env.sleep(self.setup.options.subscription_heartbeat).await;
             self.subscribers.forget_the_abandoned();
+            let topologies: Vec<_> = self.topologies.borrow().values().cloned().collect();
+            for topology in topologies {
+                self.look_at_numbers(&topology);
+            }
             // What is not told yet comes first.
             if self.subscribers.due.borrow().is_empty() {
                 let topologies = self.topologies.borrow();

@@ -68,7 +68,12 @@ impl Shard {
         let WalkRequest { module, pstate, query, functions, .. } = request;
         let place = pstate.0 as usize;
         let view = when.view(module, module.definition.pstates[place].owner);
-        let rows = Rows { env: &self.env, partition, view, pstate: module.pstates[place] };
+        let numbers = match when {
+            When::Now => &module.numbers(),
+            When::Pinned(pin) => pin.numbers(),
+            When::AsOf(_, numbers) => numbers,
+        };
+        let rows = Rows { env: &self.env, partition, view, pstate: numbers.pstates[place] };
         let (_, layout) = module.described(*pstate);
         let cx = Cx::new(layout, &module.fields, functions);
         let mut found = Vec::new();

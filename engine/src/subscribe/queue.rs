@@ -59,6 +59,8 @@ struct Shared {
     bytes: AtomicU64,
     /// A diff was left out: nothing that comes later can be used.
     gap: AtomicBool,
+    /// What was watched is of the past.
+    moved: AtomicBool,
 }
 
 /// The shard's end.
@@ -91,6 +93,8 @@ pub(crate) enum Received {
     Diff(RawDiff),
     /// Something is missing here.
     Gap,
+    /// What was watched has another place now.
+    Moved,
     /// The shard ended.
     Ended,
 }
@@ -119,6 +123,11 @@ impl Sender {
         }
     }
 
+    /// Nothing more comes, since what was watched has another place now; whoever calls this drops the sender.
+    pub(crate) fn cut(&self) {
+        self.shared.moved.store(true, Ordering::Release);
+    }
+
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.shared.bytes.load(Ordering::Relaxed) == 0
@@ -134,6 +143,9 @@ impl Receiver {
     /// The next diff. A gap comes before the diffs that wait in front of it: they are of no use when the value
     /// is read anew. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Received {
+        if self.shared.moved.load(Ordering::Acquire) {
+            return Received::Moved;
+        }
         if self.has_gap() {
             return Received::Gap;
         }
@@ -142,6 +154,7 @@ impl Receiver {
                 self.shared.bytes.fetch_sub(diff.bytes(), Ordering::Relaxed);
                 Received::Diff(diff)
             }
+            None if self.shared.moved.load(Ordering::Acquire) => Received::Moved,
             None if self.has_gap() => Received::Gap,
             None => Received::Ended,
         }

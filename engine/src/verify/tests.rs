@@ -14,6 +14,7 @@ fn closed() -> (BTreeMap<String, Vec<u8>>, u64) {
         depots: (1..=600).map(|number| numbered(&format!("depot of {number}"), number)).collect(),
         pstates: (1..=600).map(|number| numbered(&format!("state of {number}"), number)).collect(),
         topologies: vec![numbered("ledger", 1)],
+        recomputes: Vec::new(),
     };
     let catalogue = Catalogue {
         modules: vec![module],
@@ -96,6 +97,7 @@ fn a_catalogue_that_contradicts_itself_is_found() {
         depots,
         pstates: vec![],
         topologies: vec![],
+        recomputes: Vec::new(),
     };
     catalogue.modules.push(module(vec![numbered("a", 1), numbered("b", 1), numbered("c", 0)]));
     let faults = faults(&catalogue);

@@ -21,6 +21,7 @@ mod lists;
 mod memory;
 mod notes;
 mod reads;
+mod recompute;
 mod rejects;
 mod reopening;
 mod sizes;

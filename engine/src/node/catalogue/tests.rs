@@ -74,7 +74,7 @@ fn a_catalogue_of_format_1_is_read_and_takes_the_layouts_of_the_next_launch() {
     // As it was written: nothing was added on the way.
     assert_eq!(String::from_utf8(old.encode()).unwrap(), GOLDEN_1);
     let new = launch::<ByDay>(&old).unwrap();
-    assert_eq!(new.format, 3);
+    assert_eq!(new.format, 4);
     assert_eq!(new.modules[0].depots, old.modules[0].depots);
     assert_eq!(new.fields, old.fields);
     assert_eq!(layout(&new).to_string(), "Map<String, Sub<Map<u64, Sale>, Uncounted>>");
@@ -111,7 +111,7 @@ fn the_stored_form_stays_as_it_is() {
     let of_2 = Catalogue::decode(GOLDEN_2.as_bytes()).unwrap();
     assert_eq!(String::from_utf8(of_2.encode()).unwrap(), GOLDEN_2);
     // What a launch makes of files of the formats before.
-    let now = GOLDEN_2.replace("\"format\": 2", "\"format\": 3");
+    let now = GOLDEN_2.replace("\"format\": 2", "\"format\": 4");
     for before in [Catalogue::decode(GOLDEN_1.as_bytes()).unwrap(), of_2] {
         let new = launch::<ByDay>(&before).unwrap();
         assert_eq!(String::from_utf8(new.encode()).unwrap(), now);
@@ -123,12 +123,12 @@ fn the_stored_form_stays_as_it_is() {
 
 #[test]
 fn a_format_that_is_not_known_is_refused_by_its_number() {
-    for format in [0, 4] {
+    for format in [0, 5] {
         let later = GOLDEN_2.replace("\"format\": 2", &format!("\"format\": {format}"));
         // Whatever else it has.
         let later = later.replace("\"modules\"", "\"units\"");
         let problem = Catalogue::decode(later.as_bytes()).unwrap_err();
-        assert_eq!(problem, format!("its format is {format}, and 1 to 3 are read here"));
+        assert_eq!(problem, format!("its format is {format}, and 1 to 4 are read here"));
     }
 }
 
