@@ -1,5 +1,6 @@
 //! The module that the engine runs in these worlds: a bank, whose state is a function of what lies in
-//! its depots, whatever the order in which depots and partitions are read. See [`super::replay`].
+//! its depots, whatever the order in which depots and partitions are read: so all topologies are `order_free`, and
+//! can be recomputed. See [`super::replay`].
 //!
 //! * `ledger` books deposits and transfers; what was paid in is also kept apart. A transfer is applied where the sender lives, then where the
 //!   receiver lives, and leaves a receipt; some clear the sender's history first, or part of it; some are
@@ -158,6 +159,7 @@ pub(super) fn bank(m: &Module) -> Bank {
     let receipts = m.depot::<Receipt>("receipts").hash_by(|receipt| &receipt.to);
 
     let ledger = m.microbatch(|| "ledger");
+    ledger.order_free();
     let funds = ledger.pstate::<Map<u64, i64>>("funds");
     let sent = ledger.pstate::<Map<u64, Chain>>("sent");
     let paid = ledger.pstate::<Map<u64, i64>>("paid");
@@ -204,6 +206,7 @@ pub(super) fn bank(m: &Module) -> Bank {
         .append_to(receipts);
 
     let tally = m.microbatch(|| "tally");
+    tally.order_free();
     let received = tally.pstate::<Map<u64, Chain>>("received");
     let tallied = tally.pstate::<Map<u64, i64>>("tallied");
     tally
@@ -216,6 +219,7 @@ pub(super) fn bank(m: &Module) -> Bank {
         });
 
     let audit = m.microbatch(|| AUDIT);
+    audit.order_free();
     let counted = audit.pstate::<Map<u64, Chain>>("counted");
     let happened = audit.pstate::<Map<u64, u64>>("happened");
     audit

@@ -23,6 +23,8 @@ pub(super) struct Shape {
     pub(super) deals: bool,
     /// This seed makes backups.
     pub(super) backs_up: bool,
+    /// This seed recomputes.
+    pub(super) recomputes: bool,
     pub(super) options: Options,
 }
 
@@ -38,6 +40,8 @@ impl Shape {
         Self {
             accounts,
             backs_up: accounts.is_multiple_of(3),
+            // Half of those that do, and half of those that do not.
+            recomputes: accounts.is_multiple_of(2),
             bulk_bytes: bulk_bytes_min,
             keys_at_audit: (0..64).filter(lives_at_audit).collect(),
             clients: random.within(2..6),
@@ -51,6 +55,8 @@ impl Shape {
                 journal_file_bytes: file_bytes,
                 microbatch_records_max: *random.pick(&[2, 8, 64]),
                 microbatch_bytes_max: 1 << 20,
+                recompute_share: if accounts.is_multiple_of(4) { 1.0 } else { 0.25 },
+                recompute_pause_max: Duration::from_secs(10),
                 history: Duration::ZERO,
                 history_bytes_max: Some(*random.pick(&[HISTORY_ROOMY, HISTORY_ROOMY, 128 << 10])),
                 subscription_bytes_max: *random.pick(&[1 << 20, 250, 250]),
