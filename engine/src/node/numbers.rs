@@ -16,7 +16,7 @@
 //! It is a fact of the process and not of a shard: a coordinator that is recovered meanwhile stays where it is, too.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::{Error, Result};
 use crate::types::{MicrobatchId, PStateId};
@@ -52,7 +52,7 @@ impl Current {
 
 /// Which topologies are stopped, by place; see the module. `number` tells the one who stops from others before.
 #[derive(Debug, Default)]
-pub(crate) struct Stops(Mutex<BTreeMap<usize, Stop>>);
+pub(crate) struct Stops(RwLock<BTreeMap<usize, Stop>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
@@ -62,21 +62,19 @@ enum Stop {
 
 impl Stops {
     fn with<T>(&self, look: impl FnOnce(&mut BTreeMap<usize, Stop>) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Before anything is asked to stop, so that who is recovered meanwhile stops, too.
     pub(crate) fn stop(&self, place: usize, number: u64) -> Result<()> {
-        self.with(|stops| match stops.get(&place) {
-            None => {
-                stops.insert(place, Stop::Held(number));
-                Ok(())
-            }
-            Some(_) => {
+        self.with(|stops| {
+            if stops.contains_key(&place) {
                 let what =
                     "an earlier recompute of it is not over: try again a moment later".to_owned();
-                Err(Error::Recompute { what })
+                return Err(Error::Recompute { what });
             }
+            stops.insert(place, Stop::Held(number));
+            Ok(())
         })
     }
 

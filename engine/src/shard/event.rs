@@ -35,8 +35,8 @@ impl Shard {
         let local = EventLocal::new(self, topology, running, work);
         let definition = topology.definition();
         let ran = match &self.setup.options.event_hook {
-            None => definition.nodes[node.0 as usize].event.run(&local, rows).await,
-            Some(hook) => hook.run(definition, node, &local, rows).await,
+            Some(hook) if !topology.is_shadow() => hook.run(definition, node, &local, rows).await,
+            Some(_) | None => definition.nodes[node.0 as usize].event.run(&local, rows).await,
         };
         match ran {
             Ok(done) => {

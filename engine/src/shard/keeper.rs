@@ -149,7 +149,6 @@ impl Hand {
         let traced = definition.trace(stored).map_err(Error::invalid)?;
         let installed = catalogue.install(definition, traced)?;
         self.store_catalogue(&mut state, catalogue).await?;
-        recompute::follow(&self.env, &self.setup, &state.catalogue);
         Ok(Arc::new(installed))
     }
 
@@ -171,6 +170,8 @@ impl Hand {
         next.catalogue = written?;
         self.store(state, next).await?;
         state.catalogue = catalogue;
+        // At once: this shard may end before the rest is done.
+        recompute::follow(&self.env, &self.setup, &state.catalogue);
         if old > 0 {
             // A leftover costs space and nothing else.
             drop(self.env.disk().remove(&catalogue_path(old)).await);
@@ -193,6 +194,7 @@ impl Hand {
         }
         let stored = self.store_catalogue(&mut state, catalogue).await;
         if state.is_known {
+            // Also if it was refused before anything was changed.
             recompute::follow(&self.env, &self.setup, &state.catalogue);
         }
         stored?;

@@ -4,12 +4,14 @@
 //! stopped in one step, at offsets that both can reach.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::ops::{Bound, ControlFlow};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tidemill_replication::two_phase::Source;
 use tidemill_replication::two_phase::coordinator::{self, Coordinator, PauseReason};
 
 use super::message::{Message, Reply, answer};
@@ -33,7 +35,7 @@ use crate::types::{MicrobatchId, Offset, PStateId, PartitionId, ShardId, Time, T
 /// of others for long.
 pub(super) const RECORDS_MAX: u64 = 256;
 
-/// A shadow that lacks no more records than this is near enough to stop its topology for.
+/// Two that are no more records apart than this are near enough to stop for.
 const NEAR_RECORDS: u64 = 8_192;
 
 /// Between two looks at what takes its time.
@@ -175,17 +177,24 @@ impl Shard {
     async fn wait_near(&self, topology: TopologyId, shadow: TopologyId, reply: Reply<()>) {
         // Nobody to tell means that it was left alone for now.
         while !reply.is_canceled() {
-            match self.records(topology, shadow).and_then(|records| {
-                self.is_stuck(shadow)?;
-                Ok(records)
-            }) {
-                Ok(Records { done, total }) if total > done.saturating_add(NEAR_RECORDS) => {
-                    self.env.sleep(LOOK_EVERY).await;
-                }
+            let distance = self.is_stuck(shadow).and_then(|()| self.distance(topology, shadow));
+            match distance {
+                Ok(distance) if distance > NEAR_RECORDS => self.env.sleep(LOOK_EVERY).await,
                 Ok(_) => return answer(reply, Ok(())),
                 Err(error) => return answer(reply, Err(error)),
             }
         }
+    }
+
+    /// How many records either of the two has to do until they are at the same ones.
+    fn distance(&self, topology: TopologyId, shadow: TopologyId) -> Result<u64> {
+        let first = self.with_coordinator(topology, Coordinator::planned)?;
+        let second = self.with_coordinator(shadow, Coordinator::planned)?;
+        let sources: BTreeSet<_> = first.keys().chain(second.keys()).collect();
+        let at =
+            |of: &BTreeMap<Source, Offset>, source| of.get(source).copied().unwrap_or_default();
+        let apart = sources.into_iter().map(|it| at(&first, it).0.abs_diff(at(&second, it).0));
+        Ok(apart.sum())
     }
 
     /// An error if a shadow cannot go on as long as the code is what it is.
@@ -266,6 +275,10 @@ impl Shard {
         number: u64,
         reply: Reply<Records>,
     ) {
+        if reply.is_canceled() {
+            // Whoever asked has left; nobody else would let them go on before the time is over.
+            return;
+        }
         let both = self.topology(topology).and_then(|it| Ok((it, self.topology(shadow)?)));
         let begun = both.and_then(|(first, second)| {
             let mut target = self.with_coordinator(topology, Coordinator::planned)?;
@@ -614,7 +627,10 @@ fn shown(module: &Installed, pstate: PStateIndex, key: &[u8], value: Option<Vec<
 const SHOWN_MAX: usize = 200;
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().take(SHOWN_MAX / 2).map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().take(SHOWN_MAX / 2).fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes all");
+        text
+    })
 }
 
 /// The record that a dead letter's key names.

@@ -463,6 +463,7 @@ impl<P: Folds> Follows for Follower<P> {
                     self.read(state, id);
                     told = None;
                 }
+                Received::Moved => panic!("nothing is recomputed"),
                 Received::Ended => panic!("it was not let go"),
             }
         }

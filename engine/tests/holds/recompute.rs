@@ -246,7 +246,7 @@ fn under_load_an_order_free_topology_comes_out_equal_and_takes_its_own_place() {
             reads
         })
     };
-    for round in 0..3 {
+    for round in 0..2 {
         let goal = rounds.load(Ordering::SeqCst) + 5;
         while rounds.load(Ordering::SeqCst) < goal {
             std::thread::sleep(Duration::from_millis(1));
@@ -288,7 +288,7 @@ fn under_load_an_order_free_topology_comes_out_equal_and_takes_its_own_place() {
     judge(&bank);
     block_on(bank.engine().fold()).unwrap();
     close(bank);
-    assert_eq!(stored(&data), BTreeSet::from([3, 8, 9]), "`moved`, and the last of the others");
+    assert_eq!(stored(&data), BTreeSet::from([3, 6, 7]), "`moved`, and the last of the others");
 
     let bank = open(&data, options(), self::bank);
     judge(&bank);

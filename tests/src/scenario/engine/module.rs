@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tidemill::module::{Depot, Module};
+use tidemill::recompute::{Reading, Unfulfilled};
 use tidemill::schema::aggregate::{Count, Sum};
 use tidemill::schema::{Map, PState, Set, Sub};
 use tidemill::topology::Failure;
@@ -132,8 +133,39 @@ thread_local! {
     static FAILED: RefCell<BTreeMap<u64, u32>> = const { RefCell::new(BTreeMap::new()) };
 }
 
+thread_local! {
+    /// What happens while a topology is stopped for the end of its recompute; answers whether its check then goes
+    /// on until some shard was down and came back.
+    static WHILE_STOPPED: RefCell<Option<Box<dyn Fn() -> bool>>> = const { RefCell::new(None) };
+}
+
+/// Has this happen whenever a topology is stopped for the end of its recompute.
+pub(super) fn while_stopped(happens: Option<Box<dyn Fn() -> bool>>) {
+    WHILE_STOPPED.set(happens);
+}
+
+/// The last step of a check: lets happen what is planned.
+async fn be_stopped(read: Reading, funds: PState<Map<u64, i64>>) -> Result<(), Unfulfilled> {
+    if !WHILE_STOPPED.with_borrow(|happens| happens.as_ref().is_some_and(|happens| happens())) {
+        return Ok(());
+    }
+    let mut was_down = false;
+    for _ in 0..READS_WHILE_STOPPED {
+        let all = read.select(funds.all()).await;
+        if was_down && all.is_ok() {
+            break;
+        }
+        was_down |= all.is_err();
+    }
+    Ok(())
+}
+
+/// Enough for a shard to be opened anew meanwhile, which it need not be.
+const READS_WHILE_STOPPED: u64 = 2_000;
+
 /// Forgets what failed in the world before.
 pub(super) fn forget_failures() {
+    while_stopped(None);
     FAILED.with_borrow_mut(BTreeMap::clear);
 }
 
@@ -163,6 +195,14 @@ pub(super) fn bank(m: &Module) -> Bank {
     let funds = ledger.pstate::<Map<u64, i64>>("funds");
     let sent = ledger.pstate::<Map<u64, Chain>>("sent");
     let paid = ledger.pstate::<Map<u64, i64>>("paid");
+    ledger.invariant("money", move |read| async move {
+        let paid: i64 = read.select(paid.all().values()).await?.into_iter().sum();
+        let total: i64 = read.select(funds.all().values()).await?.into_iter().sum();
+        if paid != total {
+            return Err(format!("{paid} was paid in, {total} came out").into());
+        }
+        be_stopped(read, funds.reader()).await
+    });
     let history = ledger.pstate::<Map<u64, Sub<Map<u64, Line>>>>("history");
     let done = ledger.pstate::<Done>("done");
     ledger
@@ -207,6 +247,7 @@ pub(super) fn bank(m: &Module) -> Bank {
 
     let tally = m.microbatch(|| "tally");
     tally.order_free();
+    tally.invariant("stopped", move |read| be_stopped(read, funds.reader()));
     let received = tally.pstate::<Map<u64, Chain>>("received");
     let tallied = tally.pstate::<Map<u64, i64>>("tallied");
     tally
@@ -220,6 +261,7 @@ pub(super) fn bank(m: &Module) -> Bank {
 
     let audit = m.microbatch(|| AUDIT);
     audit.order_free();
+    audit.invariant("stopped", move |read| be_stopped(read, funds.reader()));
     let counted = audit.pstate::<Map<u64, Chain>>("counted");
     let happened = audit.pstate::<Map<u64, u64>>("happened");
     audit

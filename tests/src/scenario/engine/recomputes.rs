@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use tidemill::client::Launched;
 use tidemill::error::Error;
+use tidemill::types::ShardId;
 
 use super::Shared;
-use super::module::{Bank, TOPOLOGIES};
+use super::module::{self, Bank, TOPOLOGIES};
+use crate::node::{After, Crash};
 use crate::scenario::Failure;
 use crate::world::World;
 
@@ -17,11 +19,12 @@ const NAME: &str = "recomputed";
 /// A device that stalls makes it slow, but not for ever.
 const RECOMPUTE_MAX: Duration = Duration::from_mins(10);
 
-/// Recomputes that are asked for in one life, or one round of the last one.
+/// Recomputes that are asked for in one life with trouble, and in all of the last one, which must end soon.
 const TRIES: u64 = 3;
+const HEALTHY_TRIES: u64 = 2;
 
-/// How often the state was replaced.
-pub(super) const RECOMPUTES: &str = "recomputes";
+/// How often the state was replaced in the last life.
+const HEALTHY: &str = "recomputes without faults";
 
 /// Recomputes topologies, if this is a seed that does. Some of that is left alone half-way, and found again by
 /// whoever asks next.
@@ -33,7 +36,12 @@ pub(super) async fn make(
     if !shared.shape.recomputes || shared.damaging.get() {
         return Ok(());
     }
-    for _ in 0..TRIES {
+    let tries = if shared.healthy.get() {
+        u64::from(shared.counted(HEALTHY) < HEALTHY_TRIES)
+    } else {
+        TRIES
+    };
+    for _ in 0..tries {
         world.sleep(Duration::from_micros(world.random().below(20_000))).await;
         let topology = *world.random().pick(&TOPOLOGIES);
         if world.random().one_in(8) {
@@ -45,10 +53,16 @@ pub(super) async fn make(
         } else {
             RECOMPUTE_MAX
         };
-        match world.timeout(most, bank.recompute(topology)).await {
+        if !shared.healthy.get() && world.random().one_in(2) {
+            module::while_stopped(Some(hit_while_stopped(world, shared, bank)));
+        }
+        let ended = world.timeout(most, bank.recompute(topology)).await;
+        module::while_stopped(None);
+        match ended {
             Some(Ok(recomputed)) => {
                 world.note(0, || format!("{recomputed:?}"));
-                shared.count(RECOMPUTES, 1);
+                shared.count("recomputes", 1);
+                shared.count(HEALTHY, u64::from(shared.healthy.get()));
             }
             Some(Err(error)) => {
                 judge(world, shared, &error)?;
@@ -62,6 +76,29 @@ pub(super) async fn make(
         }
     }
     Ok(())
+}
+
+/// A shard ends while a topology is stopped, or the machine a little later.
+fn hit_while_stopped(
+    world: &World,
+    shared: &Rc<Shared>,
+    bank: &Launched<Bank>,
+) -> Box<dyn Fn() -> bool> {
+    let random = world.random();
+    let shard =
+        ShardId(u16::try_from(random.below(u64::from(bank.engine().shards()))).expect("few"));
+    let (engine, node, shared) = (bank.engine().clone(), shared.node.clone(), Rc::clone(shared));
+    let after = After::Operations(random.within(1..25));
+    let (is_shard, waits) = (random.one_in(2), random.one_in(2));
+    Box::new(move || {
+        shared.count("hits of stopped topologies", 1);
+        if is_shard {
+            engine.fail_shard(shard, "it was hit while a topology was stopped");
+        } else {
+            node.crash_after(after, Crash::Power);
+        }
+        is_shard && waits
+    })
 }
 
 async fn give_up(
