@@ -65,14 +65,12 @@ fn bank_of(moving: Moving, fee: &'static AtomicI64) -> impl Fn(&Module) -> Bank 
             Moving::OrderFree => mover.order_free(),
             Moving::Invariant => {
                 mover.invariant("no account has lost anything", move |read| async move {
-                    match read.select(moved.all()).await?.into_iter().find(|(_, cents)| *cents < 0)
-                    {
-                        None => Ok(()),
-                        Some((account, cents)) => {
-                            Err(format!("account {account} has {cents}").into())
-                        }
-                    }
-                })
+                    let all = read.select(moved.all()).await?;
+                    let lost = all.into_iter().find(|(_, cents)| *cents < 0);
+                    lost.map_or(Ok(()), |(account, cents)| {
+                        Err(format!("account {account} has {cents}").into())
+                    })
+                });
             }
             Moving::Undeclared => {}
         }
