@@ -131,7 +131,7 @@ impl Inspection<'_> {
                 ("topology", module.topologies.clone()),
             ];
             for (kind, all) in kinds {
-                for Numbered { name, number, layout, placed, migrating, migrated } in all {
+                for Numbered { name, number, layout, placed, migrating, migrated, since } in all {
                     let layout =
                         layout.map(|it| format!(": {}", placed.written(&it))).unwrap_or_default();
                     let running = migrating.map(|it| format!(", being migrated by {}", it.id));
@@ -140,9 +140,30 @@ impl Inspection<'_> {
                         [] => String::new(),
                         done => format!(", was migrated by {}", done.join(", ")),
                     };
-                    writeln!(self.out, "  {kind:<9} {number:>4}  {name}{layout}{running}{done}")?;
+                    let since = match since {
+                        0 => String::new(),
+                        id => format!(", recomputed at microbatch {id}"),
+                    };
+                    writeln!(
+                        self.out,
+                        "  {kind:<9} {number:>4}  {name}{layout}{running}{done}{since}"
+                    )?;
                 }
             }
+            for it in &module.recomputes {
+                let numbers: Vec<_> =
+                    it.pstates.iter().map(|it| format!("{} {}", it.number, it.name)).collect();
+                writeln!(
+                    self.out,
+                    "  recompute of {}: topology {}, PStates {}",
+                    it.topology,
+                    it.number,
+                    numbers.join(", ")
+                )?;
+            }
+        }
+        if !catalogue.leftovers.pstates.is_empty() {
+            writeln!(self.out, "PStates to be dropped: {:?}", catalogue.leftovers.pstates)?;
         }
         for types in self.fields().types() {
             let names = types.names().iter().enumerate();

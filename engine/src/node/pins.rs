@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Installed;
+use super::numbers::Numbers;
 use crate::probe::{Plant, planted};
 use crate::shard::Setup;
 use crate::types::{MicrobatchId, TopologyId};
@@ -52,22 +53,37 @@ impl Pins {
 pub(crate) struct Pin {
     setup: Arc<Setup>,
     ids: Vec<(TopologyId, MicrobatchId)>,
+    /// What is stored where at those ids.
+    numbers: Arc<Numbers>,
 }
 
 impl Pin {
     /// Holds what is visible now.
     pub(crate) fn visible(setup: &Arc<Setup>, module: &Installed) -> Self {
         let mut held = setup.pins.held.write().unwrap_or_else(PoisonError::into_inner);
-        let ids = module.visible();
+        // A topology stands still while its numbers change, so that the ids belong to them if they are the same
+        // before and after.
+        let (ids, numbers) = loop {
+            let numbers = module.numbers();
+            let ids = module.visible();
+            if Arc::ptr_eq(&numbers, &module.numbers()) {
+                break (ids, numbers);
+            }
+        };
         for place in &ids {
             *held.entry(*place).or_default() += 1;
         }
-        Self { setup: Arc::clone(setup), ids }
+        Self { setup: Arc::clone(setup), ids, numbers }
     }
 
     /// The ids, in the order in which the module declares its topologies.
     pub(crate) fn ids(&self) -> &[(TopologyId, MicrobatchId)] {
         &self.ids
+    }
+
+    /// The numbers that the module's `PState`s had at these ids.
+    pub(crate) fn numbers(&self) -> &Arc<Numbers> {
+        &self.numbers
     }
 }
 

@@ -24,6 +24,7 @@ mod migrated;
 mod migrations;
 mod notes;
 mod reads;
+mod recompute;
 mod rejects;
 mod reopening;
 mod roots;

@@ -219,7 +219,7 @@ impl Shard {
             let message = format!(
                 "microbatch {} of {} needs more than {bytes_max} bytes on shard {}",
                 running.attempt.id,
-                topology.definition().name,
+                topology.title(),
                 self.env.shard()
             );
             let failure = Failure { origin: None, kind: FailureKind::TooLarge, message };
@@ -322,7 +322,9 @@ impl Shard {
         exclusions: &[Exclusion],
     ) {
         let records = ranges.iter().map(|range| range.to.0 - range.from.0).sum();
-        let running = Rc::new(Running::new(attempt, began, self.attempt_bytes_max(records)));
+        let bytes_max = self.attempt_bytes_max(records);
+        let numbers = self.look_at_numbers(topology);
+        let running = Rc::new(Running::new(attempt, began, bytes_max, numbers));
         topology.running.borrow_mut().insert(attempt, Rc::clone(&running));
         if !ranges.is_empty() {
             self.begin_piece(topology, &running);
