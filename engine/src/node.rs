@@ -1,8 +1,8 @@
 //! One process: its options, its catalogue, and how its shards are opened, reopened and closed.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_channel::oneshot;
@@ -266,7 +266,7 @@ impl Node {
         let (dropped, retired) = boot.catalogue.left_over();
         let keeper = Keeper::new(boot.manifest, boot.catalogue);
         let setup = Arc::new(Setup::new(options, shape, run, keeper));
-        setup.note_dropped(dropped, Weak::new());
+        setup.note_dropped(dropped, Vec::new());
         setup.note_retired(retired);
         let dealt = plans.iter().any(|plan| matches!(plan, Plan::Create { .. }));
         let journals: Vec<JournalId> = plans.iter().map(Plan::journal).collect();

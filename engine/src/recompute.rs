@@ -18,7 +18,11 @@
 //! The topology keeps its name, its ids and its offsets; only where its `PState`s are stored changes. A request, a
 //! snapshot or a page that began before the switch reads the old state to its end; what begins later reads the new
 //! one. Subscriptions are told ([`Gap::Recomputed`](crate::subscribe::Gap::Recomputed)). An id from before the switch
-//! cannot be read by `as_of` any more.
+//! cannot be read by `as_of` any more, nor compared with one from after it.
+//!
+//! A topology of which a `PState` is being [migrated](crate::migrate) is not recomputed, and a launch that would begin
+//! a migration of one that is being recomputed is refused. A launch of another version of the module ends its
+//! recomputes: what came out so far was made by other code.
 //!
 //! After a crash at any step before the switch the shadow goes on where it was, as any topology does, as soon as its
 //! module is launched; [`Launched::recompute`] is called again to see it through. At and after the switch, it is over.

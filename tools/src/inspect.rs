@@ -453,11 +453,26 @@ impl Inspection<'_> {
     fn numbered(&self, kind: Kind) -> impl Iterator<Item = (&str, Numbered)> {
         let modules = self.report.catalogue.iter().flat_map(|it| &it.modules);
         modules.flat_map(move |module| {
-            let all = match kind {
+            let mut all = match kind {
                 Kind::Depot => module.depots.clone(),
                 Kind::PState => module.stored().collect(),
                 Kind::Topology => module.topologies.clone(),
             };
+            for recompute in &module.recomputes {
+                let title = |name: &str| format!("{name} (recompute)");
+                match kind {
+                    Kind::Depot => {}
+                    Kind::PState => all.extend(
+                        recompute
+                            .pstates
+                            .iter()
+                            .map(|it| Numbered { name: title(&it.name), ..it.clone() }),
+                    ),
+                    Kind::Topology => {
+                        all.push(Numbered::new(&title(&recompute.topology), recompute.number));
+                    }
+                }
+            }
             all.into_iter().map(|it| (&*module.name, it))
         })
     }

@@ -46,9 +46,10 @@ impl<H> Launched<H> {
     /// ```
     ///
     /// # Errors
-    /// After all of them the state is what it was. `Recompute` if what came out is not equal, or does not fulfil an
-    /// invariant: the recompute is over, and the first difference is named; or if the two did not come to the same
-    /// records, or the check did not end, within `Options::recompute_pause_max`: it goes on, and can be tried again.
+    /// After all of them the state is what it was. `Recompute` if a migration of one of its `PState`s is under way; if
+    /// what came out is not equal, or does not fulfil an invariant: the recompute is over, and the first difference is
+    /// named; or if the two did not come to the same records, or the check did not end, within
+    /// `Options::recompute_pause_max`: it goes on, and can be tried again.
     /// `Invalid` if there is no such topology, if it is neither `order_free` nor has invariants, if records of its
     /// sources were trimmed, or if another call is recomputing. `ShardStopped`: reopen the shard, and call again.
     /// `DiskFull`, `Closed`.

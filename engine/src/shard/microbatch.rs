@@ -113,7 +113,8 @@ pub(crate) struct Work {
     pub(super) partition: Rc<Partition>,
     pub(super) writes: RefCell<WriteSet>,
     pub(super) appends: RefCell<PreparedAppends>,
-    /// Rows of the engine that mark refused records, whose dead letters are among `appends`.
+    /// Rows of the engine that mark refused records, whose dead letters are among `appends`, or of no concern to a
+    /// shadow.
     pub(super) letters: RefCell<Vec<DeadLetterKey>>,
     touched: Cell<bool>,
     /// Bytes of `appends` and `letters`.

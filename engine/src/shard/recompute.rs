@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::ops::{Bound, ControlFlow};
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_replication::two_phase::Source;
@@ -652,40 +652,43 @@ pub(super) fn follow(env: &Env, setup: &Setup, catalogue: &Catalogue) {
         env.mesh().send(shard, Box::new(Message::Recompute(request)));
     };
     let modules = setup.modules();
-    for module in modules.iter().filter(|it| it.shadow.is_none()) {
-        let name = &module.definition.name;
-        let Some(entry) = catalogue.modules.iter().find(|it| it.name == *name) else { continue };
+    let (mut gone, mut readers) = (Vec::new(), Vec::new());
+    for module in &modules {
+        let definition = &module.definition;
+        let Some(entry) = catalogue.modules.iter().find(|it| it.name == definition.name) else {
+            continue;
+        };
         let before = module.numbers();
         // Behind the declared ones are the old numbers of migrations, which stay.
-        let mut pstates = before.pstates.clone();
-        for (number, pstate) in pstates.iter_mut().zip(&module.definition.pstates) {
+        let (mut pstates, mut since) = (before.pstates.clone(), before.since.clone());
+        for (number, pstate) in pstates.iter_mut().zip(&definition.pstates) {
+            // A shadow reads what others write where they write it, and has numbers of its own for the rest.
             let known = entry.pstates.iter().find(|it| it.name == pstate.name);
-            *number = known.map_or(*number, |it| PStateId(it.number));
+            let Some(known) = known.filter(|_| module.shadow != Some(pstate.owner)) else {
+                continue;
+            };
+            *number = PStateId(known.number);
+            since[pstate.owner] = since[pstate.owner].max(MicrobatchId(known.since));
         }
         if pstates == before.pstates {
             continue;
         }
-        let mut since = before.since.clone();
-        for pstate in &module.definition.pstates {
-            let of_it =
-                entry.pstates.iter().find(|it| it.name == pstate.name).map_or(0, |it| it.since);
-            since[pstate.owner] = since[pstate.owner].max(MicrobatchId(of_it));
-        }
-        let gone = before.pstates.iter().copied().filter(|it| dropped.contains(it)).collect();
-        setup.note_dropped(gone, Arc::downgrade(&before));
+        gone.extend(before.pstates.iter().copied().filter(|it| dropped.contains(it)));
+        readers.push(Arc::downgrade(&before));
         drop(before);
         module.renumber(Numbers { pstates, since });
     }
+    setup.note_dropped(gone, readers);
     let is_over = |it: &&Arc<Installed>| {
         it.shadow.is_some_and(|place| retired.contains(&it.topologies[place]))
     };
     for shadow in modules.iter().filter(is_over) {
         let numbers = shadow.numbers();
         let gone = numbers.pstates.iter().copied().filter(|it| dropped.contains(it)).collect();
-        setup.note_dropped(gone, Arc::downgrade(&numbers));
+        setup.note_dropped(gone, vec![Arc::downgrade(&numbers)]);
     }
     setup.remove_shadows(|id| retired.contains(&id));
-    setup.note_dropped(dropped, Weak::new());
+    setup.note_dropped(dropped, Vec::new());
     for topology in setup.note_retired(retired) {
         for shard in (0..setup.shards).map(ShardId) {
             tell(shard, Request::Retire { topology });

@@ -46,13 +46,13 @@ struct Leftovers {
 pub(crate) struct Dropped {
     pub(crate) pstates: Vec<PStateId>,
     /// Alive as long as somebody may read them.
-    readers: Weak<Numbers>,
+    readers: Vec<Weak<Numbers>>,
 }
 
 impl Dropped {
     /// Whether nobody reads them any more.
     pub(crate) fn is_due(&self) -> bool {
-        self.readers.strong_count() == 0
+        self.readers.iter().all(|it| it.strong_count() == 0)
     }
 }
 
@@ -225,8 +225,9 @@ impl Setup {
         leftovers.topologies.clone()
     }
 
-    /// Notes `PState`s that are to be dropped once nobody holds `readers`; those that are known are left out.
-    pub(crate) fn note_dropped(&self, mut pstates: Vec<PStateId>, readers: Weak<Numbers>) {
+    /// Notes `PState`s that are to be dropped once nobody holds any of `readers`; those that are known are left
+    /// out.
+    pub(crate) fn note_dropped(&self, mut pstates: Vec<PStateId>, readers: Vec<Weak<Numbers>>) {
         let mut leftovers = self.leftovers.write().unwrap_or_else(PoisonError::into_inner);
         let known = |id: &PStateId| leftovers.dropped.iter().any(|it| it.pstates.contains(id));
         pstates.retain(|id| !known(id));

@@ -25,6 +25,7 @@ mod migrations;
 mod notes;
 mod reads;
 mod recompute;
+mod recompute_beside;
 mod rejects;
 mod reopening;
 mod roots;

@@ -196,7 +196,7 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// The `PState`s of which the directory, which must be sound, has rows.
-fn stored(dir: &Path) -> BTreeSet<u32> {
+pub(super) fn stored(dir: &Path) -> BTreeSet<u32> {
     let report = verify::directory(&files(dir), &mut |_| {});
     let wrong: Vec<_> = report.findings.iter().chain(&report.notes).collect();
     assert!(wrong.is_empty(), "{wrong:?}");

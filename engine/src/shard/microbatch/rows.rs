@@ -389,8 +389,10 @@ impl Shard {
         let before = work.counted_bytes.replace(written) + queued;
         let bytes = (running.bytes.get() + written).saturating_sub(before);
         self.count_bytes(topology, running, bytes);
-        let is_touched =
-            !work.writes.borrow().is_empty() || !work.appends.borrow().depots.is_empty();
+        // A shadow marks refused records, and appends nothing.
+        let is_touched = !work.writes.borrow().is_empty()
+            || !work.appends.borrow().depots.is_empty()
+            || !work.letters.borrow().is_empty();
         if is_touched && !work.touched.replace(true) {
             let (attempt, partition) = (running.attempt, work.partition.id);
             self.participate(topology, participant::Input::Touched { attempt, partition });
