@@ -266,7 +266,7 @@ impl Node {
         let (dropped, retired) = boot.catalogue.left_over();
         let keeper = Keeper::new(boot.manifest, boot.catalogue);
         let setup = Arc::new(Setup::new(options, shape, run, keeper));
-        setup.note_dropped(dropped, Vec::new());
+        setup.note_dropped(dropped);
         setup.note_retired(retired);
         let dealt = plans.iter().any(|plan| matches!(plan, Plan::Create { .. }));
         let journals: Vec<JournalId> = plans.iter().map(Plan::journal).collect();

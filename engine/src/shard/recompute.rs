@@ -652,7 +652,6 @@ pub(super) fn follow(env: &Env, setup: &Setup, catalogue: &Catalogue) {
         env.mesh().send(shard, Box::new(Message::Recompute(request)));
     };
     let modules = setup.modules();
-    let (mut gone, mut readers) = (Vec::new(), Vec::new());
     for module in &modules {
         let definition = &module.definition;
         let Some(entry) = catalogue.modules.iter().find(|it| it.name == definition.name) else {
@@ -673,22 +672,17 @@ pub(super) fn follow(env: &Env, setup: &Setup, catalogue: &Catalogue) {
         if pstates == before.pstates {
             continue;
         }
-        gone.extend(before.pstates.iter().copied().filter(|it| dropped.contains(it)));
-        readers.push(Arc::downgrade(&before));
-        drop(before);
+        setup.note_replaced(&before);
         module.renumber(Numbers { pstates, since });
     }
-    setup.note_dropped(gone, readers);
     let is_over = |it: &&Arc<Installed>| {
         it.shadow.is_some_and(|place| retired.contains(&it.topologies[place]))
     };
     for shadow in modules.iter().filter(is_over) {
-        let numbers = shadow.numbers();
-        let gone = numbers.pstates.iter().copied().filter(|it| dropped.contains(it)).collect();
-        setup.note_dropped(gone, vec![Arc::downgrade(&numbers)]);
+        setup.note_replaced(&shadow.numbers());
     }
     setup.remove_shadows(|id| retired.contains(&id));
-    setup.note_dropped(dropped, Vec::new());
+    setup.note_dropped(dropped);
     for topology in setup.note_retired(retired) {
         for shard in (0..setup.shards).map(ShardId) {
             tell(shard, Request::Retire { topology });

@@ -39,13 +39,15 @@ pub(crate) struct Setup {
 struct Leftovers {
     topologies: BTreeSet<TopologyId>,
     dropped: Vec<Dropped>,
+    /// Those that were replaced, as long as somebody may read what lies under them.
+    replaced: Vec<Weak<Numbers>>,
 }
 
 /// `PState`s to be dropped, once nobody reads them any more.
 #[derive(Clone, Debug)]
 pub(crate) struct Dropped {
     pub(crate) pstates: Vec<PStateId>,
-    /// Alive as long as somebody may read them.
+    /// Each alive as long as somebody may read them.
     readers: Vec<Weak<Numbers>>,
 }
 
@@ -225,13 +227,24 @@ impl Setup {
         leftovers.topologies.clone()
     }
 
-    /// Notes `PState`s that are to be dropped once nobody holds any of `readers`; those that are known are left
-    /// out.
-    pub(crate) fn note_dropped(&self, mut pstates: Vec<PStateId>, readers: Vec<Weak<Numbers>>) {
+    /// Notes numbers that nobody takes any more.
+    pub(crate) fn note_replaced(&self, numbers: &Arc<Numbers>) {
+        let mut leftovers = self.leftovers.write().unwrap_or_else(PoisonError::into_inner);
+        leftovers.replaced.retain(|it| it.strong_count() > 0);
+        leftovers.replaced.push(Arc::downgrade(numbers));
+    }
+
+    /// Notes `PState`s that are to be dropped once nobody holds any numbers that have them, however often those
+    /// were replaced since; what is known is left out.
+    pub(crate) fn note_dropped(&self, mut pstates: Vec<PStateId>) {
         let mut leftovers = self.leftovers.write().unwrap_or_else(PoisonError::into_inner);
         let known = |id: &PStateId| leftovers.dropped.iter().any(|it| it.pstates.contains(id));
         pstates.retain(|id| !known(id));
         if !pstates.is_empty() {
+            let has_some = |it: &&Weak<Numbers>| {
+                it.upgrade().is_some_and(|it| it.pstates.iter().any(|id| pstates.contains(id)))
+            };
+            let readers = leftovers.replaced.iter().filter(has_some).cloned().collect();
             self.dropped_count.fetch_add(pstates.len(), Ordering::SeqCst);
             leftovers.dropped.push(Dropped { pstates, readers });
         }

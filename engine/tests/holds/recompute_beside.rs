@@ -357,6 +357,7 @@ fn a_recompute_that_was_left_alone_reads_what_another_one_has_moved() {
         block_on(of.append_many(of.looks, &(0..ITEMS).collect::<Vec<_>>())).unwrap();
     }
     block_on(of.caught_up("watching")).unwrap();
+    let before = block_on(of.snapshot()).unwrap();
     let mut left = Box::pin(of.recompute("watching"));
     while block_on(of.recomputing()).unwrap().is_empty() {
         assert!(block_on(poll_once(&mut left)).is_none(), "it is not near");
@@ -371,6 +372,15 @@ fn a_recompute_that_was_left_alone_reads_what_another_one_has_moved() {
     block_on(of.caught_up("watching")).unwrap();
     block_on(of.recompute("watching")).unwrap();
     assert_eq!(block_on(of.select(of.seen.key(7))).unwrap(), Some(expected(7) + 1));
+    // A snapshot keeps what lay elsewhere then, of both.
+    std::thread::sleep(Duration::from_millis(200));
+    block_on(of.append(of.orders, &8)).unwrap();
+    block_on(of.caught_up("counting")).unwrap();
+    block_on(of.engine().fold()).unwrap();
+    let was: Vec<_> = (0..ITEMS).map(|item| (item, expected(item))).collect();
+    assert_eq!(block_on(of.select(of.counts.all()).at(&before)).unwrap(), was);
+    assert_eq!(block_on(of.select(of.seen.all()).at(&before)).unwrap(), was);
+    drop(before);
     close(of);
     sound(&dir);
 }

@@ -124,7 +124,10 @@ fn judge(world: &World, shared: &Shared, error: &Error) -> Result<(), Failure> {
             Err(Failure::new(NAME, what.clone()))
         }
         // A refusal is an answer: it migrates first.
-        Error::Recompute { what } if what.contains("is being migrated") => Ok(()),
+        Error::Recompute { what } if what.contains("is being migrated") => {
+            shared.count("recomputes refused amid migrations", 1);
+            Ok(())
+        }
         // Of the end of the one before, which is told in its own time.
         Error::Recompute { what } if what.contains("an earlier recompute") => Ok(()),
         error => shared.tolerate(world, "a recompute", error),
