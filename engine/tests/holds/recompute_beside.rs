@@ -347,8 +347,7 @@ fn a_launch_does_not_begin_a_migration_of_what_is_being_recomputed() {
 #[test]
 fn a_recompute_that_was_left_alone_reads_what_another_one_has_moved() {
     let dir = directory("recompute_of_two");
-    let slow = Options { recompute_share: 0.001, ..options() };
-    let of = launch(&dir, slow, |m| second(m, 1, false));
+    let of = launch(&dir, options(), |m| second(m, 1, false));
     let orders: Vec<_> = (0..ITEMS).chain([STUCK]).collect();
     block_on(of.append_many(of.orders, &orders)).unwrap();
     block_on(of.caught_up("counting")).unwrap();
