@@ -156,6 +156,9 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
         let appended = music.append(music.releases, &release).await?;
         music.wait("catalogue", &appended).await?;
         println!("{} albums", music.select(seven.size()).await?);
+        let appended = music.append(music.opinions, &("artist 8".to_owned(), 5)).await?;
+        music.wait("catalogue", &appended).await?;
+        println!("{:?} percent", music.select(music.ratings.key("artist 8")).await?);
 
         // How far it is, for whoever wants to watch. Nobody has to wait for it.
         loop {

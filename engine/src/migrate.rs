@@ -81,7 +81,7 @@ mod step;
 mod tests;
 
 pub use fill::{Fill, Filling};
-use local::put_moved;
+use local::put_rows;
 pub(crate) use local::run_event;
 pub(crate) use scan::{Half, Halves, scan_both};
 pub(crate) use step::{Stepped, step};

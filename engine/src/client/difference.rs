@@ -328,12 +328,18 @@ impl Reading {
         while self.sources.iter().all(|it| it.is_last || !it.rows.is_empty()) {
             let some = self.sources.iter_mut().filter(|it| !it.rows.is_empty());
             let next = some.min_by(|a, b| a.rows[0].key.cmp(&b.rows[0].key));
-            let Some(row) = next.and_then(|source| source.rows.pop_front()) else { break };
-            let RawDiffering { key, before, after } = row;
+            let Some(source) = next else { break };
+            let RawDiffering { key, before, after } = &source.rows[0];
             let (from, to) = if self.is_backward { (after, before) } else { (before, after) };
-            let entry = element_key(&key, self.watch.prefix_bytes())
+            let entry = element_key(key, self.watch.prefix_bytes())
                 .and_then(|key| P::entry(&module.fields, key, from.as_deref(), to.as_deref()));
-            page.extend(entry.map_err(|error| Error::Decode { what: error.to_string() })?);
+            match entry {
+                Ok(entry) => page.extend(entry),
+                // It stays where it is, and is met again behind what comes before it.
+                Err(_) if !page.is_empty() => break,
+                Err(error) => return Err(Error::Decode { what: error.to_string() }),
+            }
+            source.rows.pop_front();
         }
         Ok(page)
     }

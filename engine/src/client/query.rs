@@ -101,6 +101,7 @@ impl<H> Launched<H> {
     ///
     /// # Errors
     /// As [`Launched::query`].
+    #[allow(clippy::needless_pass_by_value, reason = "as events give them; clones are cheap")]
     pub fn find<O, T, C: Collects>(&self, steps: Steps<O, T, C>) -> Querying<C::Found<T>>
     where
         Steps<O, T, C>: Outside,

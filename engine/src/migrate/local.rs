@@ -1,6 +1,6 @@
 //! [`Migrated`]: a partition as events see it while migrations are under way: [`Local`], over another one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub(super) struct Migrated<'l> {
     /// Units that must be moved and whose old form has to be read first, by their `PState`, and what was
     /// written inside of them meanwhile.
     waiting: RefCell<BTreeMap<Unit, Vec<Write>>>,
+    /// Bytes of those writes.
+    waiting_bytes: Cell<usize>,
     /// Units of which the event knows that nothing of them is in the old form: it looks there once for each.
     moved: RefCell<BTreeSet<Unit>>,
 }
@@ -90,6 +92,7 @@ impl<'l> Migrated<'l> {
             inner,
             moves,
             waiting: RefCell::default(),
+            waiting_bytes: Cell::new(0),
             moved: RefCell::default(),
         })
     }
@@ -122,6 +125,7 @@ impl<'l> Migrated<'l> {
             fetched.await?;
         }
         let writes = self.waiting.borrow_mut().remove(&(moving.pstate, unit.to_vec()));
+        self.no_longer_waiting(writes.as_deref().unwrap_or_default());
         writes.into_iter().flatten().try_for_each(|write| write.make(self.inner, moving.pstate))
     }
 
@@ -141,6 +145,10 @@ impl<'l> Migrated<'l> {
         }
         if let Some(old) = old {
             put_moved(self.inner, moving, unit, &old)?;
+        } else if moving.sizes.is_some() {
+            // From here on the attempt knows by itself that nothing is there. What keeps sizes counts on that: a
+            // look-up that has to wait would mean to it that the attempt wrote nothing there.
+            self.inner.delete(moving.old, unit)?;
         }
         self.note_moved(moving, unit);
         Ok(None)
@@ -161,10 +169,15 @@ impl<'l> Migrated<'l> {
         if !is_waiting && self.move_unit(moving, unit)?.is_none() {
             return write.make(self.inner, moving.pstate);
         }
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.entry(place).or_default().push(write);
+        self.waiting_bytes.set(self.waiting_bytes.get() + write.bytes());
+        self.waiting.borrow_mut().entry(place).or_default().push(write);
         // They take memory until the event ends, as rows that it sends do.
-        self.inner.emitted(waiting.values().flatten().map(Write::bytes).sum())
+        self.inner.emitted(self.waiting_bytes.get())
+    }
+
+    fn no_longer_waiting(&self, writes: &[Write]) {
+        let bytes: usize = writes.iter().map(Write::bytes).sum();
+        self.waiting_bytes.set(self.waiting_bytes.get() - bytes);
     }
 
     /// Looks up what is at a key in the new form, by one of the two ways to look up.
@@ -242,18 +255,25 @@ pub(crate) async fn run_event(
     Ok(done)
 }
 
-/// Moves a unit whose old form is known. How many bytes that wrote.
+/// Moves a unit whose old form is known.
 ///
 /// # Errors
 /// As [`Local::put`]; [`StateError::Undecodable`] if there is no new form of it. Then nothing was written.
-pub(crate) fn put_moved(
+fn put_moved(local: &dyn Local, moving: &Move, unit: &[u8], old: &[u8]) -> Result<(), StateError> {
+    let rows = moving.rows(local.fields(), unit, old);
+    put_rows(local, moving, unit, rows.map_err(|error| undecodable(local, moving, error))?)
+}
+
+/// Moves a unit of which these are the rows in the new form.
+///
+/// # Errors
+/// As [`Local::put`].
+pub(super) fn put_rows(
     local: &dyn Local,
     moving: &Move,
     unit: &[u8],
-    old: &[u8],
-) -> Result<usize, StateError> {
-    let rows = moving.rows(local.fields(), unit, old);
-    let mut rows = rows.map_err(|error| undecodable(local, moving, error))?;
+    mut rows: Rows,
+) -> Result<(), StateError> {
     if planted(Plant::MigrationStepTwice) {
         let again = rows.iter().next().map(|(_, made)| moving.rows(local.fields(), unit, made));
         rows = again.and_then(Result::ok).unwrap_or(rows);
@@ -261,8 +281,7 @@ pub(crate) fn put_moved(
     for (key, value) in rows.iter() {
         local.put(moving.pstate, key, value)?;
     }
-    local.delete(moving.old, unit)?;
-    Ok(rows.bytes_len())
+    local.delete(moving.old, unit)
 }
 
 #[cold]
@@ -430,7 +449,13 @@ impl Local for Migrated<'_> {
         }
         self.inner.delete_range(moving.old, from, to)?;
         let whole = |unit: &[u8]| from <= unit && to.is_none_or(|to| unit < to);
-        self.waiting.borrow_mut().retain(|(other, unit), _| *other != pstate || !whole(unit));
+        self.waiting.borrow_mut().retain(|(other, unit), writes| {
+            let stays = *other != pstate || !whole(unit);
+            if !stays {
+                self.no_longer_waiting(writes);
+            }
+            stays
+        });
         Ok(())
     }
 

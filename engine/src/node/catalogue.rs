@@ -262,6 +262,18 @@ impl Installed {
         self.topologies.iter().copied().zip(visible).collect()
     }
 
+    /// The same, and what is stored where at those ids: a topology stands still while its numbers change, so they
+    /// belong together if they are the same before and after.
+    pub(crate) fn visible_with_numbers(&self) -> (Vec<(TopologyId, MicrobatchId)>, Arc<Numbers>) {
+        loop {
+            let numbers = self.numbers();
+            let visible = self.visible();
+            if Arc::ptr_eq(&numbers, &self.numbers()) {
+                return (visible, numbers);
+            }
+        }
+    }
+
     pub(crate) fn described(&self, pstate: PStateIndex) -> Described<'_> {
         let place = pstate.0 as usize;
         let initial = self.initials[place].as_deref();

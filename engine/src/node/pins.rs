@@ -61,15 +61,7 @@ impl Pin {
     /// Holds what is visible now.
     pub(crate) fn visible(setup: &Arc<Setup>, module: &Installed) -> Self {
         let mut held = setup.pins.held.write().unwrap_or_else(PoisonError::into_inner);
-        // A topology stands still while its numbers change, so that the ids belong to them if they are the same
-        // before and after.
-        let (ids, numbers) = loop {
-            let numbers = module.numbers();
-            let ids = module.visible();
-            if Arc::ptr_eq(&numbers, &module.numbers()) {
-                break (ids, numbers);
-            }
-        };
+        let (ids, numbers) = module.visible_with_numbers();
         for place in &ids {
             *held.entry(*place).or_default() += 1;
         }

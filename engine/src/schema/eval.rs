@@ -33,6 +33,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use super::ast::{Function, Functions, LocalNavigator, Navigator, Query, Step, Term, Value};
@@ -40,6 +41,7 @@ use super::{Described, Layout, Placing};
 use crate::codec::value::raw::{Bad, Kind, Raw, push_list};
 use crate::codec::{self, FieldTable, Placement};
 use crate::env::LocalFuture;
+use crate::topology::panic_message;
 
 /// The steps that do not depend on the value, as a pattern: [`Trail::next`] takes them.
 macro_rules! control_step {
@@ -245,6 +247,9 @@ pub enum Problem {
         /// The field or variant.
         name: String,
     },
+    /// A function or a navigator of the query panicked.
+    #[error("a function or navigator of the query panicked: {0}")]
+    Panicked(String),
     /// No function, or no navigator, of this name was given.
     #[error("there is no function or navigator `{0}`: register it where the query is evaluated")]
     NoFunction(String),
@@ -345,6 +350,12 @@ pub struct Cx<'a> {
     steps_left: Cell<u64>,
 }
 
+/// Runs code of users. A query of a client runs on a shard, which goes on whatever that code does.
+pub(super) fn guarded<T>(code: impl FnOnce() -> Result<T, Problem>) -> Result<T, Problem> {
+    std::panic::catch_unwind(AssertUnwindSafe(code))
+        .unwrap_or_else(|payload| Err(Problem::Panicked(panic_message(&*payload))))
+}
+
 impl<'a> Cx<'a> {
     /// For a `PState` of this layout whose rows live where their first keys say, values encoded with `fields`, and paths that call `functions`.
     #[must_use]
@@ -379,7 +390,7 @@ impl<'a> Cx<'a> {
         let local = local.map_err(|name| Problem::NoFunction(name.to_owned()))?;
         let collected = list(collected);
         let collected: Vec<_> = collected.iter().map(|value| value.raw()).collect();
-        local.call(self.fields, &collected, value).map_err(Problem::Function)
+        guarded(|| local.call(self.fields, &collected, value).map_err(Problem::Function))
     }
 
     fn navigator<'n>(&'n self, navigator: &'n Navigator) -> Result<&'n LocalNavigator, Problem> {

@@ -628,7 +628,7 @@ impl<O, T, C> Steps<O, T, C> {
     where
         C: Data,
     {
-        // What is here is nobody's business: the narrowest type that any value decodes as is none at all.
+        // What is here is not decoded: it need not even be a value.
         let test = Function::raw(move |fields, collected, _| {
             let collected: Vec<Value> =
                 collected.iter().map(|value| Value::from_bytes(value.bytes())).collect();

@@ -7,6 +7,7 @@
 //! waits until that life of the shard has let go of its files, and reads back which manifest holds.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::manifest::{CatalogueRef, JournalRecord, Manifest};
 use crate::module::Definition;
 use crate::node::catalogue::recomputes::{Alteration, Step};
 use crate::node::catalogue::{Catalogue, Installed};
+use crate::topology::panic_message;
 use crate::types::{Run, ShardId};
 
 /// See the module.
@@ -146,7 +148,17 @@ impl Hand {
             let decoded = FieldTable::decode(&catalogue.fields);
             decoded.map_err(|error| Error::Corrupt { what: format!("catalogue: {error}") })?
         };
-        let traced = definition.trace(stored).map_err(Error::invalid)?;
+        // Code of the module says what its types and initial values are; if that panics, only the launch fails.
+        let traced = catch_unwind(AssertUnwindSafe(|| definition.trace(stored)));
+        let traced = traced.map_err(|payload| Error::Invalid {
+            what: format!(
+                "module `{}` cannot be launched: its code panicked when it was asked for its types and initial \
+                 values: {}",
+                definition.name,
+                panic_message(&*payload)
+            ),
+        })?;
+        let traced = traced.map_err(Error::invalid)?;
         let installed = catalogue.install(definition, traced)?;
         self.store_catalogue(&mut state, catalogue).await?;
         Ok(Arc::new(installed))

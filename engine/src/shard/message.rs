@@ -194,6 +194,9 @@ pub(crate) struct WalkRequest {
 pub(crate) enum When {
     /// What is visible anywhere in the process when the read begins, or something above it.
     Now,
+    /// The ids of the module's topologies when the read began, by their places, and what is stored where at those
+    /// ids. Only for a read that does not wait.
+    Begun(Arc<[(TopologyId, MicrobatchId)]>, Arc<Numbers>),
     /// What is pinned; the pin is held until the answer is there.
     Pinned(Arc<Pin>),
     /// An id of the topology that writes all of what is read, which is stored under these numbers.

@@ -24,7 +24,7 @@ use super::partition::Partition;
 use crate::env::Class;
 use crate::error::{Error, Result, chain};
 use crate::migrate::{Move, Stepped, step};
-use crate::node::Installed;
+use crate::node::{Installed, MICROBATCH_BYTES_LIMIT};
 use crate::probe::{State, reached};
 use crate::pstate::{Direction, KeyRange, View};
 use crate::topology::{EventFailure, StateError};
@@ -146,8 +146,11 @@ impl Shard {
             let goes_on = |bytes: usize| {
                 self.env.now().since(began) < SLICE && running.holds(bytes as u64) < bytes_max
             };
-            let units_max = self.setup.options.migration_values_max;
-            match step(&local, moving, &from, units_max, goes_on).await {
+            let options = &self.setup.options;
+            let units_max = options.migration_values_max;
+            let ever = options.microbatch_bytes_max.min(MICROBATCH_BYTES_LIMIT);
+            let room = (running.bytes_max.saturating_sub(running.holds(0)), ever);
+            match step(&local, moving, &from, units_max, room, goes_on).await {
                 // It was dropped meanwhile, so what was found may not be so.
                 Ok(_) if running.failed.get() => return,
                 Ok(stepped) => topology.moves.stepped(nth, partition, running.attempt, stepped),

@@ -166,7 +166,7 @@ impl When {
         match self {
             Self::Now => now,
             Self::Pinned(pin) => pin.numbers(),
-            Self::AsOf(_, numbers) => numbers,
+            Self::Begun(_, numbers) | Self::AsOf(_, numbers) => numbers,
         }
     }
 
@@ -176,6 +176,7 @@ impl When {
         match self {
             // What is visible anywhere was applied everywhere, so it is here, be it shown here or not.
             Self::Now => View::through(topology, module.visible_at(owner), None),
+            Self::Begun(ids, _) => View::through(topology, ids[owner].1, None),
             Self::Pinned(pin) => {
                 let (pinned, id) = pin.ids()[owner];
                 assert_eq!(pinned, topology, "a pin is of one module");
@@ -187,19 +188,28 @@ impl When {
 }
 
 impl Shard {
-    /// `None` if a page is missing, or if a scan would have to wait. Nothing changes meanwhile, so that all of
-    /// it is of one moment.
+    /// `None` if a page is missing, or if a scan would have to wait. Nothing changes here meanwhile; but another
+    /// shard may show an id that is applied here, so what is visible is looked up once, and all of it is of one
+    /// moment.
     fn read_at_once(
         &self,
         partition: &Partition,
         request: &ReadRequest,
     ) -> Result<Option<Vec<ReadAnswer>>, Failed> {
         let mut answers = Vec::with_capacity(request.operations.len());
+        let begun = match (&request.when, &*request.operations) {
+            (When::Now, [_, _, ..]) => {
+                let (ids, numbers) = request.module.visible_with_numbers();
+                Some(When::Begun(ids.into(), numbers))
+            }
+            _ => None,
+        };
+        let when = begun.as_ref().unwrap_or(&request.when);
         for operation in &request.operations {
             let (ReadOp::Get { key } | ReadOp::Has { key }) = &operation.op else {
                 return Ok(None);
             };
-            match self.seen(partition, request, operation, &request.when).get(key.as_slice())? {
+            match self.seen(partition, request, operation, when).get(key.as_slice())? {
                 Found::Ready(value) => answers.push(ReadAnswer::Value(value)),
                 Found::Miss(_) => return Ok(None),
             }

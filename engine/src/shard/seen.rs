@@ -63,7 +63,7 @@ impl<'a> Seen<'a> {
     ) -> Self {
         let owner = module.definition.pstates[pstate.0 as usize].owner;
         // Also once it is done: at an older moment, what was moved since lies under the old number.
-        let is_now = matches!(when, When::Now);
+        let is_now = matches!(when, When::Now | When::Begun(..));
         let moving = module.moving(pstate).filter(|moving| !is_now || !moving.is_done());
         let migrated = moving.map(|moving| {
             let old = numbers.pstates[moving.old.0 as usize];

@@ -327,14 +327,19 @@ impl Subscribers {
 
     /// Makes gaps where most waits, as long as too much does.
     fn bound(&self, bytes_max: u64) {
-        while self.waiting.load(Ordering::Relaxed) > bytes_max {
-            let largest = {
-                let all = self.all.borrow();
-                let sizes = all.iter().map(|(&number, it)| (it.queue.bytes(), number));
-                sizes.filter(|(bytes, _)| *bytes > 0).max()
-            };
-            // Somebody may just have taken the rest.
-            let Some((_, number)) = largest else { return };
+        if self.waiting.load(Ordering::Relaxed) <= bytes_max {
+            return;
+        }
+        let all = self.all.borrow();
+        let sizes = all.iter().map(|(&number, it)| (it.queue.bytes(), number));
+        let mut largest: Vec<_> = sizes.filter(|(bytes, _)| *bytes > 0).collect();
+        drop(all);
+        largest.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, number) in largest {
+            // Subscribers take what waits meanwhile.
+            if self.waiting.load(Ordering::Relaxed) <= bytes_max {
+                return;
+            }
             if let Some(subscriber) = self.all.borrow().get(&number) {
                 self.gone.borrow_mut().extend(subscriber.queue.give_up());
             }

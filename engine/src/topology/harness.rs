@@ -269,7 +269,7 @@ impl Harness {
             |it: &&Arc<Move>| self.module.pstates[it.pstate.0 as usize].owner == topology;
         let moves = self.moves.iter().filter(is_owned).filter(|_| self.step_units > 0);
         for (moving, local) in moves.flat_map(|it| locals.iter().map(move |local| (it, local))) {
-            block_on(step(local, moving, &[], self.step_units, |_| true))
+            block_on(step(local, moving, &[], self.step_units, (u64::MAX, u64::MAX), |_| true))
                 .map_err(|error| EventFailure::of_surroundings("step", local.partition(), error))?;
         }
         ran.misses = locals.iter().map(|local| local.misses.get()).sum();

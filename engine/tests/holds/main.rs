@@ -23,6 +23,7 @@ mod memory;
 mod migrated;
 mod migrations;
 mod notes;
+mod panics;
 mod reads;
 mod recompute;
 mod recompute_beside;

@@ -7,7 +7,7 @@ use super::Value;
 use crate::codec::value::raw::Raw;
 use crate::codec::{self, FieldTable, decode};
 use crate::schema::Data;
-use crate::schema::eval::Problem;
+use crate::schema::eval::{Problem, guarded};
 
 /// A way from one value to others that no step of [`Step`](super::Step) is: into a text that is parsed, into the
 /// digits of a number.
@@ -111,7 +111,7 @@ impl LocalNavigator {
     }
 
     pub(crate) fn select(&self, fields: &FieldTable, from: Raw<'_>) -> Result<Vec<Value>, Problem> {
-        self.0.select_raw(fields, from)
+        guarded(|| self.0.select_raw(fields, from))
     }
 
     pub(crate) fn transform(
@@ -120,7 +120,7 @@ impl LocalNavigator {
         from: Raw<'_>,
         change: &mut Change<'_>,
     ) -> Result<Option<Value>, Problem> {
-        self.0.transform_raw(fields, from, change)
+        guarded(|| self.0.transform_raw(fields, from, change))
     }
 }
 

@@ -1,5 +1,10 @@
 //! What steps can go on from, and what they can be given.
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "values of users may be hash maps and sets; nothing here looks at their order"
+)]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,5 +1,7 @@
 //! Each step against the step of the syntax tree of its name, and what it finds.
 
+#![allow(clippy::redundant_closure_for_method_calls, reason = "they read as they would elsewhere")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};

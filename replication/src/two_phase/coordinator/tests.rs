@@ -772,14 +772,15 @@ fn it_reads_up_to_where_it_is_told_and_no_further() {
 #[test]
 fn work_that_is_asked_for_waits_while_it_is_held() {
     let mut bench = working();
-    bench.come_to_rest("1.1", &[&[0], &[]]);
+    bench.come_to_rest("1.1", &[&[0], &[1]]);
     bench.expect(Input::Hold, &[]);
     bench.expect(Input::Work, &[]);
     bench.give(Input::Persisted(Token(1)));
-    bench.give(vote(1, "1.1", &[]));
-    bench.expect(vote(0, "1.1", &[0]), &["write#2 commit 1.1 on [0]"]);
+    bench.give(vote(0, "1.1", &[0]));
+    bench.expect(vote(1, "1.1", &[1]), &["write#2 commit 1.1 on [0, 1]"]);
     bench.give(Input::Persisted(Token(2)));
     bench.give(applied(0, "1.1"));
+    bench.give(applied(1, "1.1"));
     assert!(bench.coordinator.is_at_rest(), "work does not keep it from that");
     bench.expect(Input::Work, &[]);
     assert!(bench.coordinator.is_at_rest());

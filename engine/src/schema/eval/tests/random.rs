@@ -99,6 +99,7 @@ fn kind(problem: &Problem) -> &'static str {
         Problem::NoFix(_) => "no fix",
         Problem::Function(_) => "function",
         Problem::TooMuch(_)
+        | Problem::Panicked(_)
         | Problem::BadPlace(_)
         | Problem::Misfit(_)
         | Problem::Bad(_)
