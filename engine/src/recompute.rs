@@ -7,7 +7,7 @@
 //! ```text
 //!   begin   the catalogue gives numbers to a second instance of the topology, its shadow, and to PStates for it
 //!   run     the shadow is a topology like any other, with offsets of its own, from the first record on; but it
-//!           appends nothing, and works for `Options::recompute_share` of the time
+//!           appends nothing, calls nobody, and works for `Options::recompute_share` of the time
 //!   stop    when it is near, both are bounded to the same offsets, and come to rest there
 //!   check   an `order_free` topology: entry by entry; all: that the invariants hold, and that nothing is rejected
 //!           that was taken before
@@ -27,19 +27,27 @@
 //! After a crash at any step before the switch the shadow goes on where it was, as any topology does, as soon as its
 //! module is launched; [`Launched::recompute`] is called again to see it through. At and after the switch, it is over.
 //!
+//! A topology stands still from *stop* to *switch*, at most for `Options::recompute_pause_max`: appends and reads go
+//! on, and nothing new becomes visible. What takes longer is left, and both instances go on.
+//!
 //! What a recompute cannot know: chance and time are not what they were, and `PState`s of other topologies are read
-//! as they are now.
+//! as they are now. What code does outside by other means than [`At::outside`](crate::topology::At::outside) it does
+//! again.
 //!
 //! [`Launched::recompute`]: crate::Launched::recompute
 
 use std::fmt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+
+use futures_util::FutureExt;
 
 use crate::client::{Launched, Pages, Selecting, SelectingMany};
 use crate::schema::path::Many;
 use crate::schema::{Path, RowOf, Select};
+use crate::topology::{Panicked, panic_message};
 
 /// How far a recompute is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,8 +100,10 @@ impl Invariant {
         &self.name
     }
 
+    /// One that panics is not fulfilled. What it held is dropped with its future, and it can only read.
     pub(crate) async fn check(&self, reading: Reading) -> Result<(), Unfulfilled> {
-        (self.holds)(reading).await
+        let held = AssertUnwindSafe(async { (self.holds)(reading).await }).catch_unwind().await;
+        held.unwrap_or_else(|payload| Err(Panicked(panic_message(&*payload)).into()))
     }
 }
 

@@ -11,8 +11,9 @@ impl<H> Launched<H> {
     /// Builds all `PState`s of a topology anew from its depots, checks what came out, and puts it in their place;
     /// see [`crate::recompute`]. It goes on with what an earlier call has begun.
     ///
-    /// The topology runs meanwhile. At the end it stops, for as long as the check takes: appends and reads go on, and
-    /// what was appended is done afterwards. Comparing is done at some hundred thousand entries a second and shard.
+    /// The topology runs meanwhile. At the end it stands still, for as long as the check takes, and at most for
+    /// [`Options::recompute_pause_max`](crate::Options::recompute_pause_max): appends and reads go on, and what was
+    /// appended becomes visible afterwards.
     ///
     /// Dropping the future leaves the recompute where it is: it goes on catching up, and [`Launched::recomputing`]
     /// tells how far it is; it is not switched before this is called again, and ended by
@@ -49,7 +50,7 @@ impl<H> Launched<H> {
     /// After all of them the state is what it was. `Recompute` if a migration of one of its `PState`s is under way; if
     /// what came out is not equal, or does not fulfil an invariant: the recompute is over, and the first difference is
     /// named; or if the two did not come to the same records, or the check did not end, within
-    /// `Options::recompute_pause_max`: it goes on, and can be tried again.
+    /// `Options::recompute_pause_max`: topology and recompute go on, and it can be tried again.
     /// `Invalid` if there is no such topology, if it is neither `order_free` nor has invariants, if records of its
     /// sources were trimmed, or if another call is recomputing. `ShardStopped`: reopen the shard, and call again.
     /// `DiskFull`, `Closed`.

@@ -96,12 +96,7 @@ impl Stops {
                 *stop = Stop::Switching(number);
                 Ok(())
             }
-            _ => {
-                let what = "the check took longer than `Options::recompute_pause_max`, so the topology went on \
-                            without waiting for it; nothing was switched: raise that, and try again"
-                    .to_owned();
-                Err(Error::Recompute { what })
-            }
+            _ => Err(took_too_long()),
         })
     }
 
@@ -116,9 +111,25 @@ impl Stops {
         })
     }
 
+    /// For whom it is stopped, if not for a switch.
+    pub(crate) fn held(&self, place: usize) -> Option<u64> {
+        self.with(|stops| match stops.get(&place) {
+            Some(Stop::Held(number)) => Some(*number),
+            Some(Stop::Switching(_)) | None => None,
+        })
+    }
+
     pub(crate) fn is_stopped(&self, place: usize) -> bool {
         self.with(|stops| stops.contains_key(&place))
     }
+}
+
+/// What is said of a stop that was over before there was an outcome.
+pub(crate) fn took_too_long() -> Error {
+    let what = "the check took longer than `Options::recompute_pause_max`, so the topology went on without \
+                waiting for it; nothing was switched, and what was recomputed goes on, too: raise that, and try again"
+        .to_owned();
+    Error::Recompute { what }
 }
 
 #[cfg(test)]
@@ -132,7 +143,9 @@ mod tests {
         assert!(stops.stop(1, 8).is_err());
         assert!(stops.is_stopped(1) && !stops.is_stopped(0));
         assert!(!stops.release(1, 6), "somebody else's");
+        assert_eq!((stops.held(1), stops.held(0)), (Some(7), None));
         stops.begin_switch(1, 7).unwrap();
+        assert_eq!(stops.held(1), None);
         assert!(!stops.release(1, 7));
         assert!(stops.is_stopped(1));
         assert!(stops.end_switch(1) && !stops.end_switch(1));

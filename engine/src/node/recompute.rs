@@ -3,7 +3,11 @@
 //! Nothing here has to be right for the switch to be: that a topology stays stopped while the catalogue is written
 //! is kept by [`Stops`](super::numbers::Stops) and the keeper, whether whoever asked for it is still there or not.
 
+use std::pin::pin;
 use std::sync::Arc;
+
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
 
 use super::catalogue::recomputes::{Alteration, Step};
 use super::catalogue::{Catalogue, Installed};
@@ -64,11 +68,21 @@ impl Node {
         let _alone = self.launching.lock().await;
         let number = pair.number;
         let stopped = Stopped(&pair);
-        let stop = |reply| Request::Stop { topology, shadow, number, reply };
+        let (expired, over) = oneshot::channel();
+        let stop = |reply| Request::Stop { topology, shadow, number, reply, expired };
         let Records { done, .. } = self.of_recompute(pair.home(), stop).await?;
-        self.settle(module).await?;
-        self.settle(&pair.shadow).await?;
-        if let Some(why) = pair.check(reading).await? {
+        let checked = pin!(async {
+            self.settle(module).await?;
+            self.settle(&pair.shadow).await?;
+            pair.check(reading).await
+        });
+        let checked = match select(checked, over).await {
+            Either::Left((checked, _)) => checked?,
+            Either::Right((Ok(expired), _)) => return Err(expired),
+            // Their shard was lost. It may come back with both of them stopped, where they were.
+            Either::Right((Err(oneshot::Canceled), checked)) => checked.await?,
+        };
+        if let Some(why) = checked {
             // What is stopped is at rest, so this ends it for good.
             self.end(module, place).await?;
             drop(stopped);

@@ -6,11 +6,15 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::future::Future;
 use std::ops::{Bound, ControlFlow};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
 use tidemill_replication::two_phase::Source;
 use tidemill_replication::two_phase::coordinator::{self, Coordinator, PauseReason};
 
@@ -25,7 +29,7 @@ use crate::journal::Kind;
 use crate::module::PStateIndex;
 use crate::node::Installed;
 use crate::node::catalogue::Catalogue;
-use crate::node::numbers::Numbers;
+use crate::node::numbers::{self, Numbers};
 use crate::probe::{Plant, State, planted, reached};
 use crate::pstate::{self, Direction, KeyRange, View};
 use crate::schema::Rows;
@@ -56,8 +60,15 @@ pub(crate) enum Request {
     Records { topology: TopologyId, shadow: TopologyId, reply: Reply<Records> },
     /// The moment at which it is near.
     Near { topology: TopologyId, shadow: TopologyId, reply: Reply<()> },
-    /// Stops a topology and its shadow at the same offsets; answers when they are there.
-    Stop { topology: TopologyId, shadow: TopologyId, number: u64, reply: Reply<Records> },
+    /// Stops a topology and its shadow at the same offsets; answers when they are there. `expired` hears of it
+    /// if they go on since it took too long.
+    Stop {
+        topology: TopologyId,
+        shadow: TopologyId,
+        number: u64,
+        reply: Reply<Records>,
+        expired: oneshot::Sender<Error>,
+    },
     /// Both may go on, if they are not stopped any more.
     Go { topology: TopologyId, shadow: TopologyId },
     /// Brings a shadow to rest for ever.
@@ -114,8 +125,8 @@ impl Shard {
                     shard.wait_near(topology, shadow, reply).await;
                 });
             }
-            Request::Stop { topology, shadow, number, reply } => {
-                self.stop(topology, shadow, number, reply);
+            Request::Stop { topology, shadow, number, reply, expired } => {
+                self.stop((topology, shadow), number, reply, expired);
             }
             Request::Go { topology, shadow } => self.go(topology, shadow),
             Request::Rest { shadow, reply } => {
@@ -125,12 +136,12 @@ impl Shard {
             }
             Request::Compare { module, shadow, reply } => {
                 self.env.spawn(Class::Topology, "compare a recompute", async move {
-                    answer(reply, shard.compare(&module, &shadow).await);
+                    answer_who_waits(reply, shard.compare(&module, &shadow)).await;
                 });
             }
             Request::CompareRejected { module, shadow, reply } => {
                 self.env.spawn(Class::Topology, "compare a recompute", async move {
-                    answer(reply, shard.compare_rejected(&module, &shadow).await);
+                    answer_who_waits(reply, shard.compare_rejected(&module, &shadow)).await;
                 });
             }
             Request::Retire { topology } => self.retire(topology),
@@ -265,15 +276,23 @@ impl Shard {
         {
             reached(State::StoppedAtCrash);
             self.coordinate(topology, coordinator::Input::Until(Some(planned)));
+            let (module, place) = (&topology.module, topology.place);
+            let shadow = self.setup.shadow(&module.definition.name, place);
+            if !topology.is_shadow()
+                && let (Some(number), Some(shadow)) = (module.stops.held(place), shadow)
+            {
+                // The bound ended with the life before.
+                self.bound_stop(topology, shadow.topologies[place], number, None);
+            }
         }
     }
 
     fn stop(
         self: &Rc<Self>,
-        topology: TopologyId,
-        shadow: TopologyId,
+        (topology, shadow): (TopologyId, TopologyId),
         number: u64,
         reply: Reply<Records>,
+        expired: oneshot::Sender<Error>,
     ) {
         if reply.is_canceled() {
             // Whoever asked has left; nobody else would let them go on before the time is over.
@@ -300,16 +319,26 @@ impl Shard {
         for it in [&first, &second] {
             self.coordinate(it, coordinator::Input::Until(Some(target.clone())));
         }
-        let (shard, pause_max) = (Rc::clone(self), self.setup.options.recompute_pause_max);
+        self.bound_stop(&first, shadow, number, Some(expired));
+    }
+
+    /// Lets a topology and its shadow go on when they were stopped for too long, and tells whoever waits.
+    fn bound_stop(
+        self: &Rc<Self>,
+        first: &Rc<Topology>,
+        shadow: TopologyId,
+        number: u64,
+        expired: Option<oneshot::Sender<Error>>,
+    ) {
+        let (shard, first) = (Rc::clone(self), Rc::clone(first));
+        let pause_max = self.setup.options.recompute_pause_max;
         let expires = self.env.sleep(pause_max);
         self.env.spawn(Class::Core, "bound a stop", async move {
             expires.await;
             let waiting = {
                 let mut stopping = first.recompute.stopping.borrow_mut();
-                let Some(stopping) = stopping.as_mut().filter(|it| it.number == number) else {
-                    return;
-                };
-                stopping.reply.take()
+                let stopping = stopping.as_mut().filter(|it| it.number == number);
+                stopping.and_then(|it| it.reply.take())
             };
             if let Some(reply) = waiting {
                 let what = format!(
@@ -320,7 +349,10 @@ impl Shard {
                 answer(reply, Err(Error::Recompute { what }));
             }
             if first.module.stops.release(first.place, number) {
-                shard.go(topology, shadow);
+                shard.go(first.id, shadow);
+                if let Some(expired) = expired {
+                    drop(expired.send(numbers::took_too_long()));
+                }
             }
         });
     }
@@ -585,6 +617,16 @@ impl Shard {
         scanned.map_err(|error: pstate::Error| self.read_failed(&error))?;
         Ok(rows)
     }
+}
+
+/// Answers with what comes out, unless nobody waits for it any more.
+async fn answer_who_waits<T>(mut reply: Reply<T>, outcome: impl Future<Output = Result<T>>) {
+    let outcome = pin!(outcome);
+    let outcome = match select(outcome, reply.cancellation()).await {
+        Either::Left((outcome, _)) => outcome,
+        Either::Right(((), _)) => return,
+    };
+    answer(reply, outcome);
 }
 
 /// A row that is not the same: what it is, and what it came out as.
