@@ -74,6 +74,10 @@ impl Local for EventLocal<'_> {
         Placement::of(&bytes).hash()
     }
 
+    fn is_recompute(&self) -> bool {
+        self.topology.is_shadow()
+    }
+
     fn fields(&self) -> &FieldTable {
         &self.topology.module.fields
     }
