@@ -184,8 +184,9 @@ impl<P: Differ> Differences<P> {
     /// # Errors
     /// `SnapshotExpired` if what was written since the earlier id is not known any more; it says from which id on it
     /// is. `Invalid` for an id that is not visible yet, a snapshot of another module, a range with a limit or in
-    /// reverse, a key that is too long, moments between which the `PState` was [recomputed](crate::recompute), and a `PState` of which a [migration](crate::migrate) was under way since the
-    /// engine was opened; `ShardStopped`, `Corrupt`, `Decode`.
+    /// reverse, a key that is too long, moments between which the `PState` was [recomputed](crate::recompute), and
+    /// a `PState` of which a [migration](crate::migrate) was under way since the engine was opened;
+    /// `ShardStopped`, `Corrupt`, `Decode`.
     pub async fn next(&mut self) -> Result<Option<Vec<P::Entry>>> {
         if let State::New(reads) = &self.state {
             self.state = State::Reading(self.begin(reads.clone()?)?);
@@ -278,7 +279,9 @@ impl<P: Differ> Differences<P> {
         if from < since || is_elsewhere {
             let (name, topology) = (&pstate.name, &definition.topologies[pstate.owner].name);
             let what = format!(
-                "`{name}` was recomputed between the two moments: what it is since then was not written one after                  the other, so it cannot be compared with what it was at {from} of topology `{topology}`; compare                  moments that were both seen after it, or both held by snapshots from before"
+                "`{name}` was recomputed between the two moments: what it is since then was not written one after \
+                 the other, so it cannot be compared with what it was at {from} of topology `{topology}`; compare \
+                 moments that were both seen after it, or both held by snapshots from before"
             );
             return Err(Error::Invalid { what });
         }

@@ -70,8 +70,9 @@ pub enum Input {
     /// The opposite of `Hold`.
     Release,
     /// Of each source, plan nothing at or above this offset, and nothing of a source that is not named, and
-    /// begin nothing for [`Input::Work`] alone; with `None`, go on as far as there are records. What was planned before stays planned, so give at least
-    /// [`Coordinator::planned`](super::Coordinator::planned). A coordinator that recovers is not bounded.
+    /// begin nothing for [`Input::Work`] alone; with `None`, go on as far as there are records. What was planned
+    /// before stays planned, so give at least [`Coordinator::planned`](super::Coordinator::planned). A
+    /// coordinator that recovers is not bounded.
     /// See [`Coordinator::has_reached`](super::Coordinator::has_reached).
     Until(Option<BTreeMap<Source, Offset>>),
 }
