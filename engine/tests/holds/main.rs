@@ -26,6 +26,7 @@ mod notes;
 mod panics;
 mod reads;
 mod recompute;
+mod recompute_bank;
 mod recompute_beside;
 mod rejects;
 mod reopening;

@@ -73,8 +73,12 @@ fn id(of: &Snapshot) -> MicrobatchId {
 
 #[test]
 fn what_was_recomputed_between_two_moments_is_not_compared() {
-    let options =
-        Options { recompute_share: 1.0, history: Duration::from_mins(10), ..kit::options(2) };
+    let options = Options {
+        recompute_share: 1.0,
+        recompute_pause_max: Duration::from_mins(2),
+        history: Duration::from_mins(10),
+        ..kit::options(2)
+    };
     let dir = directory("recompute_differences");
     let of = launch(&dir, options, shop);
     let old = [sell(&of, 0..SHOPS, 1), sell(&of, 3..5, 2)];
@@ -114,6 +118,7 @@ fn what_was_recomputed_between_two_moments_is_not_compared() {
 fn a_gap_over_a_recompute_is_closed_by_value() {
     let options = Options {
         recompute_share: 1.0,
+        recompute_pause_max: Duration::from_mins(2),
         history: Duration::from_mins(10),
         subscription_bytes_max: 400,
         subscription_heartbeat: Duration::from_millis(5),
@@ -228,7 +233,7 @@ fn second(m: &Module, version: u32, sticks: bool) -> Counting<i64> {
 const ITEMS: u64 = 40;
 
 fn options() -> Options {
-    Options { recompute_share: 1.0, ..kit::options(2) }
+    Options { recompute_share: 1.0, recompute_pause_max: Duration::from_mins(2), ..kit::options(2) }
 }
 
 /// One order of each item, and another one of the one that sticks.
