@@ -315,10 +315,11 @@ impl Shard {
         let stopping = |reply| Some(Stopping { number, topology, shadow, reply });
         *first.recompute.stopping.borrow_mut() = stopping(Some(reply));
         *second.recompute.stopping.borrow_mut() = stopping(None);
-        self.coordinate(&second, coordinator::Input::Release);
         for it in [&first, &second] {
             self.coordinate(it, coordinator::Input::Until(Some(target.clone())));
         }
+        // Not before it is bounded: if it rests, it would begin with all that there is, be it above the target or not.
+        self.coordinate(&second, coordinator::Input::Release);
         self.bound_stop(&first, shadow, number, Some(expired));
     }
 

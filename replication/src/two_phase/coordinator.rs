@@ -782,11 +782,12 @@ impl Coordinator {
             && self.flights.iter().all(Flight::is_waiting)
     }
 
-    /// Whether [`Input::Until`] bounds it, and all up to there is decided and applied by all: nothing happens
-    /// any more until that input comes again. What was sent before may still be on its way.
+    /// Whether [`Input::Until`] bounds it, and all up to there, and nothing above, is decided and applied by all:
+    /// nothing happens any more until that input comes again. What was sent before may still be on its way.
     pub fn has_reached(&self) -> bool {
         let all = |until: &BTreeMap<Source, Offset>| {
-            until.iter().all(|(&source, &offset)| offset_in(&self.offsets, source) >= offset)
+            let mut sources = until.keys().chain(self.offsets.keys());
+            sources.all(|&source| offset_in(&self.offsets, source) == offset_in(until, source))
         };
         self.until.as_ref().is_some_and(all)
             && self.started

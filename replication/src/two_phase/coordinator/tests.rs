@@ -770,6 +770,28 @@ fn it_reads_up_to_where_it_is_told_and_no_further() {
 }
 
 #[test]
+fn what_is_above_where_it_is_told_to_stop_is_not_taken_for_it() {
+    let mut bench = decided();
+    bench.give(applied(0, "1.1"));
+    bench.give(applied(1, "1.1"));
+    assert_eq!(bench.coordinator.planned().get(&source(0)), Some(&Offset(3)));
+    for beyond in [&[(0, 2), (1, 2)][..], &[(0, 3)], &[]] {
+        bench.expect(until(beyond), &[]);
+        assert!(!bench.coordinator.has_reached(), "it is beyond {beyond:?}");
+    }
+    bench.expect(until(&[(0, 3), (1, 2)]), &[]);
+    assert!(bench.coordinator.has_reached());
+    // One that rests is bounded before it is let go.
+    bench.expect(Input::Hold, &[]);
+    bench.expect(ends(&[(0, 9)]), &[]);
+    bench.expect(until(&[(0, 5), (1, 2)]), &[]);
+    bench.expect(
+        Input::Release,
+        &["write#3 begin 2.1 0:3..5", "0: begin 2.1 0:3..5", "1: begin 2.1"],
+    );
+}
+
+#[test]
 fn work_that_is_asked_for_waits_while_it_is_held() {
     let mut bench = working();
     bench.come_to_rest("1.1", &[&[0], &[1]]);
