@@ -33,6 +33,7 @@ mod merge;
 mod migrations;
 mod pages;
 mod query;
+mod recompute;
 mod records;
 mod select;
 mod snapshot;

@@ -108,6 +108,12 @@ pub enum Error {
         /// How many it takes.
         limit: u64,
     },
+    /// A recompute was not done, or ended without a switch: the topology and its `PState`s are what they were.
+    #[error("the recompute was not done: {what}")]
+    Recompute {
+        /// Which, what stood in its way, and what to do.
+        what: String,
+    },
     /// The engine was closed.
     #[error("the engine is closed")]
     Closed,

@@ -69,6 +69,7 @@ pub mod node;
 pub mod page;
 pub mod probe;
 pub mod pstate;
+pub mod recompute;
 pub mod schema;
 pub mod shard;
 pub mod subscribe;

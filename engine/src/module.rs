@@ -133,6 +133,13 @@ impl Definition {
             && self.topologies.iter().zip(&other.topologies).all(same)
     }
 
+    /// The names of the `PState`s that a topology writes, in the order of declaration.
+    pub(crate) fn owned_by(&self, topology: &str) -> Option<Vec<String>> {
+        let place = self.topologies.iter().position(|it| it.name == topology)?;
+        let owned = self.pstates.iter().filter(|it| it.owner == place);
+        Some(owned.map(|it| it.name.clone()).collect())
+    }
+
     /// The field table that the module's records and values are encoded with: `stored`, with the names
     /// that are new appended.
     ///

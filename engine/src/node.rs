@@ -25,7 +25,9 @@ use crate::types::ShardId;
 
 mod backup;
 pub mod catalogue;
+pub(crate) mod numbers;
 pub(crate) mod pins;
+mod recompute;
 
 pub use crate::shard::recover::Progress;
 pub(crate) use catalogue::Installed;
@@ -60,6 +62,12 @@ pub struct Options {
     /// [migration](crate::migrate) is under way. More finishes sooner, and lengthens each microbatch, by at most
     /// about 250 us a partition. Default: 200.
     pub migration_values_max: usize,
+    /// The part of the time, from a thousandth up to 1, for which a [recompute](crate::recompute) works while it
+    /// catches up, beside everything else; in between it rests. Default: a quarter.
+    pub recompute_share: f64,
+    /// How long a topology may stand still at the end of its recompute, while what came out is checked. If that is
+    /// not enough it goes on, and nothing is switched. Default: ten seconds.
+    pub recompute_pause_max: Duration,
     /// How long an id of a topology can still be read after the next one became visible
     /// ([`Selecting::as_of`](crate::client::Selecting::as_of)). Costs memory, see `history_bytes_max`, and every
     /// read of an old id looks at all ids since. Default: zero, which keeps only what snapshots hold.
@@ -101,6 +109,8 @@ impl Default for Options {
             microbatch_bytes_max: MICROBATCH_BYTES_LIMIT,
             hop_bytes_max: 4 << 20,
             migration_values_max: 200,
+            recompute_share: 0.25,
+            recompute_pause_max: Duration::from_secs(10),
             history: Duration::ZERO,
             history_bytes_max: None,
             subscription_bytes_max: 1 << 20,
@@ -182,6 +192,13 @@ impl Options {
                 "migration_values_max is 0: no migration would ever end".to_owned(),
             ),
             (
+                (RECOMPUTE_SHARE_MIN..=1.0).contains(&self.recompute_share),
+                format!(
+                    "recompute_share is {}: take a part from {RECOMPUTE_SHARE_MIN} up to 1",
+                    self.recompute_share
+                ),
+            ),
+            (
                 self.subscription_heartbeat > Duration::ZERO,
                 "subscription_heartbeat is 0: shards would do nothing else".to_owned(),
             ),
@@ -195,6 +212,9 @@ impl Options {
 
 /// The least that the simulator runs with; [`Options::memory_bytes`] is divided into shares among the shards.
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
+
+/// A recompute with less would not end.
+const RECOMPUTE_SHARE_MIN: f64 = 0.001;
 
 /// Bounds [`Options::microbatch_bytes_max`] from below.
 const MICROBATCH_BYTES_MIN: u64 = 64 << 10;
@@ -217,6 +237,8 @@ pub(crate) struct Node {
     launching: Mutex<()>,
     /// Held while a backup is made: how many there were.
     backups: Mutex<u64>,
+    /// Held by a recompute: how many there were.
+    recomputes: Mutex<u64>,
 }
 
 /// What an opening found.
@@ -241,8 +263,11 @@ impl Node {
         let boot = boot(&platform, &options).await?;
         let plans = plan(options.shards, &boot.journals);
         let (run, shape) = (boot.manifest.run, (boot.manifest.partitions, boot.manifest.data_id));
+        let (dropped, retired) = boot.catalogue.left_over();
         let keeper = Keeper::new(boot.manifest, boot.catalogue);
         let setup = Arc::new(Setup::new(options, shape, run, keeper));
+        setup.note_dropped(dropped);
+        setup.note_retired(retired);
         let dealt = plans.iter().any(|plan| matches!(plan, Plan::Create { .. }));
         let journals: Vec<JournalId> = plans.iter().map(Plan::journal).collect();
         let node = Self {
@@ -252,6 +277,7 @@ impl Node {
             ended: AtomicBool::new(false),
             launching: Mutex::default(),
             backups: Mutex::default(),
+            recomputes: Mutex::default(),
         };
         let mut waiting = Vec::new();
         for (shard, plan) in node.shards().zip(plans) {
@@ -346,23 +372,33 @@ impl Node {
     pub(crate) async fn launch(&self, definition: Definition) -> Result<Arc<Installed>> {
         let _one = self.launching.lock().await;
         let module = self.number(definition).await?;
+        self.bring_up(&module).await?;
+        for place in 0..module.topologies.len() {
+            if let Some(shadow) = self.setup.shadow(&module.definition.name, place) {
+                self.bring_up(&shadow).await?;
+            }
+        }
+        Ok(module)
+    }
+
+    /// Has every shard run a module, or the shadow of one of its topologies.
+    async fn bring_up(&self, module: &Arc<Installed>) -> Result<()> {
         // Whoever is down now finds it among the modules when it starts; so this asks all of them.
         let installed =
-            self.ask_all(|reply| Message::Install { module: Arc::clone(&module), reply });
+            self.ask_all(|reply| Message::Install { module: Arc::clone(module), reply });
         let installed = installed.await;
         // Coordinators may speak from now on, since each shard that runs understands them.
         module.note_everywhere();
         let started = self.ask_all(|reply| Message::StartTopologies {
-            topologies: module.topologies.clone(),
+            topologies: module.running().map(|(_, id)| id).collect(),
             reply,
         });
         installed.and(started.await)?;
-        self.settle(&module).await?;
+        self.settle(module).await?;
         // A shard that was opened meanwhile may show more than the others have applied: it did not know
         // that there would be readers. One that is opened from now on knows.
         module.note_readers();
-        self.settle(&module).await?;
-        Ok(module)
+        self.settle(module).await
     }
 
     /// Gives a module its numbers, durably, and adds it to what every shard installs.
@@ -374,7 +410,11 @@ impl Node {
                 let definition = Arc::clone(&definition);
                 Message::Keeper(KeeperRequest::Launch { definition, reply })
             });
-            module = Some(self.setup.add_module(numbered.await?));
+            let numbered = self.setup.add_module(numbered.await?);
+            let read = self.ask_any(|reply| Message::Keeper(KeeperRequest::Read { reply }));
+            let (_, catalogue) = read.await?;
+            self.add_shadows(&numbered, &catalogue);
+            module = Some(numbered);
         }
         let module = module.expect("it was added");
         if !module.definition.declares_the_same(&definition) {
@@ -390,8 +430,8 @@ impl Node {
 
     /// Waits until readers of every shard see what was decided before.
     async fn settle(&self, module: &Installed) -> Result<()> {
-        for (definition, &topology) in module.definition.topologies.iter().zip(&module.topologies) {
-            let name = &definition.name;
+        for (place, topology) in module.running() {
+            let name = &module.definition.topologies[place].name;
             let partition = Topology::coordinator_partition(name, self.setup.partitions);
             let coordinator = self.setup.owner(partition);
             let decided = self.ask(coordinator, |reply| Message::Decided { topology, reply });

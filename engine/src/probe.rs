@@ -68,6 +68,8 @@ named! {
         ChangesLostOverBound = "changes-lost-over-bound",
         /// A step of a migration applies the function to what the function made.
         MigrationStepTwice = "migration-step-twice",
+        /// Some shards go on writing to the old `PState`s after a recompute has switched to new ones.
+        RecomputeSwitchTorn = "recompute-switch-torn",
     }
 }
 
@@ -100,6 +102,10 @@ named! {
         SnapshotAcrossFold = "snapshot-across-fold",
         /// An attempt that moved something of a migration has had no effect.
         MigrationStepDropped = "migration-step-dropped",
+        /// A shard recovers a topology that is being recomputed.
+        RecomputeAtCrash = "recompute-at-crash",
+        /// A shard recovers a topology that is stopped for the end of a recompute.
+        StoppedAtCrash = "stopped-at-crash",
         /// A segment ends in a damaged block.
         TornSegmentTail = "torn-segment-tail",
     }

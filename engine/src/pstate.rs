@@ -389,6 +389,21 @@ impl Store {
         state.described.insert(pstate);
     }
 
+    /// Whether there may be rows of a `PState` in the trees or over them; those of stacked runs do not count.
+    #[must_use]
+    pub fn holds(&self, pstate: PStateId) -> bool {
+        let state = self.inner.state.borrow();
+        let mut layers = state.frozen.iter().map(|layer| &**layer).chain([&state.memtable]);
+        layers.any(|layer| layer.tables.contains_key(&pstate))
+            || state.trees.get(&pstate).is_some_and(|tree| tree.root.depth > 0)
+    }
+
+    /// Deletes a `PState` that nobody reads any more, at any id: everything visible of it. Its tree is freed by the
+    /// next fold.
+    pub fn discard(&self, pstate: PStateId) {
+        self.inner.state.borrow_mut().memtable.delete_range(pstate, &[], None);
+    }
+
     /// Deletes a `PState`: everything visible of it, and its description. Its tree is freed by the next
     /// fold. No older id can be read afterwards.
     pub fn drop_pstate(&self, pstate: PStateId) {

@@ -43,6 +43,7 @@ mod parts;
 mod peers;
 mod pressure;
 pub(crate) mod read;
+pub(crate) mod recompute;
 pub(crate) mod recover;
 mod seen;
 pub(crate) mod setup;
@@ -91,6 +92,7 @@ pub(crate) struct Shard {
     /// Old entries are being copied to the end of the journal.
     copying: Cell<bool>,
     backup: backup::Backup,
+    dropped: recompute::DroppedHere,
 }
 
 /// Why a shard ends.
@@ -173,6 +175,7 @@ impl Shard {
             closing: Cell::default(),
             copying: Cell::default(),
             backup: backup::Backup::default(),
+            dropped: recompute::DroppedHere::default(),
         }
     }
 
@@ -303,6 +306,7 @@ impl Shard {
                 });
             }
             Message::Backup(request) => self.back_up(request),
+            Message::Recompute(request) => self.recompute(request),
             Message::Close { reply } => {
                 let shard = Rc::clone(self);
                 self.env.spawn(Class::Background, "close", async move {

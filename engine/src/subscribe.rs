@@ -97,6 +97,8 @@ pub enum Gap {
     Reopened,
     /// A change could not be decoded.
     Undecodable,
+    /// A [recompute](crate::recompute) has put another state in the place of what was watched.
+    Recomputed,
 }
 
 impl fmt::Display for Gap {
@@ -105,6 +107,7 @@ impl fmt::Display for Gap {
             Self::Overrun => "the subscriber did not keep up",
             Self::Reopened => "the shard was reopened",
             Self::Undecodable => "a change could not be decoded",
+            Self::Recomputed => "the state was recomputed",
         })
     }
 }

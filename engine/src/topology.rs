@@ -7,6 +7,7 @@ use std::fmt;
 use std::panic::Location;
 
 use crate::module::{DepotIndex, PStateIndex};
+use crate::recompute::Invariant;
 
 mod aggregate;
 mod at;
@@ -64,6 +65,10 @@ pub struct Definition {
     pub sources: Vec<Source>,
     /// Its nodes, in the order in which they were built.
     pub nodes: Vec<Node>,
+    /// Whether its state is the same in whatever order records of different partitions come.
+    pub order_free: bool,
+    /// What holds of its `PState`s between microbatches.
+    pub invariants: Vec<Invariant>,
 }
 
 /// A depot that feeds a topology. One depot can feed several nodes.

@@ -21,7 +21,7 @@ use crate::backup::target;
 use crate::codec::FieldTable;
 use crate::journal::JournalId;
 use crate::manifest::{self, Manifest};
-use crate::node::catalogue::{Catalogue, ModuleEntry, Numbered};
+use crate::node::catalogue::{Catalogue, Numbered};
 use crate::types::{DepotId, PartitionId};
 
 mod journals;
@@ -268,6 +268,36 @@ fn possible(manifest: &Manifest) -> bool {
 /// More than one for every shard there can be.
 const PARTITIONS_MAX: u32 = 1 << 20;
 
+/// Kinds of which recomputes have some, too.
+#[derive(Clone, Copy)]
+enum Of {
+    PStates,
+    Topologies,
+}
+
+/// Every name and number of a kind, old forms and those of recomputes included.
+fn numbered(catalogue: &Catalogue, of: Of) -> Vec<Numbered> {
+    let mut all = Vec::new();
+    for module in &catalogue.modules {
+        match of {
+            Of::PStates => all.extend(module.stored()),
+            Of::Topologies => all.extend(module.topologies.iter().cloned()),
+        }
+        for it in &module.recomputes {
+            match of {
+                Of::PStates => all.extend(it.pstates.iter().cloned()),
+                Of::Topologies => all.push(Numbered::new(&it.topology, it.number)),
+            }
+        }
+    }
+    let left = match of {
+        Of::PStates => &catalogue.leftovers.pstates,
+        Of::Topologies => &catalogue.leftovers.topologies,
+    };
+    all.extend(left.iter().map(|&number| Numbered::new("of an earlier recompute", number)));
+    all
+}
+
 /// What contradicts itself in a catalogue.
 fn faults(catalogue: &Catalogue) -> Vec<String> {
     let mut faults = Vec::new();
@@ -278,13 +308,13 @@ fn faults(catalogue: &Catalogue) -> Vec<String> {
     }
     let modules = &catalogue.modules;
     let kinds: [(&str, u32, Vec<Numbered>); 3] = [
-        ("depot", catalogue.next_depot, modules.iter().flat_map(|it| it.depots.clone()).collect()),
-        ("PState", catalogue.next_pstate, modules.iter().flat_map(ModuleEntry::stored).collect()),
         (
-            "topology",
-            catalogue.next_topology,
-            modules.iter().flat_map(|it| it.topologies.clone()).collect(),
+            "depot",
+            catalogue.next_depot,
+            modules.iter().flat_map(|it| &it.depots).cloned().collect(),
         ),
+        ("PState", catalogue.next_pstate, numbered(catalogue, Of::PStates)),
+        ("topology", catalogue.next_topology, numbered(catalogue, Of::Topologies)),
     ];
     for (kind, next, numbered) in kinds {
         let mut seen = BTreeMap::new();

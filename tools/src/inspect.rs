@@ -131,7 +131,7 @@ impl Inspection<'_> {
                 ("topology", module.topologies.clone()),
             ];
             for (kind, all) in kinds {
-                for Numbered { name, number, layout, placed, migrating, migrated } in all {
+                for Numbered { name, number, layout, placed, migrating, migrated, since } in all {
                     let layout =
                         layout.map(|it| format!(": {}", placed.written(&it))).unwrap_or_default();
                     let running = migrating.map(|it| format!(", being migrated by {}", it.id));
@@ -140,9 +140,30 @@ impl Inspection<'_> {
                         [] => String::new(),
                         done => format!(", was migrated by {}", done.join(", ")),
                     };
-                    writeln!(self.out, "  {kind:<9} {number:>4}  {name}{layout}{running}{done}")?;
+                    let since = match since {
+                        0 => String::new(),
+                        id => format!(", recomputed at microbatch {id}"),
+                    };
+                    writeln!(
+                        self.out,
+                        "  {kind:<9} {number:>4}  {name}{layout}{running}{done}{since}"
+                    )?;
                 }
             }
+            for it in &module.recomputes {
+                let numbers: Vec<_> =
+                    it.pstates.iter().map(|it| format!("{} {}", it.number, it.name)).collect();
+                writeln!(
+                    self.out,
+                    "  recompute of {}: topology {}, PStates {}",
+                    it.topology,
+                    it.number,
+                    numbers.join(", ")
+                )?;
+            }
+        }
+        if !catalogue.leftovers.pstates.is_empty() {
+            writeln!(self.out, "PStates to be dropped: {:?}", catalogue.leftovers.pstates)?;
         }
         for types in self.fields().types() {
             let names = types.names().iter().enumerate();
@@ -432,11 +453,26 @@ impl Inspection<'_> {
     fn numbered(&self, kind: Kind) -> impl Iterator<Item = (&str, Numbered)> {
         let modules = self.report.catalogue.iter().flat_map(|it| &it.modules);
         modules.flat_map(move |module| {
-            let all = match kind {
+            let mut all = match kind {
                 Kind::Depot => module.depots.clone(),
                 Kind::PState => module.stored().collect(),
                 Kind::Topology => module.topologies.clone(),
             };
+            for recompute in &module.recomputes {
+                let title = |name: &str| format!("{name} (recompute)");
+                match kind {
+                    Kind::Depot => {}
+                    Kind::PState => all.extend(
+                        recompute
+                            .pstates
+                            .iter()
+                            .map(|it| Numbered { name: title(&it.name), ..it.clone() }),
+                    ),
+                    Kind::Topology => {
+                        all.push(Numbered::new(&title(&recompute.topology), recompute.number));
+                    }
+                }
+            }
             all.into_iter().map(|it| (&*module.name, it))
         })
     }

@@ -9,7 +9,9 @@ use super::{Engine, Launched, Snapshot};
 use crate::codec::KeyBuf;
 use crate::difference::Differ;
 use crate::error::{Error, Result};
+use crate::module::PStateIndex;
 use crate::node::Installed;
+use crate::node::numbers::Numbers;
 use crate::schema::{Outside, ReadOp, ReadPlan, Reads};
 use crate::shard::message::{DifferenceRequest, Message, RawDiffering};
 use crate::subscribe::index::Watch;
@@ -105,12 +107,12 @@ impl From<&Snapshot> for Version {
 }
 
 impl Version {
-    /// The id of a topology of the module, by its place.
-    fn id(&self, module: &Arc<Installed>, owner: usize) -> Result<MicrobatchId> {
+    /// The moment, of a topology of the module, by its place.
+    fn moment(&self, module: &Arc<Installed>, owner: usize) -> Result<Moment> {
         let name = &module.definition.name;
         match &self.0 {
             Which::Held(snapshot) if Arc::ptr_eq(&snapshot.module, module) => {
-                Ok(snapshot.pin.ids()[owner].1)
+                Ok((snapshot.pin.ids()[owner].1, Some(Arc::clone(snapshot.pin.numbers()))))
             }
             Which::Held(snapshot) => Err(Error::Invalid {
                 what: format!(
@@ -127,7 +129,7 @@ impl Version {
                     );
                     return Err(Error::Invalid { what });
                 }
-                Ok(*id)
+                Ok((*id, None))
             }
         }
     }
@@ -150,6 +152,8 @@ enum State {
 
 struct Reading {
     owner: usize,
+    /// With the number of `watch`, which nobody drops as long as these are held.
+    _numbers: Arc<Numbers>,
     watch: Watch,
     /// The earlier id first.
     ids: (MicrobatchId, MicrobatchId),
@@ -180,8 +184,9 @@ impl<P: Differ> Differences<P> {
     /// # Errors
     /// `SnapshotExpired` if what was written since the earlier id is not known any more; it says from which id on it
     /// is. `Invalid` for an id that is not visible yet, a snapshot of another module, a range with a limit or in
-    /// reverse, a key that is too long, and a `PState` of which a [migration](crate::migrate) was under way since the
-    /// engine was opened; `ShardStopped`, `Corrupt`, `Decode`.
+    /// reverse, a key that is too long, moments between which the `PState` was [recomputed](crate::recompute), and
+    /// a `PState` of which a [migration](crate::migrate) was under way since the engine was opened;
+    /// `ShardStopped`, `Corrupt`, `Decode`.
     pub async fn next(&mut self) -> Result<Option<Vec<P::Entry>>> {
         if let State::New(reads) = &self.state {
             self.state = State::Reading(self.begin(reads.clone()?)?);
@@ -224,7 +229,7 @@ impl<P: Differ> Differences<P> {
         }
         let at = pstate.0 as usize;
         let owner = self.module.definition.pstates[at].owner;
-        if let Some(moving) = self.module.moving(self.module.pstates[at]) {
+        if let Some(moving) = self.module.moving(PStateIndex(pstate.0)) {
             let (name, id) = (&self.module.definition.pstates[at].name, &moving.id);
             let what = format!(
                 "what was written of `{name}` cannot be told from what migration `{id}` rewrote of it; it can be \
@@ -232,9 +237,14 @@ impl<P: Differ> Differences<P> {
             );
             return Err(Error::Invalid { what });
         }
-        let watch = Watch::of(self.module.pstates[at], op).map_err(Error::invalid)?;
-        let from = self.versions.0.id(&self.module, owner)?;
-        let to = self.versions.1.id(&self.module, owner)?;
+        let mut moments = [
+            self.versions.0.moment(&self.module, owner)?,
+            self.versions.1.moment(&self.module, owner)?,
+        ];
+        let [from, to] = [moments[0].0, moments[1].0];
+        moments.sort_by_key(|(id, _)| *id);
+        let numbers = self.numbers(moments, at)?;
+        let watch = Watch::of(numbers.pstates[at], op).map_err(Error::invalid)?;
         let partitions = self.engine.partitions();
         let partitions = match place {
             Some(place) => vec![place.partition(partitions)],
@@ -249,13 +259,39 @@ impl<P: Differ> Differences<P> {
         };
         Ok(Reading {
             owner,
+            _numbers: numbers,
             watch,
             ids: (from.min(to), from.max(to)),
             is_backward: to < from,
             sources: partitions.into_iter().map(source).collect(),
         })
     }
+
+    /// Where the `PState` at place `at` is stored at both moments, of which the earlier one comes first.
+    fn numbers(&self, moments: [Moment; 2], at: usize) -> Result<Arc<Numbers>> {
+        let definition = &self.module.definition;
+        let pstate = &definition.pstates[at];
+        let [(from, earlier), (_, later)] = moments;
+        let numbers = later.unwrap_or_else(|| self.module.numbers());
+        let since = numbers.since[pstate.owner];
+        let is_elsewhere =
+            earlier.is_some_and(|earlier| earlier.pstates[at] != numbers.pstates[at]);
+        if from < since || is_elsewhere {
+            let (name, topology) = (&pstate.name, &definition.topologies[pstate.owner].name);
+            let what = format!(
+                "`{name}` was recomputed between the two moments: what it is since then was not written one after \
+                 the other, so it cannot be compared with what it was at {from} of topology `{topology}`; compare \
+                 moments that were both seen after it, or both held by snapshots from before"
+            );
+            return Err(Error::Invalid { what });
+        }
+        Ok(numbers)
+    }
 }
+
+/// An id, and where the module's `PState`s are stored at it; none if it is not held, so that it counts as one of
+/// what is stored now.
+type Moment = (MicrobatchId, Option<Arc<Numbers>>);
 
 impl Reading {
     /// Reads on wherever nothing is left of what was read; all partitions at once.

@@ -55,6 +55,15 @@ impl<H> Launched<H> {
     /// # Panics
     /// If `rows` is 0.
     pub fn pages<S: RowOf, O: Open>(&self, path: Path<S, Many, O>, rows: usize) -> Pages<S> {
+        self.pages_inside(path, rows)
+    }
+
+    /// The same, of private `PState`s, too.
+    pub(crate) fn pages_inside<S: RowOf, O>(
+        &self,
+        path: Path<S, Many, O>,
+        rows: usize,
+    ) -> Pages<S> {
         assert!(rows > 0, "a page has rows");
         let on = SelectOn { engine: self.engine.clone(), module: Arc::clone(&self.module) };
         let reads = path.reads().map_err(Error::invalid);

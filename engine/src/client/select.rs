@@ -34,6 +34,11 @@ impl<H> Launched<H> {
     /// `ShardStopped`, `Corrupt`, `Decode`; `Invalid` for a key that is too long or paths under different
     /// keys; `SnapshotExpired` if so much is written that what is read cannot be kept so long.
     pub fn select<P: Select + Outside>(&self, path: P) -> Selecting<P> {
+        self.select_inside(path)
+    }
+
+    /// The same, of private `PState`s, too.
+    pub(crate) fn select_inside<P: Select>(&self, path: P) -> Selecting<P> {
         let reads = path.reads().map_err(Error::invalid);
         let on = SelectOn { engine: self.engine.clone(), module: Arc::clone(&self.module) };
         Selecting { on, within: None, state: State::New(reads, Moment::Now), types: PhantomData }
@@ -63,6 +68,14 @@ impl<H> Launched<H> {
     pub fn select_many<P: Select + Outside, I: IntoIterator<Item = P>>(
         &self,
         paths: I,
+    ) -> SelectingMany<P> {
+        self.select_many_inside(paths)
+    }
+
+    /// The same, of private `PState`s, too.
+    pub(crate) fn select_many_inside<P: Select>(
+        &self,
+        paths: impl IntoIterator<Item = P>,
     ) -> SelectingMany<P> {
         let reads: Result<Vec<Reads>> =
             paths.into_iter().map(|path| path.reads().map_err(Error::invalid)).collect();
@@ -385,7 +398,12 @@ impl SelectOn {
                     );
                     return Err(Error::Invalid { what });
                 }
-                Ok(When::AsOf(*id))
+                let numbers = self.module.numbers();
+                let oldest = numbers.since[place];
+                if *id < oldest {
+                    return Err(Error::SnapshotExpired { wanted: *id, oldest });
+                }
+                Ok(When::AsOf(*id, numbers))
             }
         }
     }
@@ -397,24 +415,25 @@ impl SelectOn {
         when: When,
         within: Option<Duration>,
     ) -> (ShardId, oneshot::Receiver<Result<Vec<ReadAnswer>>>) {
-        let operations = plans.into_iter().map(|plan| ReadOperation {
-            pstate: self.module.pstates[plan.pstate.0 as usize],
-            owner: self.owner(plan),
-            op: plan.op.clone(),
-        });
+        let operations = plans
+            .into_iter()
+            .map(|plan| ReadOperation { pstate: PStateIndex(plan.pstate.0), op: plan.op.clone() });
         let operations = operations.collect();
-        let module = Arc::clone(&self.module);
+        let (module, numbers) = (Arc::clone(&self.module), self.module.numbers());
         let node = &self.engine.inner.node;
         let shard = node.setup.owner(partition);
         let answer = node.post(shard, |reply| {
-            Message::Read(ReadRequest { module, partition, operations, when, within, reply })
+            Message::Read(ReadRequest {
+                module,
+                partition,
+                operations,
+                numbers,
+                when,
+                within,
+                reply,
+            })
         });
         (shard, answer)
-    }
-
-    /// The place of the topology that writes what is read. Tokens number `PState`s within their module.
-    fn owner(&self, plan: &ReadPlan) -> usize {
-        self.module.definition.pstates[plan.pstate.0 as usize].owner
     }
 }
 

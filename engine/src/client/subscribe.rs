@@ -10,6 +10,7 @@ use futures_util::stream::{Stream, unfold};
 use super::{Engine, Launched};
 use crate::codec::KeyBuf;
 use crate::error::{Error, Result};
+use crate::module::PStateIndex;
 use crate::node::Installed;
 use crate::schema::{Outside, ReadPlan, Reads};
 use crate::shard::message::{
@@ -72,10 +73,12 @@ impl<H> Launched<H> {
         let planned = path.reads().map_err(Error::invalid).and_then(|reads| self.plan(reads));
         let (engine, module) = (self.engine.clone(), Arc::clone(&self.module));
         async move {
-            let place = planned?;
+            let mut place = planned?;
             let registered = place.register(&engine, &module, Reading::First).await?;
             let read = place.read::<P>(&engine, &module, registered, Reading::First).await?;
-            let (read, id, queue) = read;
+            let (read, registered) = read;
+            place.watch.pstate = registered.number(place.pstate);
+            let Subscribed { id, queue, .. } = registered;
             Ok(Subscription {
                 engine,
                 module,
@@ -105,9 +108,9 @@ impl<H> Launched<H> {
         let partition = place.partition(self.engine.partitions());
         let at = pstate.0 as usize;
         let owner = self.module.definition.pstates[at].owner;
-        let watch = Watch::of(self.module.pstates[at], op).or_else(invalid)?;
+        let watch = Watch::of(self.module.numbers().pstates[at], op).or_else(invalid)?;
         let shard = self.engine.inner.node.setup.owner(partition);
-        Ok(Place { shard, partition, owner, watch })
+        Ok(Place { shard, partition, owner, pstate: PStateIndex(pstate.0), watch })
     }
 }
 
@@ -116,6 +119,8 @@ struct Place {
     shard: ShardId,
     partition: PartitionId,
     owner: usize,
+    pstate: PStateIndex,
+    /// With the number under which that lay which the subscriber has.
     watch: Watch,
 }
 
@@ -140,6 +145,7 @@ impl Place {
                 module: Arc::clone(module),
                 owner: self.owner,
                 partition: self.partition,
+                pstate: self.pstate,
                 watch: self.watch.clone(),
                 again: reading == Reading::Again,
                 reply,
@@ -155,13 +161,13 @@ impl Place {
         module: &Arc<Installed>,
         mut registered: Subscribed,
         reading: Reading,
-    ) -> Result<(P::Mirror, MicrobatchId, Receiver)> {
+    ) -> Result<(P::Mirror, Subscribed)> {
         for tries in 1.. {
             match self.read_pages::<P>(engine, module, &registered, reading).await {
                 Err(Error::SnapshotExpired { .. }) if tries < TRIES_MAX => {
                     registered = self.register(engine, module, reading).await?;
                 }
-                read => return Ok((read?, registered.id, registered.queue)),
+                read => return Ok((read?, registered)),
             }
         }
         unreachable!("the last try returns")
@@ -176,12 +182,16 @@ impl Place {
         id: MicrobatchId,
         registered: &Subscribed,
     ) -> Result<Option<Vec<RawWrite>>> {
+        // What lies there now comes of a recompute, and was not written since.
+        if registered.number(self.pstate) != self.watch.pstate {
+            return Ok(None);
+        }
         if registered.id <= id {
             // It never goes back.
             return Ok((id == registered.id).then(Vec::new));
         }
         // What a migration rewrote was written, too, and under another number than what it was read from.
-        if module.moving(self.watch.pstate).is_some() {
+        if module.moving(self.pstate).is_some() {
             return Ok(None);
         }
         let mut writes = Vec::new();
@@ -235,8 +245,8 @@ impl Place {
                 Message::Page(PageRequest {
                     module: Arc::clone(module),
                     pin: Arc::clone(&registered.pin),
-                    owner: self.owner,
                     partition: self.partition,
+                    pstate: self.pstate,
                     watch: self.watch.clone(),
                     after: after.take(),
                     reply,
@@ -351,6 +361,7 @@ impl<P: Subscribe> Subscription<P> {
                 }
                 // The queue goes, with what is in it.
                 Received::Gap => self.state = State::Off(Gap::Overrun),
+                Received::Moved => self.state = State::Off(Gap::Recomputed),
                 Received::Ended => {
                     self.state = State::Off(Gap::Reopened);
                     let error = self.engine.inner.node.setup.stopped_error(self.place.shard);
@@ -421,8 +432,10 @@ impl<P: Subscribe> Subscription<P> {
         }
         let (engine, module, place) = (&self.engine, &self.module, &self.place);
         let read = place.read::<P>(engine, module, registered, Reading::Again).await?;
-        let (mirror, id, queue) = read;
+        let (mirror, registered) = read;
         let old = std::mem::replace(&mut self.mirror, mirror);
+        self.place.watch.pstate = registered.number(place.pstate);
+        let Subscribed { id, queue, .. } = registered;
         self.id = id;
         self.state = State::On(queue);
         Ok(What::Resynced { gap, old })

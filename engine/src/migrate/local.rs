@@ -334,6 +334,10 @@ impl Local for Migrated<'_> {
         self.inner.seed()
     }
 
+    fn is_recompute(&self) -> bool {
+        self.inner.is_recompute()
+    }
+
     fn fields(&self) -> &FieldTable {
         self.inner.fields()
     }

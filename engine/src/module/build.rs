@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::future::Future;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::{
 use crate::codec::table::Trace;
 use crate::codec::{self, EncodeKey, Placement, key::encode_key};
 use crate::migrate::{Declared, InnerValues, Migration, Values};
+use crate::recompute::{Invariant, Reading, Unfulfilled};
 use crate::schema::{Data, Owned, Schema};
 use crate::topology::{
     self, Hopped, Input, Intake, Node, NodeIndex, Row, Source, take_records, take_timed,
@@ -65,8 +67,7 @@ impl Module {
         let mut draft = self.draft.borrow_mut();
         draft.claim(name, location);
         let topology = draft.topologies.len();
-        let (sources, nodes) = (Vec::new(), Vec::new());
-        draft.topologies.push(TopologyDraft { name: name.to_owned(), location, sources, nodes });
+        draft.topologies.push(TopologyDraft::new(name, location));
         Topology { draft: Draft { module: self, topology }, owner: PhantomData }
     }
 }
@@ -216,6 +217,42 @@ impl<'m, O: 'static> Topology<'m, O> {
         Owned::from_id(PStateId(index.0))
     }
 
+    /// Promises that what this topology keeps depends on which records there are, and not on how microbatches
+    /// group them, on the order of those of different partitions, on the time or on chance: sums and counts are
+    /// so, the last of something is not. A [recompute](crate::recompute) must then come out equal.
+    pub fn order_free(&self) {
+        self.draft.module.draft.borrow_mut().topologies[self.draft.topology].order_free = true;
+    }
+
+    /// Declares what holds of this topology's `PState`s after every microbatch. A
+    /// [recompute](crate::recompute) that does not fulfil it is given up.
+    ///
+    /// ```
+    /// # use tidemill::module::{Module, define};
+    /// # use tidemill::schema::Map;
+    /// # use tidemill::schema::aggregate::Sum;
+    /// # fn bank(m: &Module) {
+    /// # let transfers = m.depot::<(u64, i64)>("transfers").hash_by(|(to, _)| to);
+    /// # let ledger = m.microbatch(|| "ledger");
+    /// let funds = ledger.pstate::<Map<u64, i64>>("funds");
+    /// ledger.invariant("no account is in debt", move |read| async move {
+    ///     let debtor = read.select(funds.all()).await?.into_iter().find(|(_, cents)| *cents < 0);
+    ///     debtor.map_or(Ok(()), |(account, cents)| Err(format!("{account} has {cents}").into()))
+    /// });
+    /// # ledger.source(transfers).aggregate(funds, |funds, (to, n)| funds.key(to).add(Sum(n)));
+    /// # }
+    /// # define("bank", bank).unwrap();
+    /// ```
+    pub fn invariant<F, R>(&self, name: &str, holds: F)
+    where
+        F: Fn(Reading) -> R + Send + Sync + 'static,
+        R: Future<Output = std::result::Result<(), Unfulfilled>> + Send + 'static,
+    {
+        let invariant = Invariant::new(name, holds);
+        let mut draft = self.draft.module.draft.borrow_mut();
+        draft.topologies[self.draft.topology].invariants.push(invariant);
+    }
+
     /// A flow of the records of `depot`, each where it lies.
     #[track_caller]
     pub fn source<T: Row, R>(&self, depot: Depot<T, R>) -> Hopped<'m, O, T, ()> {
@@ -305,6 +342,8 @@ struct TopologyDraft {
     location: &'static Location<'static>,
     sources: Vec<Source>,
     nodes: Vec<(&'static Location<'static>, Option<Node>)>,
+    order_free: bool,
+    invariants: Vec<Invariant>,
 }
 
 impl ModuleDraft {
@@ -351,8 +390,13 @@ impl ModuleDraft {
 }
 
 impl TopologyDraft {
+    fn new(name: &str, location: &'static Location<'static>) -> Self {
+        let (sources, nodes, invariants) = (Vec::new(), Vec::new(), Vec::new());
+        Self { name: name.to_owned(), location, sources, nodes, order_free: false, invariants }
+    }
+
     fn finish(self) -> Result<topology::Definition, Error> {
-        let Self { name, location, sources, nodes } = self;
+        let Self { name, location, sources, nodes, order_free, invariants } = self;
         if sources.is_empty() {
             return Err(Error::NoSource { topology: name, location });
         }
@@ -360,7 +404,7 @@ impl TopologyDraft {
             node.ok_or_else(|| Error::Unfinished { topology: name.clone(), location })
         });
         let nodes = complete.collect::<Result<Vec<_>, Error>>()?;
-        Ok(topology::Definition { name, location, sources, nodes })
+        Ok(topology::Definition { name, location, sources, nodes, order_free, invariants })
     }
 }
 

@@ -48,6 +48,8 @@ struct HeldTopology {
     coordinator: ShardId,
     name: String,
     module: String,
+    /// It belongs to a recompute.
+    is_shadow: bool,
 }
 
 impl Node {
@@ -111,7 +113,9 @@ impl Node {
         for ((shard, held), topology) in holding.into_iter().zip(&topologies) {
             let id: MicrobatchId = self.answered(shard, held).await?;
             let (module, name) = (topology.module.clone(), topology.name.clone());
-            ids.push(BackedUp { module, topology: name, id });
+            if !topology.is_shadow {
+                ids.push(BackedUp { module, topology: name, id });
+            }
         }
         // What coordinators have said is everywhere when every shard has heard something they said later.
         let coordinators: BTreeSet<ShardId> = topologies.iter().map(|it| it.coordinator).collect();
@@ -162,11 +166,12 @@ impl Node {
         let mut all = Vec::new();
         for module in self.setup.modules() {
             let definition = &module.definition;
-            for (topology, &id) in definition.topologies.iter().zip(&module.topologies) {
-                let name = topology.name.clone();
+            for (place, id) in module.running() {
+                let name = definition.topologies[place].name.clone();
                 let home = Topology::coordinator_partition(&name, self.setup.partitions);
                 let coordinator = self.setup.owner(home);
-                all.push(HeldTopology { id, coordinator, name, module: definition.name.clone() });
+                let (module, is_shadow) = (definition.name.clone(), module.shadow.is_some());
+                all.push(HeldTopology { id, coordinator, name, module, is_shadow });
             }
         }
         all

@@ -14,8 +14,8 @@
 //!
 //! Format 2 added the layouts. A file of format 1 is read, and its `PState`s take the layouts that the next
 //! launch declares. Format 3 added the sizes of collections: what was launched before keeps none. Format 4
-//! added migrations, and where rows live: before, that was by the hash of the first key for all. The file that a
-//! launch writes has the newest format.
+//! added migrations, recomputes, and where rows live: before, that was by the hash of the first key for all. The
+//! file that a launch writes has the newest format.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +23,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
+use super::numbers::{Current, Numbers, Stops};
 use crate::codec::FieldTable;
 use crate::codec::table::Misfit;
 use crate::error::{Error, Result};
@@ -32,8 +33,10 @@ use crate::schema::{Described, Layout, ReadPlan, Reads};
 use crate::types::{DepotId, MicrobatchId, PStateId, ShardId, TopologyId};
 
 mod placed;
+pub(crate) mod recomputes;
 
 pub use placed::Placed;
+pub use recomputes::{Leftovers, Recomputing};
 
 /// Everything that has a number.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -50,6 +53,9 @@ pub struct Catalogue {
     pub next_topology: u32,
     /// The numbers of record fields, as [`FieldTable::encode`] writes them.
     pub fields: Vec<u8>,
+    /// What recomputes have left to be dropped.
+    #[serde(default, skip_serializing_if = "Leftovers::is_empty")]
+    pub leftovers: Leftovers,
 }
 
 /// A launched module.
@@ -65,6 +71,9 @@ pub struct ModuleEntry {
     pub pstates: Vec<Numbered>,
     /// Its topologies.
     pub topologies: Vec<Numbered>,
+    /// Those of them that are being recomputed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recomputes: Vec<Recomputing>,
 }
 
 /// A name and its number.
@@ -87,6 +96,14 @@ pub struct Numbered {
     /// Of a `PState`: the ids of migrations that are done, or that began before anything was stored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub migrated: Vec<String>,
+    /// Of a `PState`: the id of its topology from which on it lies under this number, if it lay elsewhere before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for that")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a `PState` was before a migration that is under way.
@@ -111,6 +128,7 @@ impl Numbered {
             migrating: None,
             migrated: Vec::new(),
             placed: Placed::Hash,
+            since: 0,
         }
     }
 
@@ -130,8 +148,7 @@ pub(crate) struct Installed {
     pub(crate) definition: Arc<Definition>,
     /// By place in the definition.
     pub(crate) depots: Vec<DepotId>,
-    /// The same, and behind them the old numbers of those that are being migrated.
-    pub(crate) pstates: Vec<PStateId>,
+    numbers: Current,
     /// By the same places, the layouts of those in which sizes of collections are kept.
     pub(crate) sizes: Vec<Option<Layout>>,
     /// The migrations under way.
@@ -146,22 +163,25 @@ pub(crate) struct Installed {
     pub(crate) initials: Vec<Option<Vec<u8>>>,
     /// How far each topology is visible: the highest id that some shard of this process has shown. All
     /// participants have applied it durably.
-    visible: Vec<AtomicU64>,
+    visible: Vec<Arc<AtomicU64>>,
     /// The same for each topology and shard, which follow each other within moments.
     shown: RwLock<BTreeMap<(usize, ShardId), MicrobatchId>>,
     /// Every shard that runs has the module, so its topologies may start.
     is_everywhere: AtomicBool,
     /// A launch has succeeded, or is about to.
     has_readers: AtomicBool,
+    /// Topologies that stand still for a recompute.
+    pub(crate) stops: Stops,
+    /// This is the second instance of one topology, the one at this place: nothing else of it runs.
+    pub(crate) shadow: Option<usize>,
     /// The shards on which nothing is left of a migration.
     moved: RwLock<BTreeSet<(usize, ShardId)>>,
 }
 
 impl Installed {
-    /// The migration under way of a `PState`, if there is still anything to look for under its old number.
-    pub(crate) fn moving(&self, pstate: PStateId) -> Option<&Move> {
-        let moves = self.moves.iter().map(|it| &**it);
-        moves.into_iter().find(|it| self.pstates[it.pstate.0 as usize] == pstate)
+    /// The migration of a `PState` that was under way when this process launched it, be it done by now or not.
+    pub(crate) fn moving(&self, pstate: PStateIndex) -> Option<&Move> {
+        self.moves.iter().map(|it| &**it).find(|it| it.pstate == pstate)
     }
 
     /// The migrations of one of its topologies that are not done, with their places.
@@ -187,10 +207,71 @@ impl Installed {
         self.visible[place].fetch_max(id.0, Ordering::SeqCst);
     }
 
+    /// The numbers of its `PState`s, to be held as long as they are used.
+    pub(crate) fn numbers(&self) -> Arc<Numbers> {
+        self.numbers.get()
+    }
+
+    /// Stores its `PState`s under other numbers from now on; answers with those before.
+    pub(crate) fn renumber(&self, numbers: Numbers) -> Arc<Numbers> {
+        self.numbers.replace(numbers)
+    }
+
+    /// The places and numbers of those of its topologies that run.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (usize, TopologyId)> + '_ {
+        let all = self.topologies.iter().copied().enumerate();
+        all.filter(|(place, _)| self.shadow.is_none_or(|shadow| shadow == *place))
+    }
+
+    /// A second instance of the topology at `place`, which goes by another number and writes to other
+    /// `PState`s; `pstates` as in [`Numbers`]. It reads what other topologies write where this one does.
+    pub(crate) fn shadow(&self, place: usize, id: TopologyId, pstates: Vec<PStateId>) -> Self {
+        let mut topologies = self.topologies.clone();
+        topologies[place] = id;
+        let mut visible = self.visible.clone();
+        visible[place] = Arc::default();
+        let mut since = self.numbers().since.clone();
+        since[place] = MicrobatchId(0);
+        // What it writes itself never had another form. What it reads of others may still have.
+        let owner = |it: &Move| self.definition.pstates[it.pstate.0 as usize].owner;
+        let moves = self.moves.iter().filter(|it| owner(it) != place).cloned().collect();
+        Self {
+            definition: Arc::clone(&self.definition),
+            depots: self.depots.clone(),
+            numbers: Current::new(Numbers { pstates, since }),
+            sizes: self.sizes.clone(),
+            moves,
+            topologies,
+            dead_letters: self.dead_letters.clone(),
+            fields: Arc::clone(&self.fields),
+            layouts: self.layouts.clone(),
+            initials: self.initials.clone(),
+            visible,
+            shown: RwLock::default(),
+            is_everywhere: AtomicBool::new(false),
+            has_readers: AtomicBool::new(false),
+            moved: RwLock::default(),
+            stops: Stops::default(),
+            shadow: Some(place),
+        }
+    }
+
     /// How far each topology is visible.
     pub(crate) fn visible(&self) -> Vec<(TopologyId, MicrobatchId)> {
         let visible = self.visible.iter().map(|id| MicrobatchId(id.load(Ordering::SeqCst)));
         self.topologies.iter().copied().zip(visible).collect()
+    }
+
+    /// The same, and what is stored where at those ids: a topology stands still while its numbers change, so they
+    /// belong together if they are the same before and after.
+    pub(crate) fn visible_with_numbers(&self) -> (Vec<(TopologyId, MicrobatchId)>, Arc<Numbers>) {
+        loop {
+            let numbers = self.numbers();
+            let visible = self.visible();
+            if Arc::ptr_eq(&numbers, &self.numbers()) {
+                return (visible, numbers);
+            }
+        }
     }
 
     pub(crate) fn described(&self, pstate: PStateIndex) -> Described<'_> {
@@ -261,6 +342,7 @@ impl Default for Catalogue {
             next_pstate: 1,
             next_topology: 1,
             fields: Vec::new(),
+            leftovers: Leftovers::default(),
         }
     }
 }
@@ -318,11 +400,15 @@ impl Catalogue {
                 depots: Vec::new(),
                 pstates: Vec::new(),
                 topologies: Vec::new(),
+                recomputes: Vec::new(),
             });
             self.modules.len() - 1
         };
         let entry = &mut self.modules[place];
         entry.version = definition.version;
+        let left = entry.outdated(definition.version, |name| definition.owned_by(name));
+        self.leftovers.pstates.extend(left.pstates);
+        self.leftovers.topologies.extend(left.topologies);
         let dead_letter_names =
             definition.topologies.iter().map(|topology| dead_letters_of(&topology.name));
         let dead_letters: Vec<_> = dead_letter_names
@@ -347,6 +433,9 @@ impl Catalogue {
             let placed = Placed::from(decl.placing);
             entry.check_place(&decl.name, layout, &placed)?;
             let moving = entry.declare(&declared, &mut self.next_pstate)?;
+            if moving.from.is_some() {
+                entry.check_not_recomputed(&decl.name)?;
+            }
             entry.remember_place(&decl.name, placed);
             if let (Some(from), Some((migration, _))) = (moving.from, &migration) {
                 let place = PStateIndex(count(pstates.len()));
@@ -358,16 +447,24 @@ impl Catalogue {
         }
         sizes.extend(old.iter().map(|_| None));
         pstates.extend(old);
+        let mut since = vec![MicrobatchId(0); topologies.len()];
+        for pstate in &definition.pstates {
+            let known = entry.pstates.iter().find(|it| it.name == pstate.name);
+            let of_it = MicrobatchId(known.map_or(0, |it| it.since));
+            since[pstate.owner] = since[pstate.owner].max(of_it);
+        }
         self.check_readable(&definition.name)?;
         Ok(Installed {
-            visible: topologies.iter().map(|_| AtomicU64::new(0)).collect(),
+            visible: topologies.iter().map(|_| Arc::default()).collect(),
             shown: RwLock::default(),
             is_everywhere: AtomicBool::new(false),
             has_readers: AtomicBool::new(false),
             moved: RwLock::default(),
+            stops: Stops::default(),
+            shadow: None,
             definition,
             depots,
-            pstates,
+            numbers: Current::new(Numbers { pstates, since }),
             sizes,
             moves,
             topologies,
@@ -418,7 +515,7 @@ struct Declaration<'d> {
 }
 
 /// The numbers of a `PState`: its own, and the one under which the old form lies while it is migrated.
-struct Numbers {
+struct Assigned {
     number: u32,
     from: Option<u32>,
 }
@@ -441,6 +538,20 @@ impl ModuleEntry {
         Err(Error::Invalid { what })
     }
 
+    /// Asserts that a `PState` that is migrated from here on is not being recomputed: what comes out would lie
+    /// in the new form beside what is still in the old one.
+    fn check_not_recomputed(&self, name: &str) -> Result<()> {
+        let is_it = |it: &&Recomputing| it.pstates.iter().any(|it| it.name == name);
+        let Some(recompute) = self.recomputes.iter().find(is_it) else { return Ok(()) };
+        let what = format!(
+            "PState `{name}` of module `{}` is declared with a migration, and its topology `{}` is being \
+             recomputed. Nothing was changed. Launch what was launched before and see the recompute through, or end \
+             it (`Launched::end_recompute`); or declare another version of the module, which ends it",
+            self.name, recompute.topology
+        );
+        Err(Error::Invalid { what })
+    }
+
     /// Remembers where the rows of a `PState` live.
     fn remember_place(&mut self, name: &str, placed: Placed) {
         let pstate = self.pstates.iter_mut().find(|it| it.name == name);
@@ -455,7 +566,7 @@ impl ModuleEntry {
 
     /// Remembers what is declared of a `PState`, so that its layout holds what is stored and what is declared;
     /// begins or resumes its migration.
-    fn declare(&mut self, declared: &Declaration<'_>, next: &mut u32) -> Result<Numbers> {
+    fn declare(&mut self, declared: &Declaration<'_>, next: &mut u32) -> Result<Assigned> {
         let name = declared.name;
         let known = self.pstates.iter().any(|it| it.name == name);
         number(&mut self.pstates, name, next);
@@ -533,7 +644,7 @@ impl ModuleEntry {
         };
         pstate.layout = Some(layout);
         let from = pstate.migrating.as_ref().map(|it| it.number);
-        Ok(Numbers { number: pstate.number, from })
+        Ok(Assigned { number: pstate.number, from })
     }
 }
 

@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Installed;
+use super::numbers::Numbers;
 use crate::probe::{Plant, planted};
 use crate::shard::Setup;
 use crate::types::{MicrobatchId, TopologyId};
@@ -52,22 +53,29 @@ impl Pins {
 pub(crate) struct Pin {
     setup: Arc<Setup>,
     ids: Vec<(TopologyId, MicrobatchId)>,
+    /// What is stored where at those ids.
+    numbers: Arc<Numbers>,
 }
 
 impl Pin {
     /// Holds what is visible now.
     pub(crate) fn visible(setup: &Arc<Setup>, module: &Installed) -> Self {
         let mut held = setup.pins.held.write().unwrap_or_else(PoisonError::into_inner);
-        let ids = module.visible();
+        let (ids, numbers) = module.visible_with_numbers();
         for place in &ids {
             *held.entry(*place).or_default() += 1;
         }
-        Self { setup: Arc::clone(setup), ids }
+        Self { setup: Arc::clone(setup), ids, numbers }
     }
 
     /// The ids, in the order in which the module declares its topologies.
     pub(crate) fn ids(&self) -> &[(TopologyId, MicrobatchId)] {
         &self.ids
+    }
+
+    /// The numbers that the module's `PState`s had at these ids.
+    pub(crate) fn numbers(&self) -> &Arc<Numbers> {
+        &self.numbers
     }
 }
 

@@ -34,6 +34,12 @@ impl Shard {
             self.relieve();
             self.trim_history();
             self.bound_history();
+            match self.drop_left_over().await {
+                Ok(()) => {}
+                // There will be room later.
+                Err(Error::DiskFull { .. }) => self.fold_ended(false),
+                Err(_) => return,
+            }
             while let Some(id) = self.fold_due() {
                 let covered = self.partitions[&id].covers();
                 match self.fold(id).await {

@@ -201,7 +201,7 @@ impl Shard {
     }
 
     fn restless(topology: &Topology) -> Error {
-        let paused = topology.paused.borrow().clone();
+        let paused = topology.paused.borrow().as_ref().map(ToString::to_string);
         let why = paused.unwrap_or_else(|| "some event takes long".to_owned());
         let name = &topology.definition().name;
         let what = format!("topology `{name}` did not come to rest within {HOLD_MAX:?}: {why}");

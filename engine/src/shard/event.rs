@@ -37,8 +37,8 @@ impl Shard {
         let seen: (&dyn Local, _) = (&local, &*topology.module.moves);
         let definition = topology.definition();
         let ran = match &self.setup.options.event_hook {
-            None => run_event(&definition.nodes[node.0 as usize], seen, rows).await,
-            Some(hook) => hook.run(definition, node, seen, rows).await,
+            Some(hook) if !topology.is_shadow() => hook.run(definition, node, seen, rows).await,
+            Some(_) | None => run_event(&definition.nodes[node.0 as usize], seen, rows).await,
         };
         match ran {
             Ok(done) => {
@@ -185,8 +185,10 @@ impl Shard {
         // So that whoever waits for the record hears of it, however long ago it was.
         let key = partition::dead_letter_key(topology.id, letter.depot, record.offset);
         note_letter(&work, key);
-        let depot = topology.module.dead_letters[topology.place];
-        push_append(&work, depot, letter.encode());
+        if !topology.is_shadow() {
+            let depot = topology.module.dead_letters[topology.place];
+            push_append(&work, depot, letter.encode());
+        }
         self.wrote(topology, running, &work, 0);
     }
 }

@@ -15,13 +15,14 @@ use futures_util::future::Shared;
 use futures_util::lock::{Mutex, MutexGuard};
 
 use super::message::{Closed, KeeperRequest, answer};
-use super::{Setup, Shard};
+use super::{Setup, Shard, recompute};
 use crate::codec::FieldTable;
 use crate::env::{Buf, Env, Open, Sync, read_full, write_full};
 use crate::error::{Error, Result, chain};
 use crate::journal::{JournalFile, JournalId};
 use crate::manifest::{CatalogueRef, JournalRecord, Manifest};
 use crate::module::Definition;
+use crate::node::catalogue::recomputes::{Alteration, Step};
 use crate::node::catalogue::{Catalogue, Installed};
 use crate::topology::panic_message;
 use crate::types::{Run, ShardId};
@@ -76,6 +77,10 @@ impl Shard {
                 let launched = self.hand.launch(definition).await;
                 answer(reply, launched.map_err(|error| self.cannot_keep(error)));
             }
+            KeeperRequest::Alter { alteration, reply } => {
+                let altered = self.hand.alter(&alteration).await;
+                answer(reply, altered.map_err(|error| self.cannot_keep(error)));
+            }
             KeeperRequest::Switch { journals, reply } => {
                 let switched = self.hand.switch(&journals).await;
                 answer(reply, switched.map_err(|error| self.cannot_keep(error)));
@@ -117,6 +122,7 @@ impl Hand {
             state.catalogue = read_catalogue(&self.env, manifest.catalogue).await?;
             state.manifest = manifest;
             state.is_known = true;
+            recompute::follow(&self.env, &self.setup, &state.catalogue);
         }
         Ok(state)
     }
@@ -167,26 +173,53 @@ impl Hand {
         self.store_catalogue(&mut state, catalogue).await
     }
 
-    /// Makes a catalogue the directory's, if it is another one.
+    /// Makes another catalogue durable, if it is another one.
     async fn store_catalogue(&self, state: &mut State, catalogue: Catalogue) -> Result<()> {
-        if catalogue != state.catalogue {
-            let old = state.manifest.catalogue.number;
-            // A leftover of an attempt that crashed is overwritten: no manifest names it. If this life of the
-            // shard ends meanwhile, its write may still be on its way to the same file.
-            state.storing = Some(self.ended.clone());
-            let written = write_catalogue(&self.env, old + 1, &catalogue).await;
-            state.storing = None;
-            let written = written?;
-            let mut next = state.manifest.clone();
-            next.catalogue = written;
-            self.store(state, next).await?;
-            state.catalogue = catalogue;
-            if old > 0 {
-                // A leftover costs space and nothing else.
-                drop(self.env.disk().remove(&catalogue_path(old)).await);
-            }
+        if catalogue == state.catalogue {
+            state.is_known = true;
+            return Ok(());
+        }
+        let old = state.manifest.catalogue.number;
+        // A leftover of an attempt that crashed is overwritten: no manifest names it. If this life of the
+        // shard ends meanwhile, its write may still be on its way to the same file.
+        state.storing = Some(self.ended.clone());
+        let written = write_catalogue(&self.env, old + 1, &catalogue).await;
+        state.storing = None;
+        let mut next = state.manifest.clone();
+        // If that was refused, nothing has changed.
+        state.is_known = true;
+        next.catalogue = written?;
+        self.store(state, next).await?;
+        state.catalogue = catalogue;
+        // At once: this shard may end before the rest is done.
+        recompute::follow(&self.env, &self.setup, &state.catalogue);
+        if old > 0 {
+            // A leftover costs space and nothing else.
+            drop(self.env.disk().remove(&catalogue_path(old)).await);
         }
         Ok(())
+    }
+
+    /// Changes the catalogue for a recompute, and has everybody in the process follow it. If the device refuses
+    /// the manifest, whoever takes the lock next finds out which one holds, and does that.
+    async fn alter(&self, alteration: &Alteration) -> Result<Catalogue> {
+        let mut state = self.lock().await?;
+        let mut catalogue = state.catalogue.clone();
+        catalogue.alter(alteration)?;
+        if let Step::Switch { place, number, .. } = alteration.step {
+            let module = self.setup.module(&alteration.module).ok_or(Error::Closed)?;
+            // From here on the topology stays where it is until the outcome is known.
+            module.stops.begin_switch(place, number)?;
+            // If this shard ends before that, the next one who takes the lock tells.
+            state.is_known = false;
+        }
+        let stored = self.store_catalogue(&mut state, catalogue).await;
+        if state.is_known {
+            // Also if it was refused before anything was changed.
+            recompute::follow(&self.env, &self.setup, &state.catalogue);
+        }
+        stored?;
+        Ok(state.catalogue.clone())
     }
 
     /// The journal of this name starts with `first` from now on.

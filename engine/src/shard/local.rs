@@ -36,7 +36,7 @@ impl<'e> EventLocal<'e> {
     }
 
     fn pstate(&self, index: PStateIndex) -> PStateId {
-        self.topology.module.pstates[index.0 as usize]
+        self.running.numbers.pstates[index.0 as usize]
     }
 
     /// One event can write far more than it was given, so it must not be looked at only when it ends.
@@ -72,6 +72,10 @@ impl Local for EventLocal<'_> {
         bytes[16..20].copy_from_slice(&self.topology.id.0.to_le_bytes());
         bytes[20..].copy_from_slice(&self.running.attempt.id.0.to_le_bytes());
         Placement::of(&bytes).hash()
+    }
+
+    fn is_recompute(&self) -> bool {
+        self.topology.is_shadow()
     }
 
     fn fields(&self) -> &FieldTable {
@@ -160,6 +164,10 @@ impl Local for EventLocal<'_> {
     }
 
     fn append(&self, depot: DepotIndex, record: &[u8]) -> Result<(), StateError> {
+        if self.topology.is_shadow() {
+            // The topology itself has appended it, or will.
+            return Ok(());
+        }
         let id = self.topology.module.depots[depot.0 as usize];
         push_append(self.work, id, record.to_vec());
         let written = self.work.writes.try_borrow().map_or(0, |writes| writes.bytes());

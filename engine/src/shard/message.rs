@@ -13,6 +13,8 @@ use crate::manifest::Manifest;
 use crate::module::{Definition, PStateIndex};
 use crate::node::Installed;
 use crate::node::catalogue::Catalogue;
+use crate::node::catalogue::recomputes::Alteration;
+use crate::node::numbers::Numbers;
 use crate::node::pins::Pin;
 use crate::schema::ast::{Functions, Query, Value};
 use crate::schema::{self, ReadOp};
@@ -80,6 +82,8 @@ pub(crate) enum Message {
     FoldAll { reply: Reply<()> },
     /// A step of a backup.
     Backup(super::backup::Request),
+    /// A step of a recompute.
+    Recompute(super::recompute::Request),
     /// Accepts nothing more, folds, closes the journal, and waits for [`Message::End`].
     Close { reply: Reply<Closed> },
     /// Ends the shard.
@@ -99,6 +103,8 @@ pub(crate) enum KeeperRequest {
     Launch { definition: Arc<Definition>, reply: Reply<Arc<Installed>> },
     /// What the directory holds, as its manifest has it.
     Read { reply: Reply<(Manifest, Catalogue)> },
+    /// Changes the catalogue for a recompute.
+    Alter { alteration: Alteration, reply: Reply<Catalogue> },
     /// Every journal was closed: the directory is clean.
     Clean { closed: Vec<Closed>, reply: Reply<()> },
     /// Journals that were created are the directory's journals from now on, and no others.
@@ -161,6 +167,8 @@ pub(crate) struct ReadRequest {
     pub(crate) module: Arc<Installed>,
     pub(crate) partition: PartitionId,
     pub(crate) operations: Vec<ReadOperation>,
+    /// Where that lies which is read as it is now.
+    pub(crate) numbers: Arc<Numbers>,
     pub(crate) when: When,
     /// How long it may take here.
     pub(crate) within: Option<Duration>,
@@ -186,20 +194,19 @@ pub(crate) struct WalkRequest {
 pub(crate) enum When {
     /// What is visible anywhere in the process when the read begins, or something above it.
     Now,
-    /// The ids of the module's topologies when the read began, by their places. Only for a read that does not wait.
-    Begun(Arc<[(TopologyId, MicrobatchId)]>),
+    /// The ids of the module's topologies when the read began, by their places, and what is stored where at those
+    /// ids. Only for a read that does not wait.
+    Begun(Arc<[(TopologyId, MicrobatchId)]>, Arc<Numbers>),
     /// What is pinned; the pin is held until the answer is there.
     Pinned(Arc<Pin>),
-    /// An id of the topology that writes all of what is read.
-    AsOf(MicrobatchId),
+    /// An id of the topology that writes all of what is read, which is stored under these numbers.
+    AsOf(MicrobatchId, Arc<Numbers>),
 }
 
 /// One read; keys are encoded.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadOperation {
-    pub(crate) pstate: PStateId,
-    /// The place of the topology that writes it among those of its module.
-    pub(crate) owner: usize,
+    pub(crate) pstate: PStateIndex,
     pub(crate) op: ReadOp,
 }
 
@@ -216,6 +223,8 @@ pub(crate) struct SubscribeRequest {
     /// The place of the topology that writes what is watched among those of its module.
     pub(crate) owner: usize,
     pub(crate) partition: PartitionId,
+    /// What is watched. Its number is that of the registration's pin, not the one in `watch`.
+    pub(crate) pstate: PStateIndex,
     pub(crate) watch: Watch,
     /// The subscriber had registered before, and has missed something.
     pub(crate) again: bool,
@@ -230,13 +239,20 @@ pub(crate) struct Subscribed {
     pub(crate) queue: Receiver,
 }
 
+impl Subscribed {
+    /// The number under which what is watched lies at its pin, and from then on.
+    pub(crate) fn number(&self, pstate: PStateIndex) -> PStateId {
+        self.pin.numbers().pstates[pstate.0 as usize]
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct PageRequest {
     pub(crate) module: Arc<Installed>,
     pub(crate) pin: Arc<Pin>,
     /// As in the registration, like the next two.
-    pub(crate) owner: usize,
     pub(crate) partition: PartitionId,
+    pub(crate) pstate: PStateIndex,
     pub(crate) watch: Watch,
     /// The last key of the page before.
     pub(crate) after: Option<KeyBuf>,

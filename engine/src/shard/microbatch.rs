@@ -31,6 +31,7 @@ use crate::env::{Class, Sender};
 use crate::error::{Error, Result};
 use crate::journal::Kind;
 use crate::node::Installed;
+use crate::node::numbers::Numbers;
 use crate::probe::{Plant, State, planted, reached};
 use crate::pstate::WriteSet;
 use crate::topology::{self, NodeIndex, Rows};
@@ -66,9 +67,12 @@ pub(crate) struct Topology {
     visible_waiting: RefCell<Vec<(MicrobatchId, Reply<()>)>>,
     wake_participant: Cell<Option<u64>>,
     wake_coordinator: Cell<Option<u64>>,
-    pub(super) paused: RefCell<Option<String>>,
+    pub(super) paused: RefCell<Option<coordinator::PauseReason>>,
     pub(super) moves: Moves,
     started: Cell<bool>,
+    /// Those that its `PState`s had when it was last looked at.
+    pub(super) numbers: RefCell<Arc<Numbers>>,
+    pub(super) recompute: super::recompute::OfTopology,
     /// Nothing begins, for a backup.
     pub(super) hold: RefCell<Option<super::backup::Hold>>,
 }
@@ -86,6 +90,8 @@ enum Input {
 pub(crate) struct Running {
     pub(super) attempt: AttemptId,
     pub(super) began: WallTime,
+    /// Where the module's `PState`s are stored for this attempt.
+    pub(super) numbers: Arc<Numbers>,
     pub(super) failed: Cell<bool>,
     /// Rows that wait here, and what was written.
     bytes: Cell<u64>,
@@ -110,7 +116,8 @@ pub(crate) struct Work {
     pub(super) partition: Rc<Partition>,
     pub(super) writes: RefCell<WriteSet>,
     pub(super) appends: RefCell<PreparedAppends>,
-    /// Rows of the engine that mark refused records, whose dead letters are among `appends`.
+    /// Rows of the engine that mark refused records, whose dead letters are among `appends`, or of no concern to a
+    /// shadow.
     pub(super) letters: RefCell<Vec<DeadLetterKey>>,
     touched: Cell<bool>,
     /// Bytes of `appends` and `letters`.
@@ -146,10 +153,11 @@ pub(crate) enum Durable {
 pub(super) const ROWS_MAX: usize = 1_024;
 
 impl Running {
-    fn new(attempt: AttemptId, began: WallTime, bytes_max: u64) -> Self {
+    fn new(attempt: AttemptId, began: WallTime, bytes_max: u64, numbers: Arc<Numbers>) -> Self {
         Self {
             attempt,
             began,
+            numbers,
             failed: Cell::new(false),
             bytes: Cell::default(),
             hops: hops::Hops::default(),
@@ -206,6 +214,17 @@ impl Topology {
     pub(super) fn definition(&self) -> &topology::Definition {
         &self.module.definition.topologies[self.place]
     }
+
+    /// Whether it is the second instance of a topology that is being recomputed.
+    pub(super) fn is_shadow(&self) -> bool {
+        self.module.shadow.is_some()
+    }
+
+    /// What it is called, for people.
+    pub(super) fn title(&self) -> String {
+        let name = &self.definition().name;
+        if self.is_shadow() { format!("{name} (recompute)") } else { name.clone() }
+    }
 }
 
 // ---- starting ----
@@ -220,7 +239,7 @@ impl Shard {
                 partition.depot(depot).await.map_err(|error| self.stopped_by(&error))?;
             }
         }
-        for (place, &id) in module.topologies.iter().enumerate() {
+        for (place, id) in module.running() {
             if self.topologies.borrow().contains_key(&id) {
                 continue;
             }
@@ -236,6 +255,9 @@ impl Shard {
         for module in self.setup.modules() {
             self.install(module).await?;
         }
+        for topology in self.setup.retired() {
+            self.retire(topology);
+        }
         self.start();
         let (own, run) = (self.env.shard(), self.run);
         // Noted before the news, so that a peer that starts just now reads it if it cannot be told.
@@ -245,7 +267,8 @@ impl Shard {
         }
         // Those that become so from now on are started by a message, which this shard can receive.
         for module in self.setup.modules().iter().filter(|module| module.is_everywhere()) {
-            self.start_topologies(&module.topologies);
+            let running: Vec<_> = module.running().map(|(_, id)| id).collect();
+            self.start_topologies(&running);
         }
         Ok(())
     }
@@ -265,12 +288,19 @@ impl Shard {
         let participant = participant::Participant::recover(config, self.recovered(id));
         let coordinator = self.partitions.get(&coordinator_partition).map(|partition| {
             let state = partition.coordinator_state(id);
+            if module.shadow.is_some() && !state.row.offsets.is_empty() {
+                reached(State::RecomputeAtCrash);
+            }
             if !state.row.unapplied.is_empty() {
                 reached(State::DecidedUnappliedAtCrash);
             }
             let owners =
                 (0..self.setup.partitions).map(|it| self.setup.owner(PartitionId(it))).collect();
-            let records_max = self.setup.options.microbatch_records_max;
+            let options = &self.setup.options;
+            let records_max = match module.shadow {
+                None => options.microbatch_records_max,
+                Some(_) => options.microbatch_records_max.min(super::recompute::RECORDS_MAX),
+            };
             let config = coordinator::Config { own, owners, records_max, faults };
             coordinator::Coordinator::recover(config, self.run, Some(state.row), state.begins)
         });
@@ -295,6 +325,8 @@ impl Shard {
             paused: RefCell::default(),
             moves: Moves::new(module, place, &self.partitions),
             started: Cell::default(),
+            numbers: RefCell::new(module.numbers()),
+            recompute: super::recompute::OfTopology::default(),
             hold: RefCell::default(),
         }
     }
@@ -325,6 +357,7 @@ impl Shard {
             for peer in self.peers.down() {
                 self.coordinate(&topology, coordinator::Input::ShardDown(peer));
             }
+            self.keep_stopped(&topology);
             self.coordinate(&topology, coordinator::Input::Start);
             self.tell_sources(&topology);
             self.watch_moves(&topology);
@@ -487,6 +520,7 @@ impl Shard {
         }
         topology.performing.set(false);
         Self::note_rest(topology);
+        self.note_reached(topology);
     }
 
     fn perform_participant(self: &Rc<Self>, topology: &Rc<Topology>, effect: participant::Effect) {
@@ -533,7 +567,7 @@ impl Shard {
                 let what = format!(
                     "microbatch {attempt} of {} was committed, but partitions {partitions:?} have no \
                      trace of it",
-                    topology.definition().name
+                    topology.title()
                 );
                 self.fail(&Error::Corrupt { what });
             }
@@ -544,6 +578,9 @@ impl Shard {
         use coordinator::Effect;
         match effect {
             Effect::Persist { token, record } => {
+                if matches!(record, Record::Begin(_)) {
+                    self.note_begin(topology);
+                }
                 self.persist(topology, &record, Durable::Persisted(token, record.clone()));
             }
             Effect::PersistLazily { record } => {
@@ -554,7 +591,7 @@ impl Shard {
                 self.commit_locally(topology, token, decision);
             }
             // This shard's participant is told like every other.
-            Effect::Visible { .. } => {}
+            Effect::Visible { .. } => self.pace(topology),
             Effect::WakeAt(at) => {
                 let earlier = topology.wake_coordinator.replace(Some(at));
                 if earlier != Some(at) {
@@ -568,9 +605,10 @@ impl Shard {
                 }
             }
             Effect::Paused { reason } => {
-                *topology.paused.borrow_mut() = Some(reason.to_string());
+                *topology.paused.borrow_mut() = Some(reason);
             }
             Effect::Resumed => *topology.paused.borrow_mut() = None,
+            Effect::Excluded { .. } if topology.is_shadow() => {}
             Effect::Excluded { .. } => self.counters.borrow_mut().dead_letters += 1,
         }
     }

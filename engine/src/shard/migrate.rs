@@ -236,12 +236,12 @@ impl Shard {
     ) {
         let shard = Rc::clone(self);
         self.env.spawn(Class::Client, "count what is left to migrate", async move {
-            let mut counted = Vec::new();
+            let (mut counted, numbers) = (Vec::new(), module.numbers());
             for (nth, moving) in module.moves.iter().enumerate().filter(|(_, it)| !it.is_done()) {
                 let owner = module.definition.pstates[moving.pstate.0 as usize].owner;
                 let topology = shard.topologies.borrow().get(&module.topologies[owner]).cloned();
                 for partition in shard.partitions.values() {
-                    let old = module.pstates[moving.old.0 as usize];
+                    let old = numbers.pstates[moving.old.0 as usize];
                     let tree = partition.store.trees().into_iter().find(|tree| tree.pstate == old);
                     let view = View::visible();
                     let count = partition.store.scan(

@@ -495,6 +495,11 @@ impl Partition {
         }
     }
 
+    /// Merges all that is committed of a topology that runs no more.
+    pub(crate) fn merge_rest(&self, topology: TopologyId) {
+        self.merge_through(topology, MicrobatchId(u64::MAX), &Wanted::default());
+    }
+
     /// Attempts without an outcome.
     pub(crate) fn in_doubt(&self) -> Vec<Transaction> {
         self.prepared.borrow().keys().copied().collect()
@@ -867,6 +872,14 @@ pub(crate) fn dead_letter_key(
     key[5..9].copy_from_slice(&depot.0.to_be_bytes());
     key[9..].copy_from_slice(&offset.0.to_be_bytes());
     key
+}
+
+/// The range of those keys of one topology.
+pub(crate) fn dead_letters_of(topology: TopologyId) -> (Vec<u8>, Vec<u8>) {
+    let below = |number: u32| [&[DEAD_LETTER][..], &number.to_be_bytes()].concat();
+    let from = below(topology.0);
+    let to = topology.0.checked_add(1).map_or(vec![DEAD_LETTER + 1], below);
+    (from, to)
 }
 
 impl SystemKey {

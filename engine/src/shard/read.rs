@@ -1,5 +1,6 @@
 //! Reads of clients: at once when everything is in memory, else in a task of their own.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::pin;
@@ -19,13 +20,14 @@ use crate::codec::KeyBuf;
 use crate::depot::{self, Limits, Upto};
 use crate::env::Class;
 use crate::error::{Error, Result, chain};
+use crate::module::PStateIndex;
 use crate::node::Installed;
+use crate::node::numbers::Numbers;
 use crate::node::pins::Pin;
 use crate::pstate::{self, Found, View};
 use crate::schema::list::{self, List};
 use crate::schema::{ReadOp, Rows};
 use crate::topology::Scan;
-use crate::types::PStateId;
 
 /// Bytes of records that one read of a depot returns at most, beside a first one that is larger.
 const DEPOT_READ_BYTES_MAX: usize = 1 << 20;
@@ -149,36 +151,38 @@ impl Shard {
 }
 
 impl ReadRequest {
-    fn view(&self, owner: usize, when: &When) -> View<'static> {
-        when.view(&self.module, owner)
-    }
-
     /// What is read, and where.
     fn what(&self) -> String {
-        let pstates = self.module.pstates.iter().zip(&self.module.definition.pstates);
-        let mut names: Vec<_> = pstates
-            .filter(|(number, _)| self.operations.iter().any(|read| read.pstate == **number))
-            .map(|(_, pstate)| format!("`{}`", pstate.name))
-            .collect();
-        names.dedup();
+        let pstates = &self.module.definition.pstates;
+        let read: BTreeSet<_> = self.operations.iter().map(|it| it.pstate.0 as usize).collect();
+        let names: Vec<_> = read.iter().map(|it| format!("`{}`", pstates[*it].name)).collect();
         format!("a read of {} in partition {}", names.join(", "), self.partition)
     }
 }
 
 impl When {
+    /// Where the module's `PState`s are stored at that moment, which is `now` for a read of what is visible.
+    pub(super) fn numbers<'a>(&'a self, now: &'a Numbers) -> &'a Numbers {
+        match self {
+            Self::Now => now,
+            Self::Pinned(pin) => pin.numbers(),
+            Self::Begun(_, numbers) | Self::AsOf(_, numbers) => numbers,
+        }
+    }
+
     /// The moment, of what one topology of the module writes.
     pub(super) fn view(&self, module: &Installed, owner: usize) -> View<'static> {
         let topology = module.topologies[owner];
         match self {
             // What is visible anywhere was applied everywhere, so it is here, be it shown here or not.
             Self::Now => View::through(topology, module.visible_at(owner), None),
-            Self::Begun(ids) => View::through(topology, ids[owner].1, None),
+            Self::Begun(ids, _) => View::through(topology, ids[owner].1, None),
             Self::Pinned(pin) => {
                 let (pinned, id) = pin.ids()[owner];
                 assert_eq!(pinned, topology, "a pin is of one module");
                 View::at(topology, id)
             }
-            Self::AsOf(id) => View::at(topology, *id),
+            Self::AsOf(id, _) => View::at(topology, *id),
         }
     }
 }
@@ -194,7 +198,10 @@ impl Shard {
     ) -> Result<Option<Vec<ReadAnswer>>, Failed> {
         let mut answers = Vec::with_capacity(request.operations.len());
         let begun = match (&request.when, &*request.operations) {
-            (When::Now, [_, _, ..]) => Some(When::Begun(request.module.visible().into())),
+            (When::Now, [_, _, ..]) => {
+                let (ids, numbers) = request.module.visible_with_numbers();
+                Some(When::Begun(ids.into(), numbers))
+            }
             _ => None,
         };
         let when = begun.as_ref().unwrap_or(&request.when);
@@ -263,8 +270,8 @@ impl Shard {
         operation: &ReadOperation,
         when: &When,
     ) -> Seen<'a> {
-        let ReadOperation { pstate, owner, .. } = *operation;
-        Seen::new(&self.env, partition, &request.module, (pstate, owner), when)
+        let of = (when.numbers(&request.numbers), operation.pstate);
+        Seen::new(&self.env, partition, &request.module, of, when)
     }
 }
 
@@ -274,25 +281,25 @@ async fn prefetch(
     request: &ReadRequest,
     when: &When,
 ) -> Result<(), pstate::Error> {
-    let mut gets: Vec<(PStateId, usize, &[u8])> = request
+    let mut gets: Vec<(PStateIndex, &[u8])> = request
         .operations
         .iter()
         .filter_map(|operation| match &operation.op {
-            ReadOp::Get { key } | ReadOp::Has { key } => {
-                Some((operation.pstate, operation.owner, key.as_slice()))
-            }
+            ReadOp::Get { key } | ReadOp::Has { key } => Some((operation.pstate, key.as_slice())),
             ReadOp::Range(_) | ReadOp::Items(_) => None,
         })
         .collect();
     gets.sort_unstable();
+    let (module, numbers) = (&request.module, when.numbers(&request.numbers));
+    let number = |pstate: PStateIndex| numbers.pstates[pstate.0 as usize];
     for group in gets.chunk_by(|a, b| a.0 == b.0) {
-        if let [(pstate, owner, _), _, ..] = group {
-            let keys = group.iter().map(|(_, _, key)| *key);
-            let view = request.view(*owner, when);
-            partition.store.prefetch_for(&view, *pstate, keys).await?;
-            if let Some(moving) = request.module.moving(*pstate).filter(|it| !it.is_done()) {
-                let old = request.module.pstates[moving.old.0 as usize];
-                let units = group.iter().filter_map(|(_, _, key)| moving.unit(key));
+        if let [(pstate, _), _, ..] = group {
+            let keys = group.iter().map(|(_, key)| *key);
+            let view = when.view(module, module.definition.pstates[pstate.0 as usize].owner);
+            partition.store.prefetch_for(&view, number(*pstate), keys).await?;
+            if let Some(moving) = module.moving(*pstate).filter(|it| !it.is_done()) {
+                let old = number(moving.old);
+                let units = group.iter().filter_map(|(_, key)| moving.unit(key));
                 partition.store.prefetch_for(&view, old, units).await?;
             }
         }

@@ -8,7 +8,9 @@ use super::partition::Partition;
 use crate::codec::{self, FieldTable};
 use crate::env::{Env, LocalFuture};
 use crate::migrate::{Half, Halves, Move, scan_both};
+use crate::module::PStateIndex;
 use crate::node::Installed;
+use crate::node::numbers::Numbers;
 use crate::pstate::{self, Direction, Found, KeyRange, Loaded, View};
 use crate::schema::eval::{self, Row, Source};
 use crate::schema::plan::RangeOp;
@@ -50,23 +52,25 @@ impl From<pstate::Error> for Failed {
 }
 
 impl<'a> Seen<'a> {
-    /// The rows of a `PState` of `module`, which the topology at place `owner` writes. Of one moment, if `when`
-    /// is that of an id; else a single row is.
+    /// The rows of a `PState` of `module`. Of one moment, if `when` is that of an id; else a single row is.
+    /// `numbers` are those of `when` ([`When::numbers`]), which somebody holds meanwhile.
     pub(super) fn new(
         env: &'a Env,
         partition: &'a Partition,
         module: &'a Installed,
-        (pstate, owner): (PStateId, usize),
+        (numbers, pstate): (&Numbers, PStateIndex),
         when: &When,
     ) -> Self {
+        let owner = module.definition.pstates[pstate.0 as usize].owner;
         // Also once it is done: at an older moment, what was moved since lies under the old number.
-        let is_now = matches!(when, When::Now | When::Begun(_));
+        let is_now = matches!(when, When::Now | When::Begun(..));
         let moving = module.moving(pstate).filter(|moving| !is_now || !moving.is_done());
         let migrated = moving.map(|moving| {
-            let old = module.pstates[moving.old.0 as usize];
+            let old = numbers.pstates[moving.old.0 as usize];
             Migrated { moving, old, fields: &module.fields }
         });
-        Self { env, partition, view: when.view(module, owner), pstate, migrated }
+        let (view, pstate) = (when.view(module, owner), numbers.pstates[pstate.0 as usize]);
+        Self { env, partition, view, pstate, migrated }
     }
 
     /// Looks one row up, in both forms if it may be in either: nothing changes between the two looks.

@@ -1,15 +1,16 @@
 //! What all shards of a node know, and the node with them: its shape, which shards run, what is launched.
 //! Little of it changes, and rarely.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use super::keeper::Keeper;
 use crate::error::{Error, Result};
+use crate::node::numbers::Numbers;
 use crate::node::pins::Pins;
 use crate::node::{Installed, Options};
-use crate::types::{MicrobatchId, PartitionId, Run, ShardId, TopologyId};
+use crate::types::{MicrobatchId, PStateId, PartitionId, Run, ShardId, TopologyId};
 
 /// See the module.
 #[derive(Debug)]
@@ -27,7 +28,34 @@ pub(crate) struct Setup {
     /// Every module that was given numbers in this process, in that order: a shard that starts installs
     /// all of them by itself.
     modules: RwLock<Vec<Arc<Installed>>>,
+    leftovers: RwLock<Leftovers>,
+    /// How many `PState`s are to be dropped, for those who look whether there are new ones.
+    dropped_count: AtomicUsize,
     closed: AtomicBool,
+}
+
+/// What recomputes have left.
+#[derive(Debug, Default)]
+struct Leftovers {
+    topologies: BTreeSet<TopologyId>,
+    dropped: Vec<Dropped>,
+    /// Those that were replaced, as long as somebody may read what lies under them.
+    replaced: Vec<Weak<Numbers>>,
+}
+
+/// `PState`s to be dropped, once nobody reads them any more.
+#[derive(Clone, Debug)]
+pub(crate) struct Dropped {
+    pub(crate) pstates: Vec<PStateId>,
+    /// Each alive as long as somebody may read them.
+    readers: Vec<Weak<Numbers>>,
+}
+
+impl Dropped {
+    /// Whether nobody reads them any more.
+    pub(crate) fn is_due(&self) -> bool {
+        self.readers.iter().all(|it| it.strong_count() == 0)
+    }
 }
 
 /// Whether a shard runs.
@@ -64,6 +92,8 @@ impl Setup {
             keeper,
             pins: Pins::default(),
             modules: RwLock::default(),
+            leftovers: RwLock::default(),
+            dropped_count: AtomicUsize::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -164,14 +194,81 @@ impl Setup {
 
     /// The module of this name, if it was given numbers.
     pub(crate) fn module(&self, name: &str) -> Option<Arc<Installed>> {
-        self.modules().into_iter().find(|module| module.definition.name == name)
+        let is_it = |it: &Arc<Installed>| it.shadow.is_none() && it.definition.name == name;
+        self.modules().into_iter().find(is_it)
+    }
+
+    /// The second instance of a topology, which is being recomputed.
+    pub(crate) fn shadow(&self, name: &str, place: usize) -> Option<Arc<Installed>> {
+        let is_it = |it: &Arc<Installed>| it.shadow == Some(place) && it.definition.name == name;
+        self.modules().into_iter().find(is_it)
+    }
+
+    /// Takes out second instances that are over.
+    pub(crate) fn remove_shadows(&self, is_over: impl Fn(TopologyId) -> bool) {
+        let mut modules = self.modules.write().unwrap_or_else(PoisonError::into_inner);
+        modules.retain(|it| it.shadow.is_none_or(|place| !is_over(it.topologies[place])));
+    }
+
+    // ---- what recomputes have left
+
+    /// Notes topologies that never run again; answers with those that are new.
+    pub(crate) fn note_retired(
+        &self,
+        ids: impl IntoIterator<Item = TopologyId>,
+    ) -> Vec<TopologyId> {
+        let mut leftovers = self.leftovers.write().unwrap_or_else(PoisonError::into_inner);
+        ids.into_iter().filter(|&id| leftovers.topologies.insert(id)).collect()
+    }
+
+    /// Topologies that never run again.
+    pub(crate) fn retired(&self) -> BTreeSet<TopologyId> {
+        let leftovers = self.leftovers.read().unwrap_or_else(PoisonError::into_inner);
+        leftovers.topologies.clone()
+    }
+
+    /// Notes numbers that nobody takes any more.
+    pub(crate) fn note_replaced(&self, numbers: &Arc<Numbers>) {
+        let mut leftovers = self.leftovers.write().unwrap_or_else(PoisonError::into_inner);
+        leftovers.replaced.retain(|it| it.strong_count() > 0);
+        leftovers.replaced.push(Arc::downgrade(numbers));
+    }
+
+    /// Notes `PState`s that are to be dropped once nobody holds any numbers that have them, however often those
+    /// were replaced since; what is known is left out.
+    pub(crate) fn note_dropped(&self, mut pstates: Vec<PStateId>) {
+        let mut leftovers = self.leftovers.write().unwrap_or_else(PoisonError::into_inner);
+        let known = |id: &PStateId| leftovers.dropped.iter().any(|it| it.pstates.contains(id));
+        pstates.retain(|id| !known(id));
+        if !pstates.is_empty() {
+            let has_some = |it: &&Weak<Numbers>| {
+                it.upgrade().is_some_and(|it| it.pstates.iter().any(|id| pstates.contains(id)))
+            };
+            let readers = leftovers.replaced.iter().filter(has_some).cloned().collect();
+            self.dropped_count.fetch_add(pstates.len(), Ordering::SeqCst);
+            leftovers.dropped.push(Dropped { pstates, readers });
+        }
+    }
+
+    /// How many `PState`s are to be dropped.
+    pub(crate) fn dropped_count(&self) -> usize {
+        self.dropped_count.load(Ordering::SeqCst)
+    }
+
+    /// `PState`s to be dropped.
+    pub(crate) fn dropped(&self) -> Vec<Dropped> {
+        let leftovers = self.leftovers.read().unwrap_or_else(PoisonError::into_inner);
+        leftovers.dropped.clone()
     }
 
     /// Adds a module; the one that is there already under its name, if there is one.
     pub(crate) fn add_module(&self, module: Arc<Installed>) -> Arc<Installed> {
         let mut modules = self.modules.write().unwrap_or_else(PoisonError::into_inner);
         let name = &module.definition.name;
-        if let Some(known) = modules.iter().find(|known| known.definition.name == *name) {
+        let is_known = |known: &&Arc<Installed>| {
+            known.shadow == module.shadow && known.definition.name == *name
+        };
+        if let Some(known) = modules.iter().find(is_known) {
             return Arc::clone(known);
         }
         modules.push(Arc::clone(&module));
@@ -181,7 +278,8 @@ impl Setup {
     /// How far each topology is visible, if its module's readers may have seen it.
     pub(crate) fn visible(&self) -> BTreeMap<TopologyId, MicrobatchId> {
         let modules = self.modules();
-        modules.iter().filter(|module| module.has_readers()).flat_map(|it| it.visible()).collect()
+        let all = modules.iter().filter(|module| module.has_readers());
+        all.flat_map(|it| it.running().map(|(place, id)| (id, it.visible_at(place)))).collect()
     }
 }
 

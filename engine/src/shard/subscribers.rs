@@ -21,6 +21,8 @@ use super::seen::Seen;
 use crate::codec::KeyBuf;
 use crate::env::Class;
 use crate::error::{Error, Result};
+use crate::module::PStateIndex;
+use crate::node::numbers::Numbers;
 use crate::node::pins::Pin;
 use crate::probe::{Plant, planted};
 use crate::pstate::Run;
@@ -83,8 +85,8 @@ struct Due {
 impl Shard {
     /// Registers a subscriber; nothing happens between the pin, the id in it and the entry in the index.
     pub(super) fn subscribe(&self, request: SubscribeRequest) {
-        let SubscribeRequest { module, owner, partition, watch, again, reply } = request;
-        let registered = self.register(&module, owner, partition, watch, again);
+        let SubscribeRequest { module, owner, partition, pstate, watch, again, reply } = request;
+        let registered = self.register(&module, owner, partition, (pstate, watch), again);
         answer(reply, registered);
     }
 
@@ -93,7 +95,7 @@ impl Shard {
         module: &crate::node::Installed,
         owner: usize,
         partition: PartitionId,
-        watch: Watch,
+        (pstate, mut watch): (PStateIndex, Watch),
         again: bool,
     ) -> Result<Subscribed> {
         self.partition(partition)?;
@@ -110,6 +112,7 @@ impl Shard {
         }
         let pin = Arc::new(Pin::visible(&self.setup, module));
         let (_, id) = pin.ids()[owner];
+        watch.pstate = pin.numbers().pstates[pstate.0 as usize];
         let bytes_max = self.setup.options.subscription_bytes_max;
         let (sender, receiver) = queue(bytes_max, &self.subscribers.waiting);
         let lost = again && planted(Plant::DiffLostAtResync);
@@ -135,7 +138,7 @@ impl Shard {
     }
 
     async fn read_page(&self, request: &PageRequest) -> Result<Page> {
-        let PageRequest { module, pin, owner, partition, watch, after, .. } = request;
+        let PageRequest { module, pin, partition, pstate, watch, after, .. } = request;
         let partition = Rc::clone(self.partition(*partition)?);
         let (from, to) = watch.bounds();
         let from = match after {
@@ -165,10 +168,27 @@ impl Shard {
             ControlFlow::Continue(())
         };
         let when = When::Pinned(Arc::clone(pin));
-        let seen = Seen::new(&self.env, &partition, module, (watch.pstate, *owner), &when);
+        let seen = Seen::new(&self.env, &partition, module, (pin.numbers(), *pstate), &when);
         let scanned = seen.scan(range, &mut visit).await;
         scanned.map_err(|failed| self.select_failed(&failed))?;
         Ok(page)
+    }
+
+    /// Tells subscribers of a topology that what they watch has other numbers now, and forgets them.
+    pub(super) fn cut_moved(&self, topology: TopologyId, numbers: &Numbers) {
+        let all = self.subscribers.all.borrow();
+        let is_moved = |it: &Subscriber| {
+            it.topology == topology && !numbers.pstates.contains(&it.watch.pstate)
+        };
+        let moved: Vec<_> =
+            all.iter().filter(|(_, it)| is_moved(it)).map(|(&number, _)| number).collect();
+        for number in &moved {
+            self.subscribers.gone.borrow_mut().extend(all[number].queue.cut());
+        }
+        drop(all);
+        for number in moved {
+            self.subscribers.forget(number);
+        }
     }
 
     /// Takes note of what becomes visible of a topology: the ids above the one up to which it was.
@@ -251,6 +271,10 @@ impl Shard {
         loop {
             self.env.sleep(self.setup.options.subscription_heartbeat).await;
             self.subscribers.forget_the_abandoned();
+            let topologies: Vec<_> = self.topologies.borrow().values().cloned().collect();
+            for topology in topologies {
+                self.look_at_numbers(&topology);
+            }
             // What is not told yet comes first.
             if self.subscribers.due.borrow().is_empty() {
                 let topologies = self.topologies.borrow();

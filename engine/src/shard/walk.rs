@@ -63,9 +63,9 @@ impl Shard {
         when: &When,
     ) -> Result<Vec<Value>, eval::Error<Failed>> {
         let WalkRequest { module, pstate, query, functions, .. } = request;
-        let place = pstate.0 as usize;
-        let place = (module.pstates[place], module.definition.pstates[place].owner);
-        let rows = Seen::new(&self.env, partition, module, place, when);
+        let now = module.numbers();
+        let of = (when.numbers(&now), *pstate);
+        let rows = Seen::new(&self.env, partition, module, of, when);
         let cx = Cx::of(module.described(*pstate), &module.fields, functions);
         let mut found = Vec::new();
         let mut reach = |value| {

@@ -75,6 +75,8 @@ struct Waiting {
 enum End {
     /// A diff was left out, and those that waited with it: nothing that comes later could be used.
     Gap,
+    /// What was watched has another place now, and what waited is of the one before.
+    Moved,
     /// There is no sender any more.
     Ended,
     /// There is no receiver any more.
@@ -97,7 +99,7 @@ impl Shared {
         let mut waiting = self.waiting();
         let (gone, bytes) = match *waiting.end.get_or_insert(end) {
             End::Ended => Default::default(),
-            End::Gap | End::Abandoned => waiting.take(),
+            End::Gap | End::Moved | End::Abandoned => waiting.take(),
         };
         drop(waiting);
         self.of_shard.fetch_sub(bytes, Ordering::Relaxed);
@@ -135,6 +137,8 @@ pub(crate) enum Received {
     Diff(RawDiff),
     /// Something is missing here.
     Gap,
+    /// What was watched has another place now.
+    Moved,
     /// The shard ended.
     Ended,
 }
@@ -170,6 +174,11 @@ impl Sender {
     /// Makes a gap in place of what waits, which it gives out.
     pub(crate) fn give_up(&self) -> VecDeque<RawDiff> {
         self.shared.end(End::Gap)
+    }
+
+    /// Nothing more comes, since what was watched has another place now; gives out what waited.
+    pub(crate) fn cut(&self) -> VecDeque<RawDiff> {
+        self.shared.end(End::Moved)
     }
 
     /// How many bytes wait.
@@ -208,6 +217,7 @@ impl Receiver {
             match waiting.end {
                 None => Poll::Pending,
                 Some(End::Gap) => Poll::Ready(Received::Gap),
+                Some(End::Moved) => Poll::Ready(Received::Moved),
                 Some(End::Ended | End::Abandoned) => Poll::Ready(Received::Ended),
             }
         })
@@ -263,6 +273,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cut_is_of_no_use_any_more() {
+        let all = Arc::default();
+        let (sender, mut receiver) = queue(1 << 20, &all);
+        assert_eq!(sender.send(diff(1, 1)), Sent::Queued);
+        assert_eq!(sender.cut(), [diff(1, 1)]);
+        assert_eq!((sender.bytes(), all.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!(receiver.next().now_or_never(), Some(Received::Moved));
+        drop(sender);
+        assert_eq!(receiver.next().now_or_never(), Some(Received::Moved), "that is why it ended");
+    }
+
+    #[test]
     fn each_end_learns_that_the_other_one_is_gone() {
         let all = Arc::default();
         let (sender, mut receiver) = queue(1 << 20, &all);
@@ -280,9 +302,9 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_woken_by_a_diff_a_gap_and_the_end() {
+    fn who_waits_is_woken_by_a_diff_a_gap_a_cut_and_the_end() {
         let all = Arc::default();
-        for end in 0..3 {
+        for end in 0..4 {
             let (sender, mut receiver) = queue(1 << 10, &all);
             let (woken, waker) = counting_waker();
             let mut next = std::pin::pin!(receiver.next());
@@ -292,6 +314,7 @@ mod tests {
             match end {
                 0 => drop(sender.send(diff(1, 1))),
                 1 => drop(sender.send(diff(1, 2 << 10))),
+                2 => drop(sender.cut()),
                 _ => drop(sender),
             }
             assert_eq!(woken.load(Ordering::Relaxed), 1);

@@ -1,6 +1,7 @@
 //! The handle that user code has to the partition it runs on.
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::marker::PhantomData;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
@@ -204,5 +205,33 @@ impl<'a, O> At<'a, O> {
     #[must_use]
     pub fn unique_id(self) -> u128 {
         xxh3_128(&self.context.draw())
+    }
+    /// Does something outside of the engine, like telling another service what happened. Not in a
+    /// [recompute](crate::recompute), which answers with `None` at once: what its records have to do with others was
+    /// done when they were processed first.
+    ///
+    /// So state must not depend on the answer, or it could not be recomputed: have it appended to a depot and
+    /// process it from there. A microbatch that is tried again calls again; [`At::unique_id`], drawn before, tells
+    /// whoever is called that it is the same one.
+    ///
+    /// ```
+    /// # use tidemill::module::{Module, define};
+    /// # use tidemill::topology::Failure;
+    /// # async fn send_mail(id: u128, to: String) -> Result<(), std::io::Error> { Ok(()) }
+    /// # fn club(m: &Module) {
+    /// # let joined = m.depot::<String>("joined").hash_by(|name| name);
+    /// # let greeting = m.microbatch(|| "greeting");
+    /// greeting.source(joined).for_each(async |at, name: String| {
+    ///     let id = at.unique_id();
+    ///     match at.outside(send_mail(id, name)).await {
+    ///         Some(Err(error)) => Err(Failure::retry(error)),
+    ///         Some(Ok(())) | None => Ok(()),
+    ///     }
+    /// });
+    /// # }
+    /// # define("club", club).unwrap();
+    /// ```
+    pub async fn outside<T>(self, call: impl Future<Output = T>) -> Option<T> {
+        if self.context.local.is_recompute() { None } else { Some(call.await) }
     }
 }

@@ -31,6 +31,11 @@ pub trait Local {
     /// rows are made of it and of their [`Origin`](super::Origin).
     fn seed(&self) -> u64;
 
+    /// Whether this only makes state again, of records that were done before.
+    fn is_recompute(&self) -> bool {
+        false
+    }
+
     /// The numbers of fields, which values and records are encoded with.
     fn fields(&self) -> &FieldTable;
 

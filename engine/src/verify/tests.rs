@@ -3,7 +3,7 @@
 use super::*;
 use crate::env::memory::{self, MemoryDisk};
 use crate::manifest::CatalogueRef;
-use crate::node::catalogue::Migrating;
+use crate::node::catalogue::{Leftovers, Migrating, ModuleEntry, Recomputing};
 
 /// The files at the root of a closed directory with a catalogue, and where that ends.
 fn closed() -> (BTreeMap<String, Vec<u8>>, u64) {
@@ -14,6 +14,7 @@ fn closed() -> (BTreeMap<String, Vec<u8>>, u64) {
         depots: (1..=600).map(|number| numbered(&format!("depot of {number}"), number)).collect(),
         pstates: (1..=600).map(|number| numbered(&format!("state of {number}"), number)).collect(),
         topologies: vec![numbered("ledger", 1)],
+        recomputes: Vec::new(),
     };
     let catalogue = Catalogue {
         modules: vec![module],
@@ -96,6 +97,7 @@ fn a_catalogue_that_contradicts_itself_is_found() {
         depots,
         pstates: vec![],
         topologies: vec![],
+        recomputes: Vec::new(),
     };
     catalogue.modules.push(module(vec![numbered("a", 1), numbered("b", 1), numbered("c", 0)]));
     let faults = faults(&catalogue);
@@ -114,13 +116,39 @@ fn both_numbers_of_a_pstate_that_is_migrated_are_looked_at() {
     };
     let faults = |number| {
         let (name, pstates) = ("m".to_owned(), vec![migrating(number)]);
-        let (depots, topologies) = (vec![], vec![]);
-        let module = ModuleEntry { name, version: 1, depots, pstates, topologies };
+        let (depots, topologies, recomputes) = (vec![], vec![], vec![]);
+        let module = ModuleEntry { name, version: 1, depots, pstates, topologies, recomputes };
         faults(&Catalogue { modules: vec![module], next_pstate: 3, ..Catalogue::default() })
     };
     assert_eq!(faults(2), [""; 0]);
     assert_eq!(faults(1), ["PStates s and s@old share the number 1"]);
     assert_eq!(faults(3), ["PState s@old has the number 3, 3 is next"]);
+}
+
+#[test]
+fn numbers_that_recomputes_have_are_looked_at() {
+    let faults = |shadow, left| {
+        let of = |number| {
+            let (topology, pstates) = ("t".to_owned(), vec![Numbered::new("s", number)]);
+            Recomputing { topology, version: 1, number: 2, pstates }
+        };
+        let module = ModuleEntry {
+            name: "m".to_owned(),
+            version: 1,
+            depots: vec![],
+            pstates: vec![Numbered::new("s", 1)],
+            topologies: vec![Numbered::new("t", 1)],
+            recomputes: vec![of(shadow)],
+        };
+        let leftovers = Leftovers { pstates: vec![left], topologies: vec![] };
+        let modules = vec![module];
+        let next = Catalogue { next_pstate: 4, next_topology: 3, ..Catalogue::default() };
+        faults(&Catalogue { modules, leftovers, ..next })
+    };
+    assert_eq!(faults(2, 3), [""; 0]);
+    assert_eq!(faults(1, 3), ["PStates s and s share the number 1"]);
+    assert_eq!(faults(2, 2), ["PStates s and of an earlier recompute share the number 2"]);
+    assert_eq!(faults(2, 4), ["PState of an earlier recompute has the number 4, 4 is next"]);
 }
 
 #[test]

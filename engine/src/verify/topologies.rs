@@ -53,7 +53,19 @@ pub(super) fn look<F: Files + ?Sized>(
             }
             survey.report.topologies.push(facts);
         }
+        for it in &module.recomputes {
+            let partition = Placement::of(it.topology.as_bytes()).partition(partitions);
+            let id = TopologyId(it.number);
+            known.push(id);
+            let name = format!("{} (recompute)", it.topology);
+            let facts = facts(states, id, (&module.name, &name), partition);
+            if sound {
+                compare(survey, states, &facts);
+            }
+            survey.report.topologies.push(facts);
+        }
     }
+    known.extend(catalogue.leftovers.topologies.iter().copied().map(TopologyId));
     if sound {
         unknown(survey, states, &known);
     }

@@ -56,6 +56,8 @@ pub struct Coordinator {
     /// is applied, so that no attempt runs on a shard that does not hold the state below it.
     settling: bool,
     asked: Asked,
+    /// Where sources are left for now, if they are.
+    until: Option<BTreeMap<Source, Offset>>,
     /// The pause reason given last.
     pause: Option<PauseReason>,
     token: Token,
@@ -123,6 +125,7 @@ impl Coordinator {
             down: BTreeSet::new(),
             settling: true,
             asked: Asked::default(),
+            until: None,
             pause: None,
             token: Token(0),
             wake_ns: None,
@@ -190,6 +193,7 @@ impl Coordinator {
             Input::Resume => self.on_resume(),
             Input::Hold => self.asked.hold = true,
             Input::Release => self.asked.hold = false,
+            Input::Until(until) => self.until = until,
         }
         if self.started {
             self.advance(now_ns, effects);
@@ -651,7 +655,9 @@ impl Coordinator {
             return;
         }
         let plan = Plan::new(self.unread(), Vec::new());
-        if plan.ranges().is_empty() && !self.asked.work {
+        // Where it is bounded, work waits, too: it would never come to rest at the bound.
+        let has_work = self.asked.work && self.until.is_none();
+        if plan.ranges().is_empty() && !has_work {
             return;
         }
         self.asked.work = false;
@@ -776,8 +782,28 @@ impl Coordinator {
             && self.flights.iter().all(Flight::is_waiting)
     }
 
+    /// Whether [`Input::Until`] bounds it, and all up to there, and nothing above, is decided and applied by all:
+    /// nothing happens any more until that input comes again. What was sent before may still be on its way.
+    pub fn has_reached(&self) -> bool {
+        let all = |until: &BTreeMap<Source, Offset>| {
+            let mut sources = until.keys().chain(self.offsets.keys());
+            sources.all(|&source| offset_in(&self.offsets, source) == offset_in(until, source))
+        };
+        self.until.as_ref().is_some_and(all)
+            && self.started
+            && self.down.is_empty()
+            && self.unapplied.is_empty()
+            && self.flights.is_empty()
+    }
+
+    /// How many records are decided, and how many of the known ones are there; more may have been appended.
+    pub fn records(&self) -> (u64, u64) {
+        let sum = |offsets: &BTreeMap<Source, Offset>| offsets.values().map(|it| it.0).sum();
+        (sum(&self.offsets), sum(&self.ends))
+    }
+
     /// Where the sources stand after all that is planned.
-    fn planned(&self) -> BTreeMap<Source, Offset> {
+    pub fn planned(&self) -> BTreeMap<Source, Offset> {
         let mut planned = self.offsets.clone();
         for flight in &self.flights {
             planned.extend(flight.plan.ranges().iter().map(|range| (range.source, range.to)));
@@ -791,6 +817,7 @@ impl Coordinator {
         for (&source, &end) in &self.ends {
             let planned = self.flights.iter().rev().find_map(|flight| flight.end_of(source));
             let from = planned.unwrap_or_else(|| offset_in(&self.offsets, source));
+            let end = self.until.as_ref().map_or(end, |until| end.min(offset_in(until, source)));
             if from < end {
                 let to = end.min(Offset(from.0.saturating_add(self.records_max)));
                 ranges.push(SourceRange { source, from, to });

@@ -27,6 +27,7 @@ mod life;
 mod module;
 mod oracles;
 mod read;
+mod recomputes;
 mod replay;
 mod shape;
 mod trouble;

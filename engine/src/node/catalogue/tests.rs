@@ -14,6 +14,7 @@ const GOLDEN_1: &str = include_str!("../../../testdata/catalogue-1.json");
 const GOLDEN_2: &str = include_str!("../../../testdata/catalogue-2.json");
 const GOLDEN_3: &str = include_str!("../../../testdata/catalogue-3.json");
 const GOLDEN_4: &str = include_str!("../../../testdata/catalogue-4.json");
+const GOLDEN_RECOMPUTES: &str = include_str!("../../../testdata/catalogue-4-recomputes.json");
 
 #[derive(Serialize, Deserialize)]
 struct Sale {
@@ -133,6 +134,17 @@ fn the_stored_form_stays_as_it_is() {
     of_4.modules[0].pstates[1].migrated.push("before".to_owned());
     assert_eq!(String::from_utf8(of_4.encode()).unwrap(), GOLDEN_4);
     assert_eq!(Catalogue::decode(GOLDEN_4.as_bytes()).unwrap(), of_4);
+    // What recomputes add.
+    of_4.modules[0].pstates[1].since = 9;
+    of_4.modules[0].recomputes.push(Recomputing {
+        topology: "ledger".to_owned(),
+        version: 3,
+        number: 2,
+        pstates: vec![Numbered::new("skus", 4)],
+    });
+    of_4.leftovers = Leftovers { pstates: vec![2], topologies: vec![3] };
+    assert_eq!(String::from_utf8(of_4.encode()).unwrap(), GOLDEN_RECOMPUTES);
+    assert_eq!(Catalogue::decode(GOLDEN_RECOMPUTES.as_bytes()).unwrap(), of_4);
 }
 
 #[test]
@@ -361,6 +373,47 @@ fn by_day(id: &str) -> Migration<Vec<u32>, Sub<Map<u64, Sale>, Uncounted>> {
 
 fn days(catalogue: &Catalogue) -> &Numbered {
     &catalogue.modules[0].pstates[0]
+}
+
+#[test]
+fn what_is_being_migrated_is_not_recomputed_nor_the_reverse() {
+    let recompute = |catalogue: &Catalogue| {
+        let pstates = vec!["by_day".to_owned(), "skus".to_owned()];
+        let (module, topology) = ("shop".to_owned(), "ledger".to_owned());
+        let step = recomputes::Step::Begin { pstates };
+        let mut next = catalogue.clone();
+        next.alter(&recomputes::Alteration { module, topology, step }).map(|()| next)
+    };
+    let old = fresh::<Counts>();
+    let begun = migrating::<ByDay, _>(&old, by_day("a")).unwrap();
+    match recompute(&begun) {
+        Err(Error::Recompute { what }) => {
+            assert!(
+                what.starts_with("PState `by_day` of topology `ledger` of module `shop` is being"),
+                "{what}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    let mut done = begun;
+    done.migrated("shop", "by_day", "a");
+    let again = recompute(&done).unwrap();
+    assert_eq!(again.modules[0].recomputes[0].pstates[0].number, 4);
+    // It is done, so it does not begin.
+    assert_eq!(migrating::<ByDay, _>(&again, by_day("a")).unwrap(), again);
+
+    let recomputing = recompute(&old).unwrap();
+    let refused = refused(migrating::<ByDay, _>(&recomputing, by_day("a")));
+    assert!(
+        refused.contains("its topology `ledger` is being recomputed. Nothing was"),
+        "{refused}"
+    );
+    let mut ended = recomputing.clone();
+    ended.modules[0].version = 2;
+    ended.modules[0].recomputes[0].version = 2;
+    let begun = migrating::<ByDay, _>(&ended, by_day("a")).unwrap();
+    assert!(begun.modules[0].recomputes.is_empty());
+    assert_eq!((begun.leftovers.pstates, begun.leftovers.topologies), (vec![3, 4], vec![2]));
 }
 
 #[test]

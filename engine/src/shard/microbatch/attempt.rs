@@ -186,6 +186,7 @@ impl Shard {
         id: MicrobatchId,
         offsets: &[SourceOffset],
     ) {
+        self.look_at_numbers(topology);
         // First, so that a shard that is opened now shows no less.
         topology.module.note_visible(topology.place, id);
         self.note_news(topology.id, topology.visible.get(), id);
@@ -350,7 +351,7 @@ impl Shard {
 
     /// Why the coordinator, which lives here, begins no microbatch.
     pub(in crate::shard) fn paused(&self, id: TopologyId) -> Result<Option<String>> {
-        Ok(self.topology(id)?.paused.borrow().clone())
+        Ok(self.topology(id)?.paused.borrow().as_ref().map(ToString::to_string))
     }
 
     /// What the two machines of each topology hold.
@@ -362,7 +363,7 @@ impl Shard {
             let running: Vec<_> = running.iter().map(|(key, it)| (key, spilled(it))).collect();
             format!(
                 "{}: {:?}\nrunning, with bytes spilled: {:?}\nheld {:?}\n{:?}\n{:?}\n",
-                topology.definition().name,
+                topology.title(),
                 self.peers,
                 running,
                 topology.held.borrow(),
@@ -388,6 +389,11 @@ impl Shard {
             },
             Err(error) => answer(reply, Err(error)),
         }
+    }
+
+    /// Takes out a topology that runs no more.
+    pub(in crate::shard) fn forget_topology(&self, id: TopologyId) -> Option<Rc<Topology>> {
+        self.topologies.borrow_mut().remove(&id)
     }
 
     pub(in crate::shard) fn topology(&self, id: TopologyId) -> Result<Rc<Topology>> {

@@ -228,7 +228,7 @@ impl Shard {
             let message = format!(
                 "microbatch {} of {} needs more than {bytes_max} bytes on shard {}",
                 running.attempt.id,
-                topology.definition().name,
+                topology.title(),
                 self.env.shard()
             );
             let failure = Failure { origin: None, kind: FailureKind::TooLarge, message };
@@ -331,7 +331,9 @@ impl Shard {
         exclusions: &[Exclusion],
     ) {
         let records = ranges.iter().map(|range| range.to.0 - range.from.0).sum();
-        let running = Rc::new(Running::new(attempt, began, self.attempt_bytes_max(records)));
+        let bytes_max = self.attempt_bytes_max(records);
+        let numbers = self.look_at_numbers(topology);
+        let running = Rc::new(Running::new(attempt, began, bytes_max, numbers));
         topology.running.borrow_mut().insert(attempt, Rc::clone(&running));
         if !ranges.is_empty() {
             self.begin_piece(topology, &running);
@@ -396,8 +398,10 @@ impl Shard {
         let before = work.counted_bytes.replace(written) + queued;
         let bytes = (running.bytes.get() + written).saturating_sub(before);
         self.count_bytes(topology, running, bytes);
-        let is_touched =
-            !work.writes.borrow().is_empty() || !work.appends.borrow().depots.is_empty();
+        // A shadow marks refused records, and appends nothing.
+        let is_touched = !work.writes.borrow().is_empty()
+            || !work.appends.borrow().depots.is_empty()
+            || !work.letters.borrow().is_empty();
         if is_touched && !work.touched.replace(true) {
             let (attempt, partition) = (running.attempt, work.partition.id);
             self.participate(topology, participant::Input::Touched { attempt, partition });

@@ -1,7 +1,11 @@
 //! What goes into a coordinator, and what comes out.
 
-use crate::two_phase::{Decision, Exclusion, Failure, Faults, Message, Record, SourceOffset};
-use crate::types::{MicrobatchId, ShardId};
+use std::collections::BTreeMap;
+
+use crate::two_phase::{
+    Decision, Exclusion, Failure, Faults, Message, Record, Source, SourceOffset,
+};
+use crate::types::{MicrobatchId, Offset, ShardId};
 
 /// What does not change while a coordinator lives.
 #[derive(Clone, Debug)]
@@ -65,6 +69,12 @@ pub enum Input {
     Hold,
     /// The opposite of `Hold`.
     Release,
+    /// Of each source, plan nothing at or above this offset, and nothing of a source that is not named, and
+    /// begin nothing for [`Input::Work`] alone; with `None`, go on as far as there are records. What was planned
+    /// before stays planned, so give at least [`Coordinator::planned`](super::Coordinator::planned). A
+    /// coordinator that recovers is not bounded.
+    /// See [`Coordinator::has_reached`](super::Coordinator::has_reached).
+    Until(Option<BTreeMap<Source, Offset>>),
 }
 
 /// What a driver does for a coordinator, in the order given.

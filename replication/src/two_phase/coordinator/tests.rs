@@ -728,6 +728,69 @@ fn while_it_is_held_nothing_starts_and_what_is_under_way_completes() {
     assert!(!bench.coordinator.is_at_rest());
 }
 
+/// Of each of these sources, up to there.
+fn until(of: &[(u32, u64)]) -> Input {
+    Input::Until(Some(of.iter().map(|&(partition, to)| (source(partition), Offset(to))).collect()))
+}
+
+#[test]
+fn it_reads_up_to_where_it_is_told_and_no_further() {
+    let mut bench = decided();
+    bench.expect(until(&[(0, 5), (1, 2)]), &[]);
+    bench.give(applied(0, "1.1"));
+    bench.give(applied(1, "1.1"));
+    assert!(!bench.coordinator.has_reached(), "it does not know yet of what it is to read");
+    assert_eq!(bench.coordinator.planned().get(&source(0)), Some(&Offset(3)));
+    bench.expect(
+        ends(&[(0, 9), (1, 7), (2, 4)]),
+        &["write#3 begin 2.1 0:3..5", "0: begin 2.1 0:3..5", "1: begin 2.1"],
+    );
+    bench.come_to_rest("2.1", &[&[0], &[1]]);
+    bench.give(Input::Persisted(Token(3)));
+    assert!(!bench.coordinator.has_reached());
+    bench.give(vote(0, "2.1", &[0]));
+    bench.expect(vote(1, "2.1", &[1]), &["write#4 commit 2.1 0:5 on [0, 1]"]);
+    bench.give(Input::Persisted(Token(4)));
+    bench.give(applied(0, "2.1"));
+    assert!(!bench.coordinator.has_reached(), "not all have applied it");
+    bench.give(applied(1, "2.1"));
+    assert!(bench.coordinator.has_reached());
+    bench.give(Input::ShardDown(ShardId(1)));
+    assert!(!bench.coordinator.has_reached(), "what a lost shard has is not known");
+    bench.give(Input::ShardUp(ShardId(1)));
+    assert!(bench.coordinator.has_reached());
+    bench.expect(Input::Work, &[]);
+    assert!(bench.coordinator.has_reached(), "work waits");
+    bench.expect(
+        Input::Until(None),
+        &["write#5 begin 3.1 0:5..9 1:2..7", "0: begin 3.1 0:5..9", "1: begin 3.1 1:2..7"],
+    );
+    assert!(!bench.coordinator.has_reached());
+    assert_eq!(bench.coordinator.records(), (7, 16));
+}
+
+#[test]
+fn what_is_above_where_it_is_told_to_stop_is_not_taken_for_it() {
+    let mut bench = decided();
+    bench.give(applied(0, "1.1"));
+    bench.give(applied(1, "1.1"));
+    assert_eq!(bench.coordinator.planned().get(&source(0)), Some(&Offset(3)));
+    for beyond in [&[(0, 2), (1, 2)][..], &[(0, 3)], &[]] {
+        bench.expect(until(beyond), &[]);
+        assert!(!bench.coordinator.has_reached(), "it is beyond {beyond:?}");
+    }
+    bench.expect(until(&[(0, 3), (1, 2)]), &[]);
+    assert!(bench.coordinator.has_reached());
+    // One that rests is bounded before it is let go.
+    bench.expect(Input::Hold, &[]);
+    bench.expect(ends(&[(0, 9)]), &[]);
+    bench.expect(until(&[(0, 5), (1, 2)]), &[]);
+    bench.expect(
+        Input::Release,
+        &["write#3 begin 2.1 0:3..5", "0: begin 2.1 0:3..5", "1: begin 2.1"],
+    );
+}
+
 #[test]
 fn work_that_is_asked_for_waits_while_it_is_held() {
     let mut bench = working();

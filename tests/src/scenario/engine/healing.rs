@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::join;
+use futures_util::future::join3;
 use tidemill::client::Launched;
 use tidemill::error::Error;
 use tidemill::types::PartitionId;
@@ -12,7 +12,7 @@ use tidemill::types::PartitionId;
 use super::clients::Client;
 use super::module::{self, Bank};
 use super::oracles::{backed_up, explained, folded, offline, sized};
-use super::{PARTITIONS, Shared, backups, contents, life, read, trouble};
+use super::{PARTITIONS, Shared, backups, contents, life, read, recomputes, trouble};
 use crate::disk::Faults;
 use crate::scenario::Failure;
 use crate::world::World;
@@ -46,9 +46,14 @@ async fn healthy_life(world: &World, shared: &Rc<Shared>, shards: u16) -> Result
     while !contents::worked_enough(shared, rounds)? {
         rounds += 1;
         touch_all(world, shared, &bank).await?;
-        let (worked, backed_up) =
-            join(life::work(world, shared, &bank, 20), backups::make(world, shared, &bank)).await;
+        let (worked, backed_up, recomputed) = join3(
+            life::work(world, shared, &bank, 20),
+            backups::make(world, shared, &bank),
+            recomputes::make(world, shared, &bank),
+        )
+        .await;
         worked?;
+        recomputed?;
         backed_up?;
         for topology in module::TOPOLOGIES {
             bank.caught_up(topology).await.map_err(failed("catching up"))?;

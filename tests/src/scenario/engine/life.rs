@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 use tidemill::client::{Engine, Launched};
 use tidemill::error::Error;
 use tidemill::node::Options;
@@ -16,7 +16,7 @@ use super::clients::Client;
 use super::contents::{self, CRASHES_AMID, OTHER_SHARDS};
 use super::module::{self, Bank, Era};
 use super::oracles::{acknowledged, applied, backed_up, explained, offline, once, unchanged};
-use super::{Shared, backups, read, trouble};
+use super::{Shared, backups, read, recomputes, trouble};
 use crate::disk::Faults;
 use crate::node::Crash;
 use crate::scenario::{Failure, check};
@@ -130,10 +130,15 @@ async fn live(
     if !early {
         start_trouble(world, shared, &opened, shards, alive);
     }
-    let (worked, backed_up) =
-        join(work(world, shared, &bank, 40), backups::make(world, shared, &bank)).await;
+    let (worked, backed_up, recomputed) = join3(
+        work(world, shared, &bank, 40),
+        backups::make(world, shared, &bank),
+        recomputes::make(world, shared, &bank),
+    )
+    .await;
     worked?;
     backed_up?;
+    recomputed?;
     note_progress(shared, &bank).await;
     if alive.get() && world.random().one_in(3) {
         return close(world, shared, opened, alive).await;

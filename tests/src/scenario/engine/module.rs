@@ -1,5 +1,6 @@
 //! The module that the engine runs in these worlds: a bank, whose state is a function of what lies in
-//! its depots, whatever the order in which depots and partitions are read. See [`super::replay`].
+//! its depots, whatever the order in which depots and partitions are read: so all topologies are `order_free`, and
+//! can be recomputed. See [`super::replay`].
 //!
 //! * `ledger` books deposits and transfers; what was paid in is also kept apart, and taken out of a vault that was full
 //!   at first, and lies in one partition. A transfer is applied where the sender lives, then where the
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidemill::migrate::Migration;
 use tidemill::module::{Depot, Module};
+use tidemill::recompute::{Reading, Unfulfilled};
 use tidemill::schema::aggregate::{Count, ListOf, Sum};
 use tidemill::schema::{Initial, Initially, List, Map, Owned, PState, Set, Single, Sub, Uncounted};
 use tidemill::topology::Failure;
@@ -226,8 +228,39 @@ thread_local! {
     static FAILED: RefCell<BTreeMap<u64, u32>> = const { RefCell::new(BTreeMap::new()) };
 }
 
+thread_local! {
+    /// What happens while a topology is stopped for the end of its recompute; answers whether its check then goes
+    /// on until some shard was down and came back.
+    static WHILE_STOPPED: RefCell<Option<Box<dyn Fn() -> bool>>> = const { RefCell::new(None) };
+}
+
+/// Has this happen whenever a topology is stopped for the end of its recompute.
+pub(super) fn while_stopped(happens: Option<Box<dyn Fn() -> bool>>) {
+    WHILE_STOPPED.set(happens);
+}
+
+/// The last step of a check: lets happen what is planned.
+async fn be_stopped(read: Reading, funds: PState<Map<u64, i64>>) -> Result<(), Unfulfilled> {
+    if !WHILE_STOPPED.with_borrow(|happens| happens.as_ref().is_some_and(|happens| happens())) {
+        return Ok(());
+    }
+    let mut was_down = false;
+    for _ in 0..READS_WHILE_STOPPED {
+        let all = read.select(funds.all()).await;
+        if was_down && all.is_ok() {
+            break;
+        }
+        was_down |= all.is_err();
+    }
+    Ok(())
+}
+
+/// Enough for a shard to be opened anew meanwhile, which it need not be.
+const READS_WHILE_STOPPED: u64 = 2_000;
+
 /// Forgets what failed in the world before.
 pub(super) fn forget_failures() {
+    while_stopped(None);
     FAILED.with_borrow_mut(BTreeMap::clear);
 }
 
@@ -247,12 +280,18 @@ pub(super) fn forgets(id: u64) -> bool {
 
 /// The module function.
 pub(super) fn bank(m: &Module, era: Era) -> Bank {
+    // So that a launch that begins migrations ends recomputes, instead of being refused.
+    m.version(match era {
+        Era::First => 1,
+        Era::Migrated => 2,
+    });
     let deposits = m.depot::<Deposit>("deposits").hash_by(|deposit| &deposit.account);
     let transfers = m.depot::<Transfer>("transfers").hash_by(|transfer| &transfer.from);
     let happenings = m.depot::<Happening>("happenings").hash_by(|happening| &happening.key);
     let receipts = m.depot::<Receipt>("receipts").hash_by(|receipt| &receipt.to);
 
     let ledger = m.microbatch(|| "ledger");
+    ledger.order_free();
     let funds = ledger.pstate::<Map<u64, i64>>("funds");
     let sent = match era {
         Era::First => ledger.pstate::<Map<u64, Chain>>("sent"),
@@ -262,6 +301,14 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
         ),
     };
     let paid = ledger.pstate::<Map<u64, i64>>("paid");
+    ledger.invariant("money", move |read| async move {
+        let paid: i64 = read.select(paid.all().values()).await?.into_iter().sum();
+        let total: i64 = read.select(funds.all().values()).await?.into_iter().sum();
+        if paid != total {
+            return Err(format!("{paid} was paid in, {total} came out").into());
+        }
+        be_stopped(read, funds.reader()).await
+    });
     let history = ledger.pstate::<Map<u64, Sub<Map<u64, Line>>>>("history");
     let done = match era {
         Era::First => OwnDone::First(ledger.pstate("done")),
@@ -335,6 +382,8 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
         .append_to(receipts);
 
     let tally = m.microbatch(|| "tally");
+    tally.order_free();
+    tally.invariant("stopped", move |read| be_stopped(read, funds.reader()));
     let received = tally.pstate::<Map<u64, Chain>>("received");
     let tallied = tally.pstate::<Map<u64, i64>>("tallied");
     tally
@@ -347,6 +396,8 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
         });
 
     let audit = m.microbatch(|| AUDIT);
+    audit.order_free();
+    audit.invariant("stopped", move |read| be_stopped(read, funds.reader()));
     let counted = audit.pstate::<Map<u64, Chain>>("counted");
     let happened = audit.pstate::<Map<u64, u64>>("happened");
     let shown = audit.pstate::<Map<u64, u64>>("shown");

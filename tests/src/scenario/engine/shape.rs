@@ -26,6 +26,8 @@ pub(super) struct Shape {
     pub(super) migrates_after: Option<u64>,
     /// This seed makes backups.
     pub(super) backs_up: bool,
+    /// This seed recomputes.
+    pub(super) recomputes: bool,
     pub(super) options: Options,
 }
 
@@ -41,6 +43,8 @@ impl Shape {
         Self {
             accounts,
             backs_up: accounts.is_multiple_of(3),
+            // Half of those that do, and half of those that do not.
+            recomputes: accounts.is_multiple_of(2),
             bulk_bytes: bulk_bytes_min,
             keys_at_audit: (0..64).filter(lives_at_audit).collect(),
             clients: random.within(2..6),
@@ -56,6 +60,8 @@ impl Shape {
                 microbatch_records_max: *random.pick(&[2, 8, 64]),
                 microbatch_bytes_max: 1 << 20,
                 migration_values_max: *random.pick(&[1, 1, 200]),
+                recompute_share: if accounts.is_multiple_of(4) { 1.0 } else { 0.25 },
+                recompute_pause_max: Duration::from_secs(10),
                 // Gaps are closed by difference where it reaches back.
                 history: Duration::from_millis(if accounts.is_multiple_of(2) { 40 } else { 0 }),
                 history_bytes_max: Some(*random.pick(&[HISTORY_ROOMY, HISTORY_ROOMY, 128 << 10])),

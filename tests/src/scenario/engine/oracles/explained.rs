@@ -37,6 +37,7 @@ pub(in super::super) fn judge(
         | Error::ShardStopped { .. }
         | Error::DiskFull { .. }
         | Error::Backup { .. }
+        | Error::Recompute { .. }
         | Error::SnapshotExpired { .. } => {
             check(NAME, trouble.any, || format!("{what} failed without a reason: {text}"))?;
             Ok(false)

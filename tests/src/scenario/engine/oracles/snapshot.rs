@@ -69,7 +69,14 @@ pub(in super::super) fn judge(
         format!("{paid} was paid in, and the vault holds {} instead of {vault}", state.vault)
     })?;
     check(NAME, first.is_none_or(|first| first == state), || {
-        "what was read in a snapshot is not what was read in it before".to_owned()
+        let [was, is] = [format!("{first:?}"), format!("Some({state:?})")];
+        let same = was.chars().zip(is.chars()).take_while(|(was, is)| was == is).count();
+        let shown =
+            |it: &str| -> String { it.chars().skip(same.saturating_sub(200)).take(300).collect() };
+        let (was, is) = (shown(&was), shown(&is));
+        format!(
+            "what was read in a snapshot is not what was read in it before: ..{is}.. instead of ..{was}.."
+        )
     })?;
     for (&of, &floor) in floors {
         let chains = match of {
