@@ -209,7 +209,7 @@ impl Place {
             }
             after = page.rows.last().map(|row| KeyBuf::from(&*row.key));
             writes.extend(page.rows.into_iter().map(|row| match row.after {
-                Some(value) => RawWrite::Put(row.key, value.into()),
+                Some(value) => RawWrite::Put(row.key, value),
                 None => RawWrite::Gone(row.key),
             }));
             if page.is_last {
@@ -387,7 +387,7 @@ impl<P: Subscribe> Subscription<P> {
     /// Does what one microbatch did.
     fn apply(&mut self, diff: &RawDiff) -> Result<What<DiffOf<P>, P::Mirror>> {
         assert_eq!(diff.from, self.id, "a change comes after the one before it");
-        let diffs = self.do_writes(&diff.writes)?;
+        let diffs = self.do_writes(diff.made.writes())?;
         self.id = diff.to;
         Ok(if diffs.is_empty() { What::Unchanged } else { What::Diffs(diffs) })
     }

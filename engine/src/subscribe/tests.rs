@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::index::{Index, SubscriberId, Watch};
 use super::mirror::Write;
-use super::queue::{RawDiff, RawWrite, Received, Receiver, Sender, Sent, queue};
+use super::queue::{Made, RawDiff, RawWrite, Received, Receiver, Sender, Sent, queue};
 use super::*;
 use crate::codec::table::Trace;
 use crate::codec::{FieldTable, encode};
@@ -378,6 +378,15 @@ impl Folds for Path<Item<Line>, Many, Anyone> {
     }
 }
 
+/// What each subscriber is told of a run.
+fn matches(index: &Index, run: &Run) -> BTreeMap<SubscriberId, Vec<RawWrite>> {
+    let mut matches = BTreeMap::new();
+    index.each_change(run, |change| {
+        matches.extend(change.ids.iter().map(|&id| (id, change.make())));
+    });
+    matches
+}
+
 /// A subscriber, of whatever.
 trait Follows {
     fn watch(&self) -> &Watch;
@@ -461,7 +470,8 @@ impl<P: Folds> Follows for Follower<P> {
 
     fn send(&mut self, to: MicrobatchId, writes: Vec<RawWrite>) -> Sent {
         let from = std::mem::replace(&mut self.told, to);
-        self.ends.0.send(RawDiff { from, to, writes })
+        let made = Arc::new(Made::new(writes));
+        self.ends.0.send(RawDiff { from, to, made })
     }
 
     fn catch_up(&mut self, state: &State) -> Option<usize> {
@@ -470,7 +480,7 @@ impl<P: Folds> Follows for Follower<P> {
             let Received::Diff(diff) = received else { return None };
             assert_eq!(diff.from, self.at);
             self.at = diff.to;
-            told += self.do_writes(state, &diff.writes);
+            told += self.do_writes(state, diff.made.writes());
         }
         self.compare(state);
         Some(told)
@@ -632,7 +642,7 @@ async fn folded_changes(env: Env, commits: u64) {
         let run = Rc::new(state.writes.take().seal());
         partition.commit(id, &run).await;
         let mut look_at = vec![usize::from(random.small(30))];
-        for (number, writes) in index.matches(&run) {
+        for (number, writes) in matches(&index, &run) {
             let at = usize::try_from(number.0).unwrap();
             if followers[at].send(id, writes) != Sent::Queued {
                 index.remove(number, followers[at].watch());
@@ -711,7 +721,7 @@ fn a_list_that_is_labelled_anew_tells_only_what_changed() {
         let line = state.encoded(&Line { text: String::new(), count: nth });
         now(list.insert(u64::from(nth.min(1)), &line)).unwrap();
         let run = state.writes.take().seal();
-        let mut matches = index.matches(&run);
+        let mut matches = matches(&index, &run);
         let writes = matches.remove(&SubscriberId(0)).unwrap();
         longest = longest.max(writes.len());
         let id = MicrobatchId(u64::from(nth) + 1);

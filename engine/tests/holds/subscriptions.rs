@@ -376,10 +376,11 @@ fn so_many_subscribe_and_no_more_and_what_waits_for_all_is_bounded() {
         assert!(matches!(more, Error::TooManySubscriptions { limit: 20, .. }), "{more}");
         let own_bytes = engine.counters().await.unwrap()[0].subscriber_bytes;
         assert!(20 * 500 < own_bytes && own_bytes < 20 * 1_000, "{own_bytes}");
-        // Each may have a mebibyte waiting, all of them a quarter of one. One of them keeps up.
+        // Each may have a mebibyte waiting, all of them a quarter of one, in which what several wait for counts once.
+        // One of them keeps up.
         let mut keeps_up = all.pop().unwrap();
         for round in 0..8 {
-            do_all(&notes, (0..4).map(|key| set(0, key, &"x".repeat(2_000 + round)))).await;
+            do_all(&notes, (0..4).map(|key| set(0, key, &"x".repeat(12_000 + round)))).await;
             let through = visible(&notes).await;
             while keeps_up.id() < through {
                 let change = keeps_up.next().await.unwrap().unwrap();
