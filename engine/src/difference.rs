@@ -45,7 +45,7 @@ pub struct Differing<K, V> {
             `.all()`, `.range(a..b)` or `.all().keys()`",
     note = "elements of a list have places and no keys: subscribe the list, or read it at both ids"
 )]
-pub trait Differ: Subscribe {
+pub trait Differ: Select + Subscribe {
     /// What is told of each key.
     type Entry: Send;
 
@@ -66,7 +66,7 @@ fn row<P: RowPath>(
     from: Option<&[u8]>,
     to: Option<&[u8]>,
 ) -> Result<Option<Differing<(), P::Out>>, Error> {
-    let (from, to) = (One::<P>::read(fields, from)?, One::<P>::read(fields, to)?);
+    let (from, to) = (One::<P>::decode(fields, from)?, One::<P>::decode(fields, to)?);
     Ok((!P::is_same(&from, &to)).then_some(Differing { key: (), from, to }))
 }
 

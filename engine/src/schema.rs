@@ -50,6 +50,7 @@ pub mod aggregate;
 pub mod ast;
 pub mod eval;
 pub mod initial;
+pub mod inside;
 pub mod layout;
 pub(crate) mod list;
 #[cfg(doctest)]
@@ -73,6 +74,7 @@ mod tutorial;
 
 pub use aggregate::{Aggregate, Change};
 pub use initial::{EncodeInitial, Initial, Initially};
+pub use inside::Inside;
 pub use layout::Layout;
 pub use path::{AtIndex, Direct, Many, Maybe, One, OwnedBy, Path, Presence};
 pub use placed::{PlaceBy, Placed};

@@ -23,12 +23,27 @@
 //! *A migration* of what is subscribed ([`crate::migrate`]) is no change: values are told in the new form from
 //! the first one on, and a row that is written as it was is nothing to tell.
 //!
+//! *Trees and parts.* What lies under a key to any depth is one range of rows, and the mirror of a map of collections is a
+//! map of mirrors ([`mirror::Branches`]). Of a part of a value the whole row is sent, and the subscriber looks into it.
+//!
+//! What many subscribe alike is made once, and shared by their queues (`queue.rs`); it is made only if it fits
+//! into one of them.
+//!
 //! What comes as values without their keys cannot be followed, since nobody could say which of them changed:
 //!
 //! ```compile_fail,E0277
 //! # use tidemill::schema::{Map, PState, Sub};
 //! async fn follow(shop: tidemill::Launched<()>, list: PState<Map<u32, Sub<Map<u32, i64>>>>) {
 //!     let _ = shop.subscribe(list.key(1).all().values()).await;
+//! }
+//! ```
+//!
+//! A value has no tree, since it is one row:
+//!
+//! ```compile_fail,E0277
+//! # use tidemill::schema::{Map, PState};
+//! async fn follow(shop: tidemill::Launched<()>, funds: PState<Map<u32, i64>>) {
+//!     let _ = shop.subscribe(funds.key(1).tree()).await;
 //! }
 //! ```
 
@@ -43,7 +58,8 @@ pub(crate) mod queue;
 mod tests;
 
 pub use mirror::{
-    Elements, Entries, Items, ListDiff, MapDiff, Mirror, One, Replaced, SetDiff, Subscribe,
+    Branches, Elements, Entries, Items, ListDiff, MapDiff, Mirror, One, Parts, Replaced, SetDiff,
+    Subscribe, TreeDiff,
 };
 
 /// The largest value a subscription begins with: as much is read at one pin, and held by the client.

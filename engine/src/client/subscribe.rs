@@ -28,7 +28,9 @@ impl<H> Launched<H> {
     /// visible and changes it, as small as what it did, in order.
     ///
     /// The path leads to one row (a value, a field of a record, the presence of an element, a size) or to the
-    /// elements of a `Sub` map, set or list, all of them or a range of keys, under one first key.
+    /// elements of a `Sub` map, set or list, all of them or a range of keys, under one first key; to everything under a
+    /// key, to any depth ([`Path::tree`](crate::schema::Path::tree)); or to parts of the value of one row
+    /// ([`Path::inside`](crate::schema::Path::inside)).
     ///
     /// ```
     /// use tidemill::schema::{Map, Sub};
@@ -70,12 +72,13 @@ impl<H> Launched<H> {
         &self,
         path: P,
     ) -> impl Future<Output = Result<Subscription<P>>> + Send + use<H, P> {
-        let planned = path.reads().map_err(Error::invalid).and_then(|reads| self.plan(reads));
+        let blank = path.mirror(&self.module.fields).map_err(Error::invalid);
+        let planned = path.watched().map_err(Error::invalid).and_then(|reads| self.plan(reads));
         let (engine, module) = (self.engine.clone(), Arc::clone(&self.module));
         async move {
-            let mut place = planned?;
+            let (mut place, blank) = (planned?, blank?);
             let registered = place.register(&engine, &module, Reading::First).await?;
-            let read = place.read::<P>(&engine, &module, registered, Reading::First).await?;
+            let read = place.read(blank, &engine, &module, registered, Reading::First).await?;
             let (read, registered) = read;
             place.watch.pstate = registered.number(place.pstate);
             let Subscribed { id, queue, .. } = registered;
@@ -155,15 +158,17 @@ impl Place {
     }
 
     /// Reads the value from which the queue of a registration goes on. What cannot be kept so long is begun anew.
-    async fn read<P: Subscribe>(
+    async fn read<M: Mirror>(
         &self,
+        blank: M,
         engine: &Engine,
         module: &Arc<Installed>,
         mut registered: Subscribed,
         reading: Reading,
-    ) -> Result<(P::Mirror, Subscribed)> {
+    ) -> Result<(M, Subscribed)> {
         for tries in 1.. {
-            match self.read_pages::<P>(engine, module, &registered, reading).await {
+            let fresh = blank.cleared(&module.fields).map_err(undecodable)?;
+            match self.read_pages(fresh, engine, module, &registered, reading).await {
                 Err(Error::SnapshotExpired { .. }) if tries < TRIES_MAX => {
                     registered = self.register(engine, module, reading).await?;
                 }
@@ -219,7 +224,7 @@ impl Place {
             }
             after = page.rows.last().map(|row| KeyBuf::from(&*row.key));
             writes.extend(page.rows.into_iter().map(|row| match row.after {
-                Some(value) => RawWrite::Put(row.key, value.into()),
+                Some(value) => RawWrite::Put(row.key, value),
                 None => RawWrite::Gone(row.key),
             }));
             if page.is_last {
@@ -229,14 +234,14 @@ impl Place {
     }
 
     /// The value at the registration's pin.
-    async fn read_pages<P: Subscribe>(
+    async fn read_pages<M: Mirror>(
         &self,
+        mut mirror: M,
         engine: &Engine,
         module: &Arc<Installed>,
         registered: &Subscribed,
         reading: Reading,
-    ) -> Result<P::Mirror> {
-        let mut mirror = P::Mirror::empty(&module.fields).map_err(undecodable)?;
+    ) -> Result<M> {
         let prefix_bytes = self.watch.prefix_bytes();
         let mut bytes = 0;
         let mut after: Option<KeyBuf> = None;
@@ -257,7 +262,8 @@ impl Place {
             let is_row = matches!(self.watch.rows, Watched::Row(_));
             if bytes > VALUE_BYTES_MAX && reading == Reading::First && !is_row {
                 let what = format!(
-                    "what is to be subscribed holds more than {VALUE_BYTES_MAX} bytes: subscribe a range of it"
+                    "what is to be subscribed holds more than {VALUE_BYTES_MAX} bytes: subscribe a range of it, \
+                     `.range(a..b)` or `.trees(a..b)`"
                 );
                 return Err(Error::Invalid { what });
             }
@@ -398,7 +404,7 @@ impl<P: Subscribe> Subscription<P> {
     /// Does what one microbatch did.
     fn apply(&mut self, diff: &RawDiff) -> Result<What<DiffOf<P>, P::Mirror>> {
         assert_eq!(diff.from, self.id, "a change comes after the one before it");
-        let diffs = self.do_writes(&diff.writes)?;
+        let diffs = self.do_writes(diff.made.writes())?;
         self.id = diff.to;
         Ok(if diffs.is_empty() { What::Unchanged } else { What::Diffs(diffs) })
     }
@@ -431,7 +437,8 @@ impl<P: Subscribe> Subscription<P> {
             return Ok(What::Bridged { gap, diffs });
         }
         let (engine, module, place) = (&self.engine, &self.module, &self.place);
-        let read = place.read::<P>(engine, module, registered, Reading::Again).await?;
+        let blank = self.mirror.cleared(&module.fields).map_err(undecodable)?;
+        let read = place.read(blank, engine, module, registered, Reading::Again).await?;
         let (mirror, registered) = read;
         let old = std::mem::replace(&mut self.mirror, mirror);
         self.place.watch.pstate = registered.number(place.pstate);

@@ -9,12 +9,16 @@
 //! order of the keys; each key in it is read at both ids, and of a range that was deleted, what was in it at
 //! either. So a difference costs as much as was written, however large the `PState` is.
 //!
+//! One step looks into a bounded number of undos: there may be one for each id of an hour. So the interval is cut into
+//! [`Stretch`]es, each of which is gone through by itself and gives its writes in portions; what all of them have
+//! given up to some key is taken together.
+//!
 //! A reader at an id needs the undos of one generation, a difference those of all of them: it is there as long
 //! as each id of the interval is within the window ([`Wanted::window`](super::Wanted)), and otherwise refused,
 //! never wrong.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::ops::{Bound, ControlFlow};
 
 use super::layer::Part;
@@ -39,6 +43,13 @@ type Visit<'a> = dyn FnMut(&[u8], Option<&[u8]>, Option<&[u8]>) -> ControlFlow<(
 /// Writes that are looked at without a pause: well below a millisecond.
 const STEP_WRITES: usize = 512;
 
+/// Undos that are looked into without a pause, which takes about as long. Tests cut small histories, too.
+pub(super) const STEP_UNDOS: usize = if cfg!(test) { 4 } else { 256 };
+
+/// Writes that are held for all stretches together, as long as that leaves each enough to be worth a look.
+const HELD_WRITES: usize = 16 << 10;
+const STEP_WRITES_MIN: usize = 32;
+
 /// Rows of a deleted range that are held at a time, of each id; fewer if they take more than so many bytes.
 const ROWS_MAX: usize = 256;
 const ROWS_BYTES: usize = 256 << 10;
@@ -62,11 +73,29 @@ impl Store {
     ) -> Result<usize, Error> {
         assert!(between.from <= between.to, "differences go forward");
         let mut looked_at = 0;
-        let mut at = Some(from.to_vec());
-        while let Some(from) = at.take().filter(|from| to.is_none_or(|to| **from < *to)) {
-            let step = self.state().written(between, pstate, (&from, to))?;
-            at = step.next;
-            for span in step.spans {
+        let mut stretches = self.state().stretches(between, from)?;
+        loop {
+            for nth in 0..stretches.all.len() {
+                let stretch = &mut stretches.all[nth];
+                if !stretch.spans.is_empty() {
+                    continue;
+                }
+                let Some(from) = stretch.next.take().filter(|it| to.is_none_or(|to| **it < *to))
+                else {
+                    continue;
+                };
+                let writes = stretches.writes;
+                let step = self.state().written(stretch.ids, pstate, (&from, to), writes)?;
+                (stretch.spans, stretch.next) = (step.spans.into(), step.next);
+                if stretches.all.len() > 1 || self.inner.env.should_yield() {
+                    self.inner.env.yield_now().await;
+                }
+            }
+            let spans = stretches.take();
+            if spans.is_empty() && stretches.are_done(to) {
+                return Ok(looked_at);
+            }
+            for span in spans {
                 let flow = match span {
                     Span::Key(key) => {
                         looked_at += 1;
@@ -86,7 +115,6 @@ impl Store {
                 }
             }
         }
-        Ok(looked_at)
     }
 
     async fn compare(
@@ -232,16 +260,87 @@ struct Written {
     next: Option<Vec<u8>>,
 }
 
+/// Some of the ids, and what they wrote from some key on.
+struct Stretch {
+    ids: Between,
+    spans: VecDeque<Span>,
+    /// Up to here, `spans` is all; none: to the end.
+    next: Option<Vec<u8>>,
+}
+
+/// All ids.
+struct Stretches {
+    all: Vec<Stretch>,
+    /// Of each, so many writes are looked at in one step.
+    writes: usize,
+}
+
+impl Stretches {
+    /// The union of what is known of all of them, up to the first key of which something is not known.
+    fn take(&mut self) -> Vec<Span> {
+        let end = self.all.iter().filter_map(|it| it.next.as_deref()).min().map(<[u8]>::to_vec);
+        let mut known = Vec::new();
+        for stretch in &mut self.all {
+            while let Some(span) = stretch.spans.pop_front() {
+                let (below, above) = span.cut(end.as_deref());
+                known.extend(below);
+                if let Some(above) = above {
+                    stretch.spans.push_front(above);
+                    break;
+                }
+            }
+        }
+        if let [_] = &self.all[..] {
+            return known;
+        }
+        let mut starts: Vec<_> = known.iter().map(Span::start).collect();
+        starts.sort_unstable();
+        let mut union = Union::default();
+        for (key, reach) in starts {
+            union.add(key, reach);
+        }
+        union.end(None)
+    }
+
+    fn are_done(&self, to: Option<&[u8]>) -> bool {
+        let is_done = |next: &Vec<u8>| to.is_some_and(|to| to <= &**next);
+        self.all.iter().all(|it| it.spans.is_empty() && it.next.as_ref().is_none_or(is_done))
+    }
+}
+
 impl State {
-    /// What was written between two ids, beginning at the lower end of `keys`.
+    /// The ids, in stretches of so many undos; what they wrote is looked for from a key on.
+    fn stretches(&self, between: Between, from: &[u8]) -> Result<Stretches, Error> {
+        let undos = self.history.between(between.topology, between.from, between.to)?;
+        let ends = undos.chunks_exact(STEP_UNDOS).filter_map(|some| some.last());
+        let ends = ends.map(|undo| undo.last).filter(|end| *end < between.to);
+        let mut ends: Vec<MicrobatchId> = ends.collect();
+        // The rest of them comes with what is stacked.
+        ends.push(between.to);
+        let mut first = between.from;
+        let all: Vec<Stretch> = ends
+            .into_iter()
+            .map(|last| {
+                let ids =
+                    Between { from: std::mem::replace(&mut first, last), to: last, ..between };
+                Stretch { ids, spans: VecDeque::new(), next: Some(from.to_vec()) }
+            })
+            .collect();
+        let writes = (HELD_WRITES / all.len()).clamp(STEP_WRITES_MIN, STEP_WRITES);
+        Ok(Stretches { all, writes })
+    }
+
+    /// What was written between two ids, beginning at the lower end of `keys`, and perhaps some of what their neighbours
+    /// wrote.
     fn written(
         &self,
         between: Between,
         pstate: PStateId,
         keys: Keys<'_>,
+        writes: usize,
     ) -> Result<Written, Error> {
         let Between { topology, from, to } = between;
-        let undos = self.history.between(topology, from, to)?;
+        let undos = self.history.around(topology, from, to)?;
         let mut parts: Vec<Part<'_>> = undos.iter().flat_map(|it| it.written(pstate)).collect();
         if let Some(stack) = self.stacks.get(&topology) {
             let runs = stack.runs.iter().filter(|(id, _)| from < *id && *id <= to);
@@ -250,7 +349,7 @@ impl State {
         if planted(Plant::DiffLostInDifference) && !parts.is_empty() {
             parts.remove(0);
         }
-        Ok(merged(&parts, keys))
+        Ok(merged(&parts, keys, writes))
     }
 }
 
@@ -262,8 +361,59 @@ enum Reach<'a> {
     Key,
 }
 
-/// The union of what some layers wrote of `keys`, from its lower end on, as far as one step goes.
-fn merged(parts: &[Part<'_>], (from, to): Keys<'_>) -> Written {
+/// The union of writes that are given in the order of where they begin.
+#[derive(Default)]
+struct Union<'a> {
+    spans: Vec<Span>,
+    /// A range that may become longer.
+    open: Option<Keys<'a>>,
+}
+
+impl<'a> Union<'a> {
+    fn add(&mut self, key: &'a [u8], reach: Reach<'a>) {
+        if let Some((_, end)) = self.open
+            && end.is_some_and(|end| end < key)
+        {
+            self.close();
+        }
+        match (&mut self.open, reach) {
+            // No end is above all of them.
+            (Some((_, Some(end))), Reach::To(other)) => match other {
+                Some(other) => *end = (*end).max(other),
+                None => self.open = self.open.map(|(start, _)| (start, None)),
+            },
+            (Some((_, None)), Reach::To(_)) => {}
+            (Some((_, end)), Reach::Key) if end.is_none_or(|end| key < end) => {}
+            (_, Reach::Key) => {
+                self.close();
+                if !matches!(self.spans.last(), Some(Span::Key(last)) if **last == *key) {
+                    self.spans.push(Span::Key(key.to_vec()));
+                }
+            }
+            (None, Reach::To(end)) => self.open = Some((key, end)),
+        }
+    }
+
+    fn close(&mut self) {
+        self.spans.extend(self.open.take().map(Span::of));
+    }
+
+    /// All of it, up to a key.
+    fn end(mut self, stop: Option<&'a [u8]>) -> Vec<Span> {
+        if let Some((start, end)) = self.open {
+            let end = match (end, stop) {
+                (Some(end), Some(stop)) => Some(end.min(stop)),
+                (end, stop) => end.or(stop),
+            };
+            self.open = Some((start, end));
+        }
+        self.close();
+        self.spans
+    }
+}
+
+/// The union of what some layers wrote of `keys`, from its lower end on, as far as one step of so many writes goes.
+fn merged(parts: &[Part<'_>], (from, to): Keys<'_>, writes: usize) -> Written {
     let mut sources: Vec<_> = parts
         .iter()
         .flat_map(|part| {
@@ -279,54 +429,47 @@ fn merged(parts: &[Part<'_>], (from, to): Keys<'_>) -> Written {
     for (nth, source) in sources.iter_mut().enumerate() {
         heads.extend(source.next().map(|(key, reach)| Reverse((key, reach, nth))));
     }
-    let mut spans: Vec<Span> = Vec::new();
-    let mut open: Option<Keys<'_>> = None;
+    let mut union = Union::default();
     let (mut taken, mut last) = (0, from);
     let mut next = None;
     while let Some(Reverse((key, reach, nth))) = heads.pop() {
-        if taken >= STEP_WRITES && last < key {
+        if taken >= writes && last < key {
             next = Some(key);
             break;
         }
         (taken, last) = (taken + 1, key);
         heads.extend(sources[nth].next().map(|(key, reach)| Reverse((key, reach, nth))));
-        if let Some((_, end)) = open
-            && end.is_some_and(|end| end < key)
-        {
-            spans.extend(open.take().map(Span::of));
-        }
-        match (&mut open, reach) {
-            // No end is above all of them.
-            (Some((_, Some(end))), Reach::To(other)) => match other {
-                Some(other) => *end = (*end).max(other),
-                None => open = open.map(|(start, _)| (start, None)),
-            },
-            (Some((_, None)), Reach::To(_)) => {}
-            (Some((_, end)), Reach::Key) if end.is_none_or(|end| key < end) => {}
-            (_, Reach::Key) => {
-                spans.extend(open.take().map(Span::of));
-                if !matches!(spans.last(), Some(Span::Key(last)) if **last == *key) {
-                    spans.push(Span::Key(key.to_vec()));
-                }
-            }
-            (None, Reach::To(end)) => open = Some((key, end)),
-        }
+        union.add(key, reach);
     }
     // The next step finds what reaches beyond its beginning.
-    if let Some((start, end)) = open {
-        let stop = next.or(to);
-        let end = match (end, stop) {
-            (Some(end), Some(stop)) => Some(end.min(stop)),
-            (end, stop) => end.or(stop),
-        };
-        spans.push(Span::of((start, end)));
-    }
-    Written { spans, next: next.map(<[u8]>::to_vec) }
+    Written { spans: union.end(next.or(to)), next: next.map(<[u8]>::to_vec) }
 }
 
 impl Span {
     fn of((from, to): Keys<'_>) -> Self {
         Self::Range(from.to_vec(), to.map(<[u8]>::to_vec))
+    }
+
+    fn start(&self) -> (&[u8], Reach<'_>) {
+        match self {
+            Self::Key(key) => (key, Reach::Key),
+            Self::Range(from, to) => (from, Reach::To(to.as_deref())),
+        }
+    }
+
+    /// What of it lies below a key, and the rest.
+    fn cut(self, end: Option<&[u8]>) -> (Option<Self>, Option<Self>) {
+        let Some(end) = end else { return (Some(self), None) };
+        if self.start().0 >= end {
+            return (None, Some(self));
+        }
+        match self {
+            Self::Range(from, to) if to.as_deref().is_none_or(|to| end < to) => {
+                let below = Self::Range(from, Some(end.to_vec()));
+                (Some(below), Some(Self::Range(end.to_vec(), to)))
+            }
+            below => (Some(below), None),
+        }
     }
 }
 
@@ -354,7 +497,7 @@ mod tests {
         });
         let runs: Vec<_> = runs.collect();
         let parts: Vec<Part<'_>> = runs.iter().filter_map(|run| run.part(P)).collect();
-        let written = merged(&parts, (keys.0.as_bytes(), keys.1.map(str::as_bytes)));
+        let written = merged(&parts, (keys.0.as_bytes(), keys.1.map(str::as_bytes)), STEP_WRITES);
         assert_eq!(written.next, None);
         let text = |key: &[u8]| String::from_utf8(key.to_vec()).unwrap();
         let show = |span: &Span| match span {
@@ -393,7 +536,7 @@ mod tests {
         let parts: Vec<Part<'_>> = [&points, &range].iter().filter_map(|it| it.part(P)).collect();
         let (mut from, mut spans, mut steps) = (Vec::new(), Vec::new(), 0);
         loop {
-            let step = merged(&parts, (&from, None));
+            let step = merged(&parts, (&from, None), STEP_WRITES);
             spans.extend(step.spans);
             steps += 1;
             match step.next {

@@ -284,6 +284,35 @@ impl History {
         Ok(undos)
     }
 
+    /// The undos of what was merged of `topology` above `from` and up to `to`, and what else those hold: an undo
+    /// may have taken up ids above `from` since that was the end of one.
+    ///
+    /// # Errors
+    /// [`Error::Expired`] if some of it is not there any more.
+    pub(super) fn around(
+        &self,
+        topology: TopologyId,
+        from: MicrobatchId,
+        to: MicrobatchId,
+    ) -> Result<Vec<&Undo>, Error> {
+        let Some(current) = self.current.get(&topology) else { return Ok(Vec::new()) };
+        let older = self.generations.iter().filter_map(|it| it.kept.get(&topology));
+        let mut undos = Vec::new();
+        let mut at = from;
+        for kept in older.chain(std::iter::once(current)) {
+            if kept.last <= at || to <= at {
+                continue;
+            }
+            if at < kept.from {
+                return Err(Error::Expired { topology, wanted: from, oldest: kept.from });
+            }
+            let above = &kept.undos[kept.undos.partition_point(|undo| undo.last <= at)..];
+            undos.extend(above.iter().take_while(|undo| undo.first <= to));
+            at = kept.last;
+        }
+        Ok(undos)
+    }
+
     /// The memtable is frozen: it is the last of `layers`, which lie over `trees`. The current generation
     /// becomes an older one if somebody needs it.
     pub(super) fn freeze(

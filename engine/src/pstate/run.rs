@@ -367,6 +367,35 @@ impl<'a> RunPart<'a> {
         run.ranges[self.section.ranges.clone()].iter().map(|range| run.range(range))
     }
 
+    /// The ranges that reach into one, each cut to it.
+    pub(crate) fn ranges_within(
+        self,
+        from: &'a [u8],
+        to: Option<&'a [u8]>,
+    ) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a {
+        let run = self.run;
+        let ranges = &run.ranges[self.section.ranges.clone()];
+        let first =
+            ranges.partition_point(|range| run.range(range).1.is_some_and(|end| end <= from));
+        let reaching = ranges[first..].iter().map(|range| run.range(range));
+        reaching.take_while(move |(start, _)| to.is_none_or(|to| *start.max(&from) < to)).map(
+            move |(start, end)| {
+                let end = match (end, to) {
+                    (Some(end), Some(to)) => Some(end.min(to)),
+                    (end, to) => end.or(to),
+                };
+                (start.max(from), end)
+            },
+        )
+    }
+
+    /// The value that it gives a key, if it does.
+    pub(crate) fn value(&self, key: &[u8]) -> Option<&'a [u8]> {
+        self.points((Bound::Included(key), Bound::Included(key)))
+            .next()
+            .and_then(|(_, value)| value)
+    }
+
     pub(super) fn covers(&self, key: &[u8]) -> bool {
         let ranges = &self.run.ranges[self.section.ranges.clone()];
         let after = ranges.partition_point(|range| self.run.range(range).0 <= key);

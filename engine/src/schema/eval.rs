@@ -39,7 +39,7 @@ use std::rc::Rc;
 use super::ast::{Function, Functions, LocalNavigator, Navigator, Query, Step, Term, Value};
 use super::{Described, Layout, Placing};
 use crate::codec::value::raw::{Bad, Kind, Raw, push_list};
-use crate::codec::{self, FieldTable, Placement};
+use crate::codec::{self, FieldTable, KeyKind, Placement};
 use crate::env::LocalFuture;
 use crate::topology::panic_message;
 
@@ -301,6 +301,27 @@ pub async fn select<S: Source>(
     // Whether the caller wanted no more is the caller's to know.
     let (ControlFlow::Continue(()) | ControlFlow::Break(())) = flow;
     Ok(())
+}
+
+/// All that a path reaches in one value, or where there is none.
+pub(crate) fn within_value(
+    fields: &FieldTable,
+    query: &Query,
+    value: Option<&[u8]>,
+) -> Result<Vec<Value>, Problem> {
+    // There are no rows to look for, and functions come with the path.
+    const FUNCTIONS: &Functions = &Functions::none();
+    const LAYOUT: &Layout = &Layout::Set { element: KeyKind::U8, counted: false };
+    let cx = Cx::new(LAYOUT, fields, FUNCTIONS);
+    let mut found = Vec::new();
+    let mut out = |collected: &Collected, value: Raw<'_>| {
+        found.push(result(collected, value));
+        Ok(ControlFlow::Continue(()))
+    };
+    let value = value.map_or(Raw::NIL, Raw::new);
+    let (ControlFlow::Continue(()) | ControlFlow::Break(())) =
+        within::select(&cx, Trail::of(query.steps()), value, &mut out)?;
+    Ok(found)
 }
 
 /// Where all that a query can reach lies: of a `PState` that lives in one place that place, of others that of

@@ -39,6 +39,10 @@ pub enum AtIndex {}
 #[derive(Clone, Copy, Debug)]
 pub enum Many {}
 
+/// How many: everything that lies under a place, to any depth. Such a path is read, and subscribed, as one.
+#[derive(Clone, Copy, Debug)]
+pub enum Deep {}
+
 /// The position of paths that ask whether an element is there. Its value is a `bool`; putting `true`
 /// adds the element, putting `false` removes it.
 #[derive(Clone, Copy, Debug)]
@@ -172,6 +176,44 @@ impl<S, M, O> Path<S, M, O> {
         Path::from_raw(self.raw)
     }
 
+    /// Everything under here, to any depth: the elements of a `Sub`, and what lies under them. It is read by one
+    /// scan, and held in [mirrors](crate::subscribe::mirror).
+    ///
+    /// ```
+    /// use tidemill::schema::{Map, Set, Sub};
+    /// use tidemill::testing::TestPState;
+    ///
+    /// let tags = TestPState::<Map<u32, Sub<Map<String, Sub<Set<u8>>>>>>::new()?;
+    /// for (name, tag) in [("a", 1), ("b", 2), ("b", 3)] {
+    ///     tags.put(tags.token().key(7).key(name).has(tag), true).unwrap();
+    /// }
+    /// let all = tags.select(tags.token().key(7).tree()).unwrap();
+    /// assert_eq!(all.len(), 2);
+    /// assert!(all.get("b").unwrap().contains(3));
+    /// let some = tags.select(tags.token().key(7).trees("b".to_owned()..)).unwrap();
+    /// assert_eq!(some.len(), 1);
+    /// # Ok::<(), tidemill::codec::Error>(())
+    /// ```
+    #[must_use]
+    pub fn tree(mut self) -> Path<S, Deep, O>
+    where
+        S: Grown,
+        M: Direct,
+    {
+        self.raw.range::<S>(S::grown);
+        Path::from_raw(self.raw)
+    }
+
+    /// The same, of the keys of a map that lie in a range.
+    #[must_use]
+    pub fn trees<R: TreesOf<S>>(mut self, range: R) -> Path<S, Deep, O>
+    where
+        M: Direct,
+    {
+        self.raw.range::<R>(|prefix| range.encode_trees(prefix));
+        Path::from_raw(self.raw)
+    }
+
     /// How many elements the collection has: see [`sizes`]. Reads one row, however many there are.
     #[must_use]
     pub fn size(mut self) -> Path<Size<S>, One, O>
@@ -220,6 +262,10 @@ impl<S, M, O> Path<S, M, O> {
         }
         let to = target.key.clone().prefix_end();
         Ok(Removal::Range { from: target, to })
+    }
+
+    pub(super) fn pstate(&self) -> PStateId {
+        self.raw.pstate
     }
 
     pub(super) fn read(self, what: What) -> Result<ReadPlan> {
@@ -336,6 +382,13 @@ impl<S, O> Path<S, Many, O> {
     /// The rows it leads to, for whoever wants to delete them.
     pub(crate) fn rows(self) -> Result<ReadPlan> {
         self.raw.read(What::Rows { keys_only: true })
+    }
+}
+
+impl<S, O> Path<S, Deep, O> {
+    /// What it reads.
+    pub(crate) fn deep(self) -> Result<ReadPlan> {
+        self.raw.read(What::Rows { keys_only: false })
     }
 }
 
@@ -684,6 +737,52 @@ impl<T: Data> Ranged for Sub<List<T>> {
     fn bounds(prefix: &KeyBuf) -> Bounds {
         let (from, to) = list::element_range(prefix);
         (from, Some(to))
+    }
+}
+
+/// Collections of which [`Path::tree`] gives everything.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no tree",
+    label = "not a collection that is stored element by element",
+    note = "a value is one row, and read by its own path; a record has a tree under each `Sub` that is a field"
+)]
+pub trait Grown: 'static {
+    /// The first key included and the first behind, given the key of the collection.
+    fn grown(prefix: &KeyBuf) -> Bounds;
+}
+
+impl<K: Key, V: Position, Z: Counting> Grown for Sub<Map<K, V>, Z> {
+    fn grown(prefix: &KeyBuf) -> Bounds {
+        behind_head::<Z>(prefix, KeyRange::<()>::encode_range(.., prefix))
+    }
+}
+
+impl<E: Key, Z: Counting> Grown for Sub<Set<E>, Z> {
+    fn grown(prefix: &KeyBuf) -> Bounds {
+        behind_head::<Z>(prefix, KeyRange::<()>::encode_range(.., prefix))
+    }
+}
+
+impl<T: Data> Grown for Sub<List<T>> {
+    fn grown(prefix: &KeyBuf) -> Bounds {
+        Self::bounds(prefix)
+    }
+}
+
+/// What [`Path::trees`] takes where the position is `S`.
+#[diagnostic::on_unimplemented(
+    message = "no ranges of keys here: `{S}` is not a map stored element by element, or `{Self}` no range of its keys",
+    label = "expected a range of the keys of a `Sub<Map<K, V>>`",
+    note = "everything under a place is `.tree()`; elements of a set are had by `.range(a..b)`"
+)]
+pub trait TreesOf<S> {
+    /// The first key included and the first behind, given the key of the collection.
+    fn encode_trees(self, prefix: &KeyBuf) -> Bounds;
+}
+
+impl<K, V: Position, Z: Counting, R: KeyRange<K>> TreesOf<Sub<Map<K, V>, Z>> for R {
+    fn encode_trees(self, prefix: &KeyBuf) -> Bounds {
+        behind_head::<Z>(prefix, self.encode_range(prefix))
     }
 }
 

@@ -18,27 +18,54 @@ use crate::codec::key::decode_key;
 use crate::codec::{self, Error, FieldTable, Key, decode};
 use crate::schema::path::{AsKey, Entry, Item, KeyOf, Size};
 use crate::schema::{
-    Answer, Data, Initial, Initially, Many, Maybe, One as Single, Path, Presence, Select,
+    Answer, Data, Initial, Initially, Many, Maybe, One as Single, Path, Presence, Reads, Select,
 };
 
 mod list;
+mod part;
+mod tree;
 
 pub use list::{Items, ListDiff};
+pub use part::Parts;
+pub use tree::{Branch, Branches, Tree, TreeDiff, Under};
 
 type Result<T> = codec::Result<T>;
 
-/// A path that can be subscribed: to one value, one presence, one size, or the elements of a collection under
-/// one first key, all of them or a range.
+/// A path that can be subscribed: to one value, one presence, one size, the elements of a collection under one first
+/// key, all of them or a range, or everything under a key.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be subscribed",
     label = "does not lead to one value or to elements with their keys",
     note = "subscribe `path.key(k)`, `.field(..)`, `.has(e)` or `.size()`, or of a `Sub` its `.all()` or \
-            `.range(a..b)`; of a map that gives keys with values, or with `.keys()` the keys alone"
+            `.range(a..b)`; of a map that gives keys with values, or with `.keys()` the keys alone; of collections in \
+            a `Sub`, `.tree()`"
 )]
-pub trait Subscribe: Select {
+pub trait Subscribe: Sized {
     /// What the subscriber holds.
     type Mirror: Mirror;
+
+    /// That of nothing stored.
+    ///
+    /// # Errors
+    /// [`Error::Decode`].
+    fn mirror(&self, fields: &FieldTable) -> Result<Self::Mirror>;
+
+    /// What of a `PState` it watches.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLong`].
+    fn watched(self) -> Result<Reads>;
 }
+
+/// What it watches is what it reads.
+macro_rules! watched_as_read {
+    () => {
+        fn watched(self) -> Result<Reads> {
+            self.reads()
+        }
+    };
+}
+use watched_as_read;
 
 /// What a subscriber holds of a path: its value, kept up to date by writes.
 pub trait Mirror: Send + Sized {
@@ -48,20 +75,35 @@ pub trait Mirror: Send + Sized {
     /// One change of it.
     type Diff: Send;
 
-    /// That of nothing stored.
+    /// Writes that were read for this mirror, as it was then.
+    type Read<'a>;
+
+    /// One that holds what it would if nothing was stored.
     ///
     /// # Errors
     /// [`Error::Decode`].
-    fn empty(fields: &FieldTable) -> Result<Self>;
+    fn cleared(&self, fields: &FieldTable) -> Result<Self>;
 
     /// The value.
     fn value(&self) -> &Self::Value;
 
-    /// Does what `writes` say, all of it or, if there is an error, nothing.
+    /// Decodes writes, and changes nothing.
     ///
     /// # Errors
     /// [`Error::Decode`], [`Error::BadKey`].
-    fn apply(&mut self, fields: &FieldTable, writes: &[Write<'_>]) -> Result<Vec<Self::Diff>>;
+    fn read<'a>(&self, fields: &FieldTable, writes: &[Write<'a>]) -> Result<Self::Read<'a>>;
+
+    /// Does what was read last; tells what changed.
+    fn take(&mut self, read: Self::Read<'_>) -> Vec<Self::Diff>;
+
+    /// Does what `writes` say, all of it or, if there is an error, nothing.
+    ///
+    /// # Errors
+    /// As [`Mirror::read`].
+    fn apply(&mut self, fields: &FieldTable, writes: &[Write<'_>]) -> Result<Vec<Self::Diff>> {
+        let read = self.read(fields, writes)?;
+        Ok(self.take(read))
+    }
 }
 
 /// A write to a row, by the part of its key behind the path.
@@ -173,42 +215,63 @@ where
 }
 
 impl<P: RowPath> One<P> {
+    /// That of no row.
+    ///
+    /// # Errors
+    /// [`Error::Decode`].
+    pub(crate) fn empty(fields: &FieldTable) -> Result<Self> {
+        Ok(Self { value: Self::decode(fields, None)?, hash: None })
+    }
+
     /// The value of a row, or of none.
-    pub(crate) fn read(fields: &FieldTable, row: Option<&[u8]>) -> Result<P::Out> {
+    pub(crate) fn decode(fields: &FieldTable, row: Option<&[u8]>) -> Result<P::Out> {
         P::decode(fields, &[], &[Answer::One(row)])
     }
+}
+
+/// What a row became.
+#[derive(Debug)]
+pub struct Row<V> {
+    /// To keep, and to tell.
+    values: (V, V),
+    hash: Option<u128>,
 }
 
 impl<P: RowPath> Mirror for One<P> {
     type Value = P::Out;
     type Diff = Replaced<P::Out>;
+    /// None if nothing is written that is not there.
+    type Read<'a> = Option<Row<P::Out>>;
 
-    fn empty(fields: &FieldTable) -> Result<Self> {
-        Ok(Self { value: Self::read(fields, None)?, hash: None })
+    fn cleared(&self, fields: &FieldTable) -> Result<Self> {
+        Self::empty(fields)
     }
 
     fn value(&self) -> &P::Out {
         &self.value
     }
 
-    fn apply(&mut self, fields: &FieldTable, writes: &[Write<'_>]) -> Result<Vec<Self::Diff>> {
-        let Some(last) = writes.last() else { return Ok(Vec::new()) };
+    fn read<'a>(&self, fields: &FieldTable, writes: &[Write<'a>]) -> Result<Self::Read<'a>> {
+        let Some(last) = writes.last() else { return Ok(None) };
         let row = match last {
             Write::Put(_, value) => Some(*value),
             Write::Gone(_) | Write::GoneRange(..) => None,
         };
         let hash = row.map(xxh3_128);
         if hash == self.hash {
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        // One to keep, one to tell.
-        let (kept, value) = (Self::read(fields, row)?, Self::read(fields, row)?);
+        Ok(Some(Row { values: (Self::decode(fields, row)?, Self::decode(fields, row)?), hash }))
+    }
+
+    fn take(&mut self, read: Self::Read<'_>) -> Vec<Self::Diff> {
+        let Some(Row { values: (kept, value), hash }) = read else { return Vec::new() };
         self.hash = hash;
         if P::is_same(&self.value, &value) {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let old = std::mem::replace(&mut self.value, kept);
-        Ok(vec![Replaced { value, old }])
+        vec![Replaced { value, old }]
     }
 }
 
@@ -237,14 +300,32 @@ where
     Self: RowPath,
 {
     type Mirror = One<Self>;
+
+    fn mirror(&self, fields: &FieldTable) -> Result<One<Self>> {
+        One::empty(fields)
+    }
+
+    watched_as_read!();
 }
 
 impl<O> Subscribe for Path<Presence, Single, O> {
     type Mirror = One<Self>;
+
+    fn mirror(&self, fields: &FieldTable) -> Result<One<Self>> {
+        One::empty(fields)
+    }
+
+    watched_as_read!();
 }
 
 impl<I: Initial, O> Subscribe for Path<Initially<I>, Single, O> {
     type Mirror = One<Self>;
+
+    fn mirror(&self, fields: &FieldTable) -> Result<One<Self>> {
+        One::empty(fields)
+    }
+
+    watched_as_read!();
 }
 
 impl<C, O> Subscribe for Path<Size<C>, Single, O>
@@ -252,6 +333,12 @@ where
     Self: RowPath,
 {
     type Mirror = One<Self>;
+
+    fn mirror(&self, fields: &FieldTable) -> Result<One<Self>> {
+        One::empty(fields)
+    }
+
+    watched_as_read!();
 }
 
 // ---- maps
@@ -336,26 +423,32 @@ impl<K: Key + Send, V: Data> Mirror for Entries<K, V> {
     type Value = Self;
     type Diff = MapDiff<K, V>;
 
-    fn empty(_: &FieldTable) -> Result<Self> {
-        Ok(Self { rows: BTreeMap::new() })
+    type Read<'a> = Vec<(Write<'a>, Option<Twice<(K, V)>>)>;
+
+    fn cleared(&self, _: &FieldTable) -> Result<Self> {
+        Ok(Self::empty())
     }
 
     fn value(&self) -> &Self {
         self
     }
 
-    fn apply(&mut self, fields: &FieldTable, writes: &[Write<'_>]) -> Result<Vec<Self::Diff>> {
-        let read = |write: &Write<'_>| match write {
+    fn read<'a>(&self, fields: &FieldTable, writes: &[Write<'a>]) -> Result<Self::Read<'a>> {
+        let read = |write: &Write<'a>| match *write {
             Write::Put(key, value) => {
                 let kept = (decode_key(key)?, decode(fields, value)?);
-                Ok(Some((kept, (decode_key(key)?, decode(fields, value)?))))
+                let told = (decode_key(key)?, decode(fields, value)?);
+                Ok((*write, Some((kept, told))))
             }
-            Write::Gone(_) | Write::GoneRange(..) => Ok(None),
+            Write::Gone(_) | Write::GoneRange(..) => Ok((*write, None)),
         };
-        let read: Vec<Option<Twice<(K, V)>>> = writes.iter().map(read).collect::<Result<_>>()?;
+        writes.iter().map(read).collect()
+    }
+
+    fn take(&mut self, read: Self::Read<'_>) -> Vec<Self::Diff> {
         let mut diffs = Vec::new();
-        for (write, read) in writes.iter().zip(read) {
-            match (*write, read) {
+        for (write, read) in read {
+            match (write, read) {
                 (Write::Put(at, bytes), Some((entry, (key, value)))) => {
                     let hash = xxh3_128(bytes);
                     let old = self.rows.insert(at.into(), Kept { entry, hash });
@@ -378,12 +471,18 @@ impl<K: Key + Send, V: Data> Mirror for Entries<K, V> {
                 (Write::Put(..), None) => unreachable!("every put was read"),
             }
         }
-        Ok(diffs)
+        diffs
     }
 }
 
 impl<K: Key + Send, V: Data, Z, O> Subscribe for Path<Entry<K, V, Z>, Many, O> {
     type Mirror = Entries<K, V>;
+
+    fn mirror(&self, _: &FieldTable) -> Result<Entries<K, V>> {
+        Ok(Branch::empty())
+    }
+
+    watched_as_read!();
 }
 
 // ---- sets, and keys of maps
@@ -444,23 +543,28 @@ impl<E: Key + Send> Mirror for Elements<E> {
     type Value = Self;
     type Diff = SetDiff<E>;
 
-    fn empty(_: &FieldTable) -> Result<Self> {
-        Ok(Self { rows: BTreeMap::new() })
+    type Read<'a> = Vec<(Write<'a>, Option<Twice<E>>)>;
+
+    fn cleared(&self, _: &FieldTable) -> Result<Self> {
+        Ok(Self::empty())
     }
 
     fn value(&self) -> &Self {
         self
     }
 
-    fn apply(&mut self, _: &FieldTable, writes: &[Write<'_>]) -> Result<Vec<Self::Diff>> {
-        let read = |write: &Write<'_>| match write {
-            Write::Put(key, _) => Ok(Some((decode_key(key)?, decode_key(key)?))),
-            Write::Gone(_) | Write::GoneRange(..) => Ok(None),
+    fn read<'a>(&self, _: &FieldTable, writes: &[Write<'a>]) -> Result<Self::Read<'a>> {
+        let read = |write: &Write<'a>| match *write {
+            Write::Put(key, _) => Ok((*write, Some((decode_key(key)?, decode_key(key)?)))),
+            Write::Gone(_) | Write::GoneRange(..) => Ok((*write, None)),
         };
-        let read: Vec<Option<Twice<E>>> = writes.iter().map(read).collect::<Result<_>>()?;
+        writes.iter().map(read).collect()
+    }
+
+    fn take(&mut self, read: Self::Read<'_>) -> Vec<Self::Diff> {
         let mut diffs = Vec::new();
-        for (write, read) in writes.iter().zip(read) {
-            match (*write, read) {
+        for (write, read) in read {
+            match (write, read) {
                 (Write::Put(at, _), Some((kept, told))) => {
                     if self.rows.insert(at.into(), kept).is_none() {
                         diffs.push(SetDiff::Added(told));
@@ -476,12 +580,18 @@ impl<E: Key + Send> Mirror for Elements<E> {
                 (Write::Put(..), None) => unreachable!("every put was read"),
             }
         }
-        Ok(diffs)
+        diffs
     }
 }
 
 impl<E: Key + Send, Z, O> Subscribe for Path<KeyOf<E, Z>, Many, O> {
     type Mirror = Elements<E>;
+
+    fn mirror(&self, _: &FieldTable) -> Result<Elements<E>> {
+        Ok(Branch::empty())
+    }
+
+    watched_as_read!();
 }
 
 /// What was decoded twice: to keep it, and to tell it. Values need not be `Clone`.
@@ -502,4 +612,10 @@ fn take_range<T>(
 
 impl<T: Data, O> Subscribe for Path<Item<T>, Many, O> {
     type Mirror = Items<T>;
+
+    fn mirror(&self, _: &FieldTable) -> Result<Items<T>> {
+        Ok(Branch::empty())
+    }
+
+    watched_as_read!();
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::task::Poll;
 
@@ -16,8 +16,37 @@ pub(crate) struct RawDiff {
     /// The id up to which the subscriber was told before.
     pub(crate) from: MicrobatchId,
     pub(crate) to: MicrobatchId,
+    pub(crate) made: Arc<Made>,
+}
+
+/// What was made of a run for all who subscribed the same.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
     /// To be done in this order.
-    pub(crate) writes: Vec<RawWrite>,
+    writes: Vec<RawWrite>,
+    bytes: u64,
+    /// In so many queues it waits: the memory is counted once.
+    queues: AtomicUsize,
+}
+
+impl PartialEq for Made {
+    fn eq(&self, other: &Self) -> bool {
+        self.writes == other.writes
+    }
+}
+
+impl Eq for Made {}
+
+impl Made {
+    pub(crate) fn new(writes: Vec<RawWrite>) -> Self {
+        let bytes = writes.iter().map(|write| write.bytes() as u64).sum();
+        Self { writes, bytes, queues: AtomicUsize::new(0) }
+    }
+
+    /// The writes.
+    pub(crate) fn writes(&self) -> &[RawWrite] {
+        &self.writes
+    }
 }
 
 /// A write, with whole row keys.
@@ -25,17 +54,18 @@ pub(crate) struct RawDiff {
 pub(crate) enum RawWrite {
     /// Every row from the first key up to the second is gone; without the second, every row above.
     GoneRange(Box<[u8]>, Option<Box<[u8]>>),
-    /// A row has a value, which several subscribers may share.
-    Put(Box<[u8]>, Arc<[u8]>),
+    /// A row has a value.
+    Put(Box<[u8]>, Box<[u8]>),
     /// A row is gone.
     Gone(Box<[u8]>),
 }
 
 /// About what a diff, or a write in it, takes beside its bytes.
-const OVERHEAD_BYTES: usize = 64;
+pub(crate) const OVERHEAD_BYTES: usize = 64;
 
 impl RawWrite {
-    fn bytes(&self) -> usize {
+    /// About how much memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
         OVERHEAD_BYTES
             + match self {
                 Self::GoneRange(from, to) => from.len() + to.as_ref().map_or(0, |to| to.len()),
@@ -46,10 +76,21 @@ impl RawWrite {
 }
 
 impl RawDiff {
-    /// About how much memory it takes.
+    /// About how much memory it takes in a queue, if nobody shared it.
     fn bytes(&self) -> u64 {
-        let writes: usize = self.writes.iter().map(RawWrite::bytes).sum();
-        (OVERHEAD_BYTES + writes) as u64
+        OVERHEAD_BYTES as u64 + self.made.bytes
+    }
+
+    /// It begins to wait in a queue; gives how much more memory is taken by all that waits.
+    fn enter(&self) -> u64 {
+        let is_first = self.made.queues.fetch_add(1, Ordering::Relaxed) == 0;
+        OVERHEAD_BYTES as u64 + if is_first { self.made.bytes } else { 0 }
+    }
+
+    /// It does not wait there any more; gives how much less memory is taken.
+    fn leave(&self) -> u64 {
+        let is_last = self.made.queues.fetch_sub(1, Ordering::Relaxed) == 1;
+        OVERHEAD_BYTES as u64 + if is_last { self.made.bytes } else { 0 }
     }
 }
 
@@ -59,7 +100,7 @@ struct Shared {
     waiting: RwLock<Waiting>,
     /// The subscriber, if it waits for a diff.
     subscriber: AtomicWaker,
-    /// Bytes that wait in all queues of the shard.
+    /// Bytes that wait in all queues of the shard; what waits in several is counted once.
     of_shard: Arc<AtomicU64>,
 }
 
@@ -84,8 +125,12 @@ enum End {
 }
 
 impl Waiting {
+    /// All that waited, and how much less memory that takes.
     fn take(&mut self) -> (VecDeque<RawDiff>, u64) {
-        (std::mem::take(&mut self.diffs), std::mem::take(&mut self.bytes))
+        self.bytes = 0;
+        let gone = std::mem::take(&mut self.diffs);
+        let bytes = gone.iter().map(RawDiff::leave).sum();
+        (gone, bytes)
     }
 }
 
@@ -164,11 +209,19 @@ impl Sender {
             return Sent::Ended(self.give_up());
         }
         waiting.bytes += bytes;
+        // Before it can be taken, so that the sum is never below what waits.
+        self.shared.of_shard.fetch_add(diff.enter(), Ordering::Relaxed);
         waiting.diffs.push_back(diff);
         drop(waiting);
-        self.shared.of_shard.fetch_add(bytes, Ordering::Relaxed);
         self.shared.subscriber.wake();
         Sent::Queued
+    }
+
+    /// Whether a diff would be queued whose writes take so many bytes.
+    pub(crate) fn has_room(&self, writes_bytes: u64) -> bool {
+        let bytes = OVERHEAD_BYTES as u64 + writes_bytes;
+        let waiting = self.shared.waiting();
+        waiting.end.is_none() && waiting.bytes.saturating_add(bytes) <= self.bytes_max
     }
 
     /// Makes a gap in place of what waits, which it gives out.
@@ -208,10 +261,9 @@ impl Receiver {
             self.shared.subscriber.register(context.waker());
             let mut waiting = self.shared.waiting();
             if let Some(diff) = waiting.diffs.pop_front() {
-                let bytes = diff.bytes();
-                waiting.bytes -= bytes;
+                waiting.bytes -= diff.bytes();
                 drop(waiting);
-                self.shared.of_shard.fetch_sub(bytes, Ordering::Relaxed);
+                self.shared.of_shard.fetch_sub(diff.leave(), Ordering::Relaxed);
                 return Poll::Ready(Received::Diff(diff));
             }
             match waiting.end {
@@ -244,7 +296,8 @@ mod tests {
 
     fn diff(to: u64, value_bytes: usize) -> RawDiff {
         let put = RawWrite::Put(Box::from(*b"key"), vec![0; value_bytes].into());
-        RawDiff { from: MicrobatchId(to - 1), to: MicrobatchId(to), writes: vec![put] }
+        let made = Arc::new(Made::new(vec![put]));
+        RawDiff { from: MicrobatchId(to - 1), to: MicrobatchId(to), made }
     }
 
     #[test]
@@ -282,6 +335,34 @@ mod tests {
         assert_eq!(receiver.next().now_or_never(), Some(Received::Moved));
         drop(sender);
         assert_eq!(receiver.next().now_or_never(), Some(Received::Moved), "that is why it ended");
+    }
+
+    #[test]
+    fn what_waits_in_several_queues_is_counted_once() {
+        let all = Arc::default();
+        let shared = diff(1, 1_000);
+        let ends: Vec<_> = (0..10).map(|_| queue(1 << 20, &all)).collect();
+        for (sender, _) in &ends {
+            assert!(sender.has_room(1_000));
+            assert_eq!(sender.send(shared.clone()), Sent::Queued);
+        }
+        let each = OVERHEAD_BYTES as u64;
+        let waits = || all.load(Ordering::Relaxed);
+        assert_eq!(waits(), shared.made.bytes + 10 * each);
+        // Taken, given up and abandoned: whoever is last gives it back.
+        let (last, mut others): (Vec<_>, Vec<_>) =
+            ends.into_iter().enumerate().partition(|(nth, _)| *nth == 9);
+        for (nth, (sender, receiver)) in &mut others {
+            match *nth % 2 {
+                0 => assert!(matches!(receiver.next().now_or_never(), Some(Received::Diff(_)))),
+                _ => drop(sender.give_up()),
+            }
+        }
+        assert_eq!(waits(), shared.made.bytes + each);
+        drop(last);
+        assert_eq!(waits(), 0);
+        let (sender, _receiver) = queue(1_000, &all);
+        assert!(!sender.has_room(1_000) && sender.has_room(900));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! with gaps that are closed by difference or by value, and crashes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fmt::Debug;
 use std::ops::{Bound, ControlFlow};
@@ -14,16 +14,16 @@ use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 
 use super::index::{Index, SubscriberId, Watch};
-use super::mirror::Write;
-use super::queue::{RawDiff, RawWrite, Received, Receiver, Sender, Sent, queue};
+use super::mirror::{Branch, Branches, TreeDiff, Write};
+use super::queue::{Made, RawDiff, RawWrite, Received, Receiver, Sender, Sent, queue};
 use super::*;
 use crate::codec::table::Trace;
-use crate::codec::{FieldTable, encode};
+use crate::codec::{FieldTable, Key, encode};
 use crate::env::Env;
 use crate::env::memory::{MemoryDisk, run};
 use crate::page::Cache;
 use crate::pstate::{self, Between, KEY_BYTES_MAX, Run, Store, Wanted, WriteSet};
-use crate::schema::path::{Entry, Item, KeyOf, Size};
+use crate::schema::path::{Deep, Entry, Item, KeyOf, Size};
 use crate::schema::plan::RangeOp;
 use crate::schema::{
     Answer, Anyone, Counted, Direct, List, Many, Map, Maybe, One as Single, Owned, PState, Path,
@@ -41,11 +41,15 @@ type Lines = Map<String, Sub<Map<u16, Line>>>;
 type Tags = Map<String, Sub<Set<(u8, String)>>>;
 type Queues = Map<String, Sub<List<Line>>>;
 type Last = Map<String, Line>;
+type Groves = Map<String, Sub<Map<u8, Sub<Map<String, Sub<Set<u16>>>>>>>;
+type Shelves = Map<String, Sub<Map<u8, Sub<Map<u16, Line>>>>>;
 
 const LINES: PStateId = PStateId(1);
 const TAGS: PStateId = PStateId(2);
 const QUEUES: PStateId = PStateId(3);
 const LAST: PStateId = PStateId(4);
+const GROVES: PStateId = PStateId(5);
+const SHELVES: PStateId = PStateId(6);
 
 /// The owner of what is written here.
 enum Me {}
@@ -205,7 +209,9 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 
 fn change(state: &State, random: &Random) {
     let name = random.name();
-    match random.below(16) {
+    match random.below(24) {
+        16..20 => grow(state, random, name),
+        20..24 => shelve(state, random, name),
         0..4 => {
             let key = Owned::<Lines, Me>::from_id(LINES).key(name).key(random.small(24));
             state.put(LINES, &key.target().unwrap().key, &state.encoded(&random.line()));
@@ -238,6 +244,46 @@ fn change(state: &State, random: &Random) {
     }
 }
 
+/// Changes a map of maps of sets, and the heads of what it writes in.
+fn grow(state: &State, random: &Random, name: &str) {
+    let all = Owned::<Groves, Me>::from_id(GROVES).key(name);
+    let some = all.clone().key(u8::try_from(random.below(4)).unwrap());
+    let set = some.clone().key(["x", "", "xy"][usize::from(random.small(3))]);
+    match random.below(10) {
+        0..5 => {
+            for size in [all.target(), some.target(), set.clone().target()] {
+                state.put(GROVES, &size.unwrap().key, &[u8::try_from(random.below(9)).unwrap()]);
+            }
+            let element = set.has(random.small(6)).target().unwrap().key;
+            state.put(GROVES, &element, &[]);
+        }
+        5..8 => state.delete(GROVES, &set.has(random.small(6)).target().unwrap().key),
+        8 if random.below(16) == 0 => state.remove(all),
+        8 => state.remove(some),
+        _ => state.remove(set),
+    }
+}
+
+/// Changes a map of maps, which deletes ranges across what lies under its keys, too.
+fn shelve(state: &State, random: &Random, name: &str) {
+    let all = Owned::<Shelves, Me>::from_id(SHELVES).key(name);
+    let line = || all.clone().key(u8::try_from(random.below(4)).unwrap()).key(random.small(6));
+    match random.below(8) {
+        0..5 => {
+            let key = line().target().unwrap().key;
+            state.put(SHELVES, &key, &state.encoded(&random.line()));
+        }
+        5 => state.remove(line()),
+        6 => {
+            let [a, b] = [line(), line()].map(|it| it.target().unwrap().key);
+            if a != b {
+                state.delete_range(SHELVES, a.clone().min(b.clone()).as_slice(), Some(&a.max(b)));
+            }
+        }
+        _ => state.remove(all.clone().key(u8::try_from(random.below(4)).unwrap())),
+    }
+}
+
 /// Changes a list. Many elements come to the same place, so that labels are given anew now and then.
 fn edit(state: &State, random: &Random, name: &str) {
     let path = Owned::<Queues, Me>::from_id(QUEUES).key(name);
@@ -261,9 +307,143 @@ fn edit(state: &State, random: &Random, name: &str) {
 }
 
 /// A path whose changes a test can do itself.
-trait Folds: Subscribe<Out: Clone + PartialEq + Debug> + Clone {
-    fn fold(out: &mut Self::Out, diff: <Self::Mirror as Mirror>::Diff);
-    fn seen(value: &<Self::Mirror as Mirror>::Value) -> Self::Out;
+trait Folds: Subscribe + Clone {
+    type Folded: Clone + PartialEq + Debug;
+    fn selected(self, state: &State) -> Self::Folded;
+    fn fold(out: &mut Self::Folded, diff: <Self::Mirror as Mirror>::Diff);
+    fn seen(value: &<Self::Mirror as Mirror>::Value) -> Self::Folded;
+}
+
+macro_rules! selected {
+    () => {
+        type Folded = <Self as Select>::Out;
+
+        fn selected(self, state: &State) -> Self::Folded {
+            state.select(self)
+        }
+    };
+}
+
+type Grove = BTreeMap<u8, BTreeMap<String, BTreeSet<u16>>>;
+
+/// Sees no rows but elements, whose keys it takes apart by itself.
+impl Folds for Path<Sub<Map<u8, Sub<Map<String, Sub<Set<u16>>>>>>, Deep, Anyone> {
+    type Folded = Grove;
+
+    fn selected(self, state: &State) -> Grove {
+        let ReadOp::Range(range) = self.clone().deep().unwrap().op else { panic!("a range") };
+        let mut all = Grove::new();
+        for (mut key, _) in state.range(GROVES, &range).iter() {
+            key = &key[range.prefix_bytes..];
+            let some = u8::decode_key(&mut key).unwrap();
+            if key.is_empty() {
+                continue;
+            }
+            let name = String::decode_key(&mut key).unwrap();
+            if key.is_empty() {
+                continue;
+            }
+            let element = u16::decode_key(&mut key).unwrap();
+            all.entry(some).or_default().entry(name).or_default().insert(element);
+        }
+        assert_eq!(Self::seen(&state.select(self)), all);
+        all
+    }
+
+    fn fold(out: &mut Grove, diff: <Self::Mirror as Mirror>::Diff) {
+        fold_tree(
+            out,
+            diff,
+            |names, diff| {
+                fold_tree(
+                    names,
+                    diff,
+                    |set, diff| {
+                        match diff {
+                            SetDiff::Added(element) => assert!(set.insert(element)),
+                            SetDiff::Removed(element) => assert!(set.remove(&element)),
+                            SetDiff::RemovedRange(gone) => {
+                                assert!(gone.iter().all(|it| set.remove(it)));
+                            }
+                        }
+                        set.is_empty()
+                    },
+                    |set| set.iter().copied().collect(),
+                );
+                names.is_empty()
+            },
+            seen_names,
+        );
+    }
+
+    fn seen(value: &<Self::Mirror as Mirror>::Value) -> Grove {
+        assert!(value.iter().all(|(key, names)| value.get(key) == Some(names)));
+        value.iter().map(|(key, names)| (*key, seen_names(names))).collect()
+    }
+}
+
+fn seen_names(names: &Branches<String, Elements<u16>>) -> BTreeMap<String, BTreeSet<u16>> {
+    let set = |set: &Elements<u16>| set.iter().copied().collect();
+    names.iter().map(|(name, elements)| (name.clone(), set(elements))).collect()
+}
+
+type Shelf = BTreeMap<u8, Vec<(u16, Line)>>;
+
+impl Folds for Path<Sub<Map<u8, Sub<Map<u16, Line>>>>, Deep, Anyone> {
+    type Folded = Shelf;
+
+    fn selected(self, state: &State) -> Shelf {
+        let ReadOp::Range(range) = self.clone().deep().unwrap().op else { panic!("a range") };
+        let mut all = Shelf::new();
+        for (key, value) in state.range(SHELVES, &range).iter() {
+            let mut key = &key[range.prefix_bytes..];
+            let shelf = all.entry(u8::decode_key(&mut key).unwrap()).or_default();
+            let line = crate::codec::decode(&state.fields, value).unwrap();
+            shelf.push((u16::decode_key(&mut key).unwrap(), line));
+        }
+        assert_eq!(Self::seen(&state.select(self)), all);
+        all
+    }
+
+    fn fold(out: &mut Shelf, diff: <Self::Mirror as Mirror>::Diff) {
+        fold_tree(
+            out,
+            diff,
+            |shelf, diff| {
+                fold_entries(shelf, diff);
+                shelf.is_empty()
+            },
+            seen_lines,
+        );
+    }
+
+    fn seen(value: &<Self::Mirror as Mirror>::Value) -> Shelf {
+        value.iter().map(|(key, lines)| (*key, seen_lines(lines))).collect()
+    }
+}
+
+fn seen_lines(lines: &Entries<u16, Line>) -> Vec<(u16, Line)> {
+    lines.iter().map(|(key, line)| (*key, line.clone())).collect()
+}
+
+/// Does one change of a map of collections; `fold` does one to a collection, and says whether that is empty.
+fn fold_tree<K: Ord + Clone + Debug, D, M, B: Default + PartialEq + Debug>(
+    out: &mut BTreeMap<K, B>,
+    diff: TreeDiff<K, D, M>,
+    fold: impl Fn(&mut B, D) -> bool,
+    seen: impl Fn(&M) -> B,
+) {
+    match diff {
+        TreeDiff::Under { key, diffs } => {
+            assert!(!diffs.is_empty());
+            let under = out.entry(key.clone()).or_default();
+            let is_empty = diffs.into_iter().fold(false, |_, diff| fold(under, diff));
+            if is_empty {
+                out.remove(&key);
+            }
+        }
+        TreeDiff::Removed { key, old } => assert_eq!(out.remove(&key), Some(seen(&old))),
+    }
 }
 
 fn replace<V: PartialEq + Debug>(out: &mut V, Replaced { value, old }: Replaced<V>) {
@@ -272,16 +452,20 @@ fn replace<V: PartialEq + Debug>(out: &mut V, Replaced { value, old }: Replaced<
 }
 
 impl Folds for Path<Line, Maybe, Anyone> {
-    fn fold(out: &mut Self::Out, diff: Replaced<Option<Line>>) {
+    selected!();
+
+    fn fold(out: &mut Self::Folded, diff: Replaced<Option<Line>>) {
         replace(out, diff);
     }
 
-    fn seen(value: &Option<Line>) -> Self::Out {
+    fn seen(value: &Option<Line>) -> Self::Folded {
         value.clone()
     }
 }
 
 impl Folds for Path<Presence, Single, Anyone> {
+    selected!();
+
     fn fold(out: &mut bool, diff: Replaced<bool>) {
         assert_ne!(diff.value, diff.old);
         replace(out, diff);
@@ -293,6 +477,8 @@ impl Folds for Path<Presence, Single, Anyone> {
 }
 
 impl Folds for Path<Size<Sub<List<Line>>>, Single, Anyone> {
+    selected!();
+
     fn fold(out: &mut u64, diff: Replaced<u64>) {
         assert_ne!(diff.value, diff.old);
         replace(out, diff);
@@ -304,7 +490,22 @@ impl Folds for Path<Size<Sub<List<Line>>>, Single, Anyone> {
 }
 
 impl Folds for Path<Entry<u16, Line, Counted>, Many, Anyone> {
-    fn fold(out: &mut Self::Out, diff: MapDiff<u16, Line>) {
+    selected!();
+
+    fn fold(out: &mut Self::Folded, diff: MapDiff<u16, Line>) {
+        fold_entries(out, diff);
+    }
+
+    fn seen(value: &Entries<u16, Line>) -> Self::Folded {
+        for (key, line) in value.iter() {
+            assert_eq!(value.get(key), Some(line));
+        }
+        seen_lines(value)
+    }
+}
+
+fn fold_entries(out: &mut Vec<(u16, Line)>, diff: MapDiff<u16, Line>) {
+    {
         match diff {
             MapDiff::Set { key, value, old } => match out.binary_search_by_key(&key, |it| it.0) {
                 Ok(at) => assert_eq!(old, Some(std::mem::replace(&mut out[at].1, value))),
@@ -324,19 +525,14 @@ impl Folds for Path<Entry<u16, Line, Counted>, Many, Anyone> {
             }
         }
     }
-
-    fn seen(value: &Entries<u16, Line>) -> Self::Out {
-        for (key, line) in value.iter() {
-            assert_eq!(value.get(key), Some(line));
-        }
-        value.iter().map(|(key, line)| (*key, line.clone())).collect()
-    }
 }
 
 impl<E: crate::codec::Key + Clone + Ord + Debug + Send> Folds
     for Path<KeyOf<E, Counted>, Many, Anyone>
 {
-    fn fold(out: &mut Self::Out, diff: SetDiff<E>) {
+    selected!();
+
+    fn fold(out: &mut Self::Folded, diff: SetDiff<E>) {
         match diff {
             SetDiff::Added(element) => {
                 let at = out.binary_search(&element).unwrap_err();
@@ -353,14 +549,16 @@ impl<E: crate::codec::Key + Clone + Ord + Debug + Send> Folds
         }
     }
 
-    fn seen(value: &Elements<E>) -> Self::Out {
+    fn seen(value: &Elements<E>) -> Self::Folded {
         assert!(value.iter().all(|element| value.contains(element)));
         value.iter().cloned().collect()
     }
 }
 
 impl Folds for Path<Item<Line>, Many, Anyone> {
-    fn fold(out: &mut Self::Out, diff: ListDiff<Line>) {
+    selected!();
+
+    fn fold(out: &mut Self::Folded, diff: ListDiff<Line>) {
         match diff {
             ListDiff::Appended(lines) => out.extend(lines),
             ListDiff::Spliced { at, removed, inserted } => {
@@ -373,9 +571,18 @@ impl Folds for Path<Item<Line>, Many, Anyone> {
         }
     }
 
-    fn seen(value: &[Line]) -> Self::Out {
+    fn seen(value: &[Line]) -> Self::Folded {
         value.to_vec()
     }
+}
+
+/// What each subscriber is told of a run.
+fn matches(index: &Index, run: &Run) -> BTreeMap<SubscriberId, Vec<RawWrite>> {
+    let mut matches = BTreeMap::new();
+    index.each_change(run, |change| {
+        matches.extend(change.ids.iter().map(|&id| (id, change.make())));
+    });
+    matches
 }
 
 /// A subscriber, of whatever.
@@ -403,23 +610,24 @@ struct Follower<P: Folds> {
     bytes_max: u64,
     ends: (Sender, Receiver),
     mirror: P::Mirror,
-    folded: P::Out,
+    folded: P::Folded,
     /// How far the mirror is.
     at: MicrobatchId,
 }
 
 impl<P: Folds> Follower<P> {
     fn new(path: P, bytes_max: u64, state: &State) -> Self {
-        let reads = path.clone().reads().unwrap();
+        let reads = path.clone().watched().unwrap();
         let [plan] = reads.as_slice() else { panic!("one path") };
+        let mirror = path.mirror(&state.fields).unwrap();
         let mut new = Self {
             watch: Watch::of(plan.pstate, plan.op.clone()).unwrap(),
-            folded: state.select(path.clone()),
+            folded: path.clone().selected(state),
             path,
             told: MicrobatchId(0),
             bytes_max,
             ends: queue(bytes_max, &Arc::default()),
-            mirror: P::Mirror::empty(&state.fields).unwrap(),
+            mirror,
             at: MicrobatchId(0),
         };
         new.read(state, MicrobatchId(0));
@@ -444,7 +652,7 @@ impl<P: Folds> Follower<P> {
     }
 
     fn compare(&self, state: &State) {
-        let selected = state.select(self.path.clone());
+        let selected = self.path.clone().selected(state);
         assert_eq!(P::seen(self.mirror.value()), selected);
         assert_eq!(self.folded, selected);
     }
@@ -461,7 +669,8 @@ impl<P: Folds> Follows for Follower<P> {
 
     fn send(&mut self, to: MicrobatchId, writes: Vec<RawWrite>) -> Sent {
         let from = std::mem::replace(&mut self.told, to);
-        self.ends.0.send(RawDiff { from, to, writes })
+        let made = Arc::new(Made::new(writes));
+        self.ends.0.send(RawDiff { from, to, made })
     }
 
     fn catch_up(&mut self, state: &State) -> Option<usize> {
@@ -470,7 +679,7 @@ impl<P: Folds> Follows for Follower<P> {
             let Received::Diff(diff) = received else { return None };
             assert_eq!(diff.from, self.at);
             self.at = diff.to;
-            told += self.do_writes(state, &diff.writes);
+            told += self.do_writes(state, diff.made.writes());
         }
         self.compare(state);
         Some(told)
@@ -501,7 +710,7 @@ impl<P: Folds> Follows for Follower<P> {
         let rows = state.range(self.watch.pstate, &range);
         let read = |(key, value)| Write::read(key, value, range.prefix_bytes).unwrap();
         let writes: Vec<Write<'_>> = rows.iter().map(read).collect();
-        self.mirror = P::Mirror::empty(&state.fields).unwrap();
+        self.mirror = self.mirror.cleared(&state.fields).unwrap();
         self.mirror.apply(&state.fields, &writes).unwrap();
         self.folded = P::seen(self.mirror.value());
         self.compare(state);
@@ -511,6 +720,8 @@ impl<P: Folds> Follows for Follower<P> {
 fn followers(state: &State) -> Vec<Box<dyn Follows>> {
     let (lines, tags) = (PState::<Lines>::from_id(LINES), PState::<Tags>::from_id(TAGS));
     let (queues, last) = (PState::<Queues>::from_id(QUEUES), PState::<Last>::from_id(LAST));
+    let (groves, shelves) =
+        (PState::<Groves>::from_id(GROVES), PState::<Shelves>::from_id(SHELVES));
     let mut all: Vec<Box<dyn Follows>> = Vec::new();
     for (name, bytes_max) in [("a", 1 << 20), ("ab", 900), ("", 400)] {
         let name = name.to_owned();
@@ -526,6 +737,9 @@ fn followers(state: &State) -> Vec<Box<dyn Follows>> {
         all.push(Box::new(Follower::new(queues.key(&name).all(), bytes_max, state)));
         all.push(Box::new(Follower::new(queues.key(&name).size(), bytes_max, state)));
         all.push(Box::new(Follower::new(last.key(&name), bytes_max, state)));
+        all.push(Box::new(Follower::new(groves.key(&name).tree(), bytes_max, state)));
+        all.push(Box::new(Follower::new(groves.key(&name).trees(1..=2), bytes_max, state)));
+        all.push(Box::new(Follower::new(shelves.key(&name).tree(), bytes_max, state)));
     }
     all
 }
@@ -631,14 +845,15 @@ async fn folded_changes(env: Env, commits: u64) {
         }
         let run = Rc::new(state.writes.take().seal());
         partition.commit(id, &run).await;
-        let mut look_at = vec![usize::from(random.small(30))];
-        for (number, writes) in index.matches(&run) {
+        let any = random.below(followers.len() as u64);
+        let mut look_at = vec![usize::try_from(any).unwrap()];
+        for (number, writes) in matches(&index, &run) {
             let at = usize::try_from(number.0).unwrap();
             if followers[at].send(id, writes) != Sent::Queued {
                 index.remove(number, followers[at].watch());
             }
             // Some keep up, others fall behind.
-            if random.below(8) >= number.0 / 10 * 3 {
+            if random.below(8) >= number.0 / 13 * 3 {
                 look_at.push(at);
             }
         }
@@ -687,7 +902,7 @@ fn a_row_that_is_written_as_it_was_is_no_change() {
     let writes = [Write::Gone(&[]), Write::Gone(&[]), Write::Put(&[], &two)];
     assert_eq!(writes.map(&mut told), [1, 0, 1]);
 
-    let mut lines = Entries::<u16, Line>::empty(&state.fields).unwrap();
+    let mut lines = <Entries<u16, Line> as Branch>::empty();
     let mut told = |writes: &[Write<'_>]| lines.apply(&state.fields, writes).unwrap().len();
     let (put, again) = (Write::Put(&key, &one), Write::Put(&key, &two));
     assert_eq!([[put], [put], [again], [again], [put]].map(|it| told(&it)), [1, 0, 1, 0, 1]);
@@ -711,7 +926,7 @@ fn a_list_that_is_labelled_anew_tells_only_what_changed() {
         let line = state.encoded(&Line { text: String::new(), count: nth });
         now(list.insert(u64::from(nth.min(1)), &line)).unwrap();
         let run = state.writes.take().seal();
-        let mut matches = index.matches(&run);
+        let mut matches = matches(&index, &run);
         let writes = matches.remove(&SubscriberId(0)).unwrap();
         longest = longest.max(writes.len());
         let id = MicrobatchId(u64::from(nth) + 1);

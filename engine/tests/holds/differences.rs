@@ -5,80 +5,15 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tidemill::client::{Engine, Launched, block_on};
 use tidemill::difference::{Differ, Differing};
-use tidemill::module::{Depot, Module};
 use tidemill::node::Options;
-use tidemill::schema::{List, Map, Outside, PState, Set, Sub};
+use tidemill::schema::Outside;
 use tidemill::types::MicrobatchId;
 use tidemill::{Error, codec};
 
-use crate::kit::{self, directory};
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Edit {
-    user: u32,
-    what: Do,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum Do {
-    Set(u16, String),
-    Remove(u16),
-    Clear,
-    Tag(u8, bool),
-    Push(String),
-    Forget,
-}
-
-struct Notes {
-    edits: Depot<Edit>,
-    texts: PState<Map<u32, Sub<Map<u16, String>>>>,
-    tags: PState<Map<u32, Sub<Set<u8>>>>,
-    queue: PState<Map<u32, Sub<List<String>>>>,
-    last: PState<Map<u32, String>>,
-}
-
-fn notes(m: &Module) -> Notes {
-    let edits = m.depot::<Edit>("edits").hash_by(|edit| &edit.user);
-    let t = m.microbatch(|| "editing");
-    let texts = t.pstate("texts");
-    let tags = t.pstate("tags");
-    let queue = t.pstate("queue");
-    let last = t.pstate("last");
-    t.source(edits).using((texts, tags, queue, last)).for_each(
-        async |at, (texts, tags, queue, last), Edit { user, what }| {
-            at.put(last.key(user), format!("{what:?}"))?;
-            match what {
-                Do::Set(key, text) => at.put(texts.key(user).key(key), text)?,
-                Do::Remove(key) => at.delete(texts.key(user).key(key))?,
-                Do::Clear => at.delete(texts.key(user))?,
-                Do::Tag(tag, is) => at.put(tags.key(user).has(tag), is)?,
-                Do::Push(text) => at.push(queue.key(user), text).await?,
-                Do::Forget => at.delete(last.key(user))?,
-            }
-            Ok(())
-        },
-    );
-    Notes {
-        edits,
-        texts: texts.reader(),
-        tags: tags.reader(),
-        queue: queue.reader(),
-        last: last.reader(),
-    }
-}
-
-fn options() -> Options {
-    Options {
-        memory_bytes: 64 << 20,
-        history: Duration::from_hours(1),
-        history_bytes_max: Some(256 << 20),
-        microbatch_records_max: 4,
-        ..kit::options(2)
-    }
-}
+use crate::editing::{Do, Edit, Notes, do_all, notes, options, set};
+use crate::kit::directory;
 
 fn edit(nth: u32) -> Edit {
     let key = u16::try_from(nth * 7 % 30).unwrap();
@@ -91,17 +26,6 @@ fn edit(nth: u32) -> Edit {
         _ => Do::Forget,
     };
     Edit { user: nth % 5, what }
-}
-
-async fn do_all(notes: &Launched<Notes>, edits: impl IntoIterator<Item = Edit>) -> MicrobatchId {
-    let edits: Vec<Edit> = edits.into_iter().collect();
-    notes.append_many(notes.edits, &edits).await.unwrap();
-    notes.caught_up("editing").await.unwrap();
-    notes.snapshot().await.unwrap().ids()[0].1
-}
-
-fn set(user: u32, key: u16, text: &str) -> Edit {
-    Edit { user, what: Do::Set(key, text.to_owned()) }
 }
 
 /// What differs between two lists of entries.

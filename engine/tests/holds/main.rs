@@ -14,6 +14,7 @@ mod combined;
 mod damage;
 mod differences;
 mod directory;
+mod editing;
 mod faults;
 mod full;
 mod killed;
@@ -37,6 +38,7 @@ mod sizes;
 mod snapshots;
 mod stopped;
 mod subscriptions;
+mod trees;
 
 /// What [`kit::Process`] can run in a process of its own, by name.
 type Child = (&'static str, fn(&std::path::Path));

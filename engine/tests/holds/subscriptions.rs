@@ -3,90 +3,15 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use tidemill::client::{Engine, Launched, Subscription, block_on};
-use tidemill::module::{Depot, Module};
 use tidemill::node::Options;
-use tidemill::schema::{List, Map, Outside, PState, Set, Sub};
+use tidemill::schema::{Outside, Select};
 use tidemill::subscribe::{ChangeOf, Gap, ListDiff, MapDiff, Mirror, Replaced, Subscribe, What};
 use tidemill::types::{MicrobatchId, ShardId};
 use tidemill::{Error, codec};
 
-use crate::kit::{self, directory};
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Edit {
-    user: u32,
-    what: Do,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum Do {
-    Set(u16, String),
-    Remove(u16),
-    Clear,
-    Tag(u8, bool),
-    Push(String),
-    Insert(u64, String),
-    Pop,
-    Nothing,
-}
-
-struct Notes {
-    edits: Depot<Edit>,
-    texts: PState<Map<u32, Sub<Map<u16, String>>>>,
-    tags: PState<Map<u32, Sub<Set<u8>>>>,
-    queue: PState<Map<u32, Sub<List<String>>>>,
-    last: PState<Map<u32, String>>,
-}
-
-fn notes(m: &Module) -> Notes {
-    let edits = m.depot::<Edit>("edits").hash_by(|edit| &edit.user);
-    let t = m.microbatch(|| "editing");
-    let texts = t.pstate("texts");
-    let tags = t.pstate("tags");
-    let queue = t.pstate("queue");
-    let last = t.pstate("last");
-    t.source(edits).using((texts, tags, queue, last)).for_each(
-        async |at, (texts, tags, queue, last), Edit { user, what }| {
-            at.put(last.key(user), format!("{what:?}"))?;
-            match what {
-                Do::Set(key, text) => at.put(texts.key(user).key(key), text)?,
-                Do::Remove(key) => at.delete(texts.key(user).key(key))?,
-                Do::Clear => at.delete(texts.key(user))?,
-                Do::Tag(tag, is) => at.put(tags.key(user).has(tag), is)?,
-                Do::Push(text) => at.push(queue.key(user), text).await?,
-                Do::Insert(index, text) => {
-                    let count = at.get(queue.key(user).size()).await?;
-                    at.insert(queue.key(user), index.min(count), text).await?;
-                }
-                Do::Pop if at.get(queue.key(user).size()).await? > 0 => {
-                    at.remove(queue.key(user), 0).await?;
-                }
-                Do::Pop | Do::Nothing => {}
-            }
-            Ok(())
-        },
-    );
-    Notes {
-        edits,
-        texts: texts.reader(),
-        tags: tags.reader(),
-        queue: queue.reader(),
-        last: last.reader(),
-    }
-}
-
-fn options() -> Options {
-    Options {
-        memory_bytes: 64 << 20,
-        history: Duration::from_hours(1),
-        history_bytes_max: Some(256 << 20),
-        microbatch_records_max: 4,
-        subscription_heartbeat: Duration::from_millis(5),
-        ..kit::options(2)
-    }
-}
+use crate::editing::{Do, Edit, Notes, do_all, notes, options, set};
+use crate::kit::directory;
 
 fn edit(nth: u32) -> Edit {
     let key = u16::try_from(nth * 7 % 30).unwrap();
@@ -103,30 +28,20 @@ fn edit(nth: u32) -> Edit {
     Edit { user: nth % 3, what }
 }
 
-async fn do_all(notes: &Launched<Notes>, edits: impl IntoIterator<Item = Edit>) {
-    let edits: Vec<Edit> = edits.into_iter().collect();
-    notes.append_many(notes.edits, &edits).await.unwrap();
-    notes.caught_up("editing").await.unwrap();
-}
-
-fn set(user: u32, key: u16, text: &str) -> Edit {
-    Edit { user, what: Do::Set(key, text.to_owned()) }
-}
-
 /// A subscription, the path to compare it with, and how to look at its value.
-struct Followed<P: Subscribe> {
+pub(crate) struct Followed<P: Subscribe + Select> {
     subscription: Subscription<P>,
     path: P,
     seen: fn(&<P::Mirror as Mirror>::Value) -> P::Out,
-    changes: u64,
-    bridged: u64,
-    resyncs: u64,
+    pub(crate) changes: u64,
+    pub(crate) bridged: u64,
+    pub(crate) resyncs: u64,
     /// Values of older ids can be read, to compare with.
-    compares: bool,
+    pub(crate) compares: bool,
 }
 
-impl<P: Subscribe<Out: PartialEq + std::fmt::Debug> + Outside + Clone> Followed<P> {
-    async fn new(
+impl<P: Subscribe + Select<Out: PartialEq + std::fmt::Debug> + Outside + Clone> Followed<P> {
+    pub(crate) async fn new(
         notes: &Launched<Notes>,
         path: P,
         seen: fn(&<P::Mirror as Mirror>::Value) -> P::Out,
@@ -138,14 +53,14 @@ impl<P: Subscribe<Out: PartialEq + std::fmt::Debug> + Outside + Clone> Followed<
         new
     }
 
-    async fn compare(&self, notes: &Launched<Notes>) {
+    pub(crate) async fn compare(&self, notes: &Launched<Notes>) {
         let id = self.subscription.id();
         let then = notes.select(self.path.clone()).as_of("editing", id).await.unwrap();
         assert_eq!((self.seen)(self.subscription.value()), then, "at {id}");
     }
 
     /// Follows until an id, and compares at each change.
-    async fn follow(&mut self, notes: &Launched<Notes>, through: MicrobatchId) {
+    pub(crate) async fn follow(&mut self, notes: &Launched<Notes>, through: MicrobatchId) {
         let mut told = self.subscription.id();
         while self.subscription.id() < through {
             let change = self.subscription.next().await.unwrap().unwrap();
@@ -281,7 +196,7 @@ fn changes_are_as_small_as_what_was_done() {
 }
 
 /// The next change that is one.
-async fn diffs<P: Subscribe>(
+pub(crate) async fn diffs<P: Subscribe>(
     subscription: &mut Subscription<P>,
 ) -> Vec<<P::Mirror as Mirror>::Diff> {
     loop {
@@ -376,10 +291,11 @@ fn so_many_subscribe_and_no_more_and_what_waits_for_all_is_bounded() {
         assert!(matches!(more, Error::TooManySubscriptions { limit: 20, .. }), "{more}");
         let own_bytes = engine.counters().await.unwrap()[0].subscriber_bytes;
         assert!(20 * 500 < own_bytes && own_bytes < 20 * 1_000, "{own_bytes}");
-        // Each may have a mebibyte waiting, all of them a quarter of one. One of them keeps up.
+        // Each may have a mebibyte waiting, all of them a quarter of one, in which what several wait for counts once.
+        // One of them keeps up.
         let mut keeps_up = all.pop().unwrap();
         for round in 0..8 {
-            do_all(&notes, (0..4).map(|key| set(0, key, &"x".repeat(2_000 + round)))).await;
+            do_all(&notes, (0..4).map(|key| set(0, key, &"x".repeat(12_000 + round)))).await;
             let through = visible(&notes).await;
             while keeps_up.id() < through {
                 let change = keeps_up.next().await.unwrap().unwrap();
@@ -525,6 +441,11 @@ fn what_cannot_be_followed_is_refused_with_a_sentence() {
         refused(whole, "subscribe a range of it");
         let some = notes.subscribe(notes.texts.key(0).range(3..9)).await.unwrap();
         assert_eq!(some.value().len(), 6);
+        let whole = notes.subscribe(notes.texts.key(0).tree()).await.unwrap_err();
+        refused(whole, "`.trees(a..b)`");
+        let some_trees = notes.subscribe(notes.texts.key(0).trees(3..9)).await.unwrap();
+        assert_eq!(some_trees.value(), some.value());
+        drop(some_trees);
         // Nor is a subscriber left behind that was refused.
         drop(some);
         until("nobody is left", || {

@@ -477,3 +477,36 @@ fn agrees_with_a_map_of_versions() {
         assert!(often(what) > 10, "too few {what}: {counts:?}");
     }
 }
+
+#[test]
+fn a_difference_of_many_ids_never_looks_into_all_of_their_undos_at_once() {
+    const IDS: u64 = 400;
+    run(&MemoryDisk::new(), |env| async move {
+        let (store, _) = open(&env, Index(0)).await.unwrap();
+        let wanted = Wanted { window: FOR_EVER, ..Wanted::default() };
+        for id in 1..=IDS {
+            let mut set = WriteSet::default();
+            set.put(PStateId(0), &id.to_be_bytes(), b"new");
+            store.stack(LEDGER, MicrobatchId(id), Rc::new(set.seal()));
+            store.merge_keeping(LEDGER, MicrobatchId(id), &wanted);
+        }
+        let between = Between { topology: LEDGER, from: MicrobatchId(0), to: MicrobatchId(IDS) };
+        let mut found = Vec::new();
+        let visit = |key: &[u8], _: Option<&[u8]>, _: Option<&[u8]>| {
+            found.push(key.to_vec());
+            ControlFlow::Continue(())
+        };
+        let mut polls = 0;
+        let mut compared = Box::pin(store.difference(between, PStateId(0), (&[], None), visit));
+        let counted = std::future::poll_fn(|context| {
+            polls += 1;
+            compared.as_mut().poll(context)
+        });
+        assert_eq!(counted.await.unwrap(), usize::try_from(IDS).unwrap());
+        drop(compared);
+        assert_eq!(found, (1..=IDS).map(|id| id.to_be_bytes().to_vec()).collect::<Vec<_>>());
+        // Between two polls lie at most so many undos.
+        let polls_min = usize::try_from(IDS).unwrap() / super::super::difference::STEP_UNDOS;
+        assert!(polls >= polls_min, "{polls} polls");
+    });
+}

@@ -62,21 +62,29 @@ impl<T: fmt::Debug> fmt::Debug for Items<T> {
 }
 
 /// Elements that go, by their old indexes, and those that come instead, in order.
-struct Splice<'a> {
+#[derive(Debug)]
+pub struct Splice<'a> {
     old: Range<usize>,
     new: Vec<(Row, &'a [u8])>,
 }
 
 impl<T> Items<T> {
+    pub(super) fn new() -> Self {
+        Self { items: Vec::new(), rows: Vec::new() }
+    }
+
     /// What the writes replace, from the front to the end; between two of them lies what stays.
     fn splices<'a>(&self, writes: &[Write<'a>]) -> Result<Vec<Splice<'a>>> {
         let mut splices: Vec<Splice<'a>> = Vec::with_capacity(writes.len());
         for write in writes {
             let (old, new) = match *write {
                 Write::GoneRange(from, to) => (self.within(from, to), Vec::new()),
-                Write::Gone(key) => (self.at(label(key)?), Vec::new()),
+                Write::Gone(key) => {
+                    let Some(label) = label(key)? else { continue };
+                    (self.at(label), Vec::new())
+                }
                 Write::Put(key, value) => {
-                    let label = label(key)?;
+                    let Some(label) = label(key)? else { continue };
                     (self.at(label), vec![(Row { label, hash: xxh3_128(value) }, value)])
                 }
             };
@@ -133,30 +141,35 @@ impl<T: Data> Mirror for Items<T> {
     type Value = [T];
     type Diff = ListDiff<T>;
 
-    fn empty(_: &FieldTable) -> Result<Self> {
-        Ok(Self { items: Vec::new(), rows: Vec::new() })
+    /// With two of each new element: one to keep, one to tell.
+    type Read<'a> = Vec<(Splice<'a>, Vec<T>, Vec<T>)>;
+
+    fn cleared(&self, _: &FieldTable) -> Result<Self> {
+        Ok(Self::new())
     }
 
     fn value(&self) -> &[T] {
         &self.items
     }
 
-    fn apply(&mut self, fields: &FieldTable, writes: &[Write<'_>]) -> Result<Vec<Self::Diff>> {
-        let splices = self.splices(writes)?;
-        let read = |splice: &Splice<'_>| -> Result<Vec<T>> {
+    fn read<'a>(&self, fields: &FieldTable, writes: &[Write<'a>]) -> Result<Self::Read<'a>> {
+        let values = |splice: &Splice<'_>| -> Result<Vec<T>> {
             splice.new.iter().map(|(_, value)| decode(fields, value)).collect()
         };
-        // Two of each: one to keep, one to tell.
-        let kept: Vec<Vec<T>> = splices.iter().map(read).collect::<Result<_>>()?;
-        let told: Vec<Vec<T>> = splices.iter().map(read).collect::<Result<_>>()?;
-        let mut diffs = Vec::with_capacity(splices.len());
+        let read = |splice: Splice<'a>| Ok((values(&splice)?, values(&splice)?, splice));
+        let read = self.splices(writes)?.into_iter().map(read);
+        read.map(|read| read.map(|(kept, told, splice)| (splice, kept, told))).collect()
+    }
+
+    fn take(&mut self, read: Self::Read<'_>) -> Vec<Self::Diff> {
+        let mut diffs = Vec::with_capacity(read.len());
         // From the end to the front, so that the indexes of those in front stay what they are.
-        for ((splice, kept), told) in splices.into_iter().zip(kept).zip(told).rev() {
+        for (splice, kept, told) in read.into_iter().rev() {
             diffs.extend(self.replace(splice, kept, told));
         }
         diffs.reverse();
         move_along(&mut diffs);
-        Ok(diffs)
+        diffs
     }
 }
 
@@ -204,13 +217,13 @@ fn element_key(label: u128) -> [u8; 17] {
     key
 }
 
-/// The label in the key of an element.
-fn label(key: &[u8]) -> Result<u128> {
+/// The label in the key of an element; none of a row that counts elements.
+fn label(key: &[u8]) -> Result<Option<u128>> {
     match key_part(key) {
-        Some((KeyPart::Element(label), [])) => Ok(label),
-        Some(_) | None => Err(Error::BadKey {
-            key_type: "Sub<List<_>>",
-            problem: "it is not the key of an element",
-        }),
+        Some((KeyPart::Element(label), [])) => Ok(Some(label)),
+        Some((KeyPart::Head | KeyPart::Block { .. }, [])) => Ok(None),
+        Some(_) | None => {
+            Err(Error::BadKey { key_type: "Sub<List<_>>", problem: "it is not a row of a list" })
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tidemill::client::Subscription;
 use tidemill::error::Error;
-use tidemill::schema::Outside;
+use tidemill::schema::{Outside, Select};
 use tidemill::subscribe::{Mirror, Subscribe, What};
 use tidemill::types::MicrobatchId;
 
@@ -20,8 +20,7 @@ use crate::scenario::Failure;
 const ERRORS_MAX: u32 = 20;
 
 /// How a follower looks at its value.
-type Seen<P> =
-    fn(&<<P as Subscribe>::Mirror as Mirror>::Value) -> <P as tidemill::schema::Select>::Out;
+type Seen<P> = fn(&<<P as Subscribe>::Mirror as Mirror>::Value) -> <P as Select>::Out;
 
 /// What a subscription holds at an id.
 enum Held<T> {
@@ -43,7 +42,11 @@ impl Client {
             1 => self.follow_path(account, bank.sent.key(account), Clone::clone).await,
             // Before, it is no set.
             2 if bank.era == Era::Migrated => {
-                let all = bank.done.key(account).key(random.below(GROUPS)).all();
+                let (groups, group) = (bank.done.key(account), random.below(GROUPS));
+                if group == 0 {
+                    return self.follow_path(account, groups.tree(), Clone::clone).await;
+                }
+                let all = groups.key(group).all();
                 self.follow_path(account, all, |done| done.iter().copied().collect()).await
             }
             3 => self.follow_path(account, bank.history.key(account).size(), Clone::clone).await,
@@ -59,7 +62,7 @@ impl Client {
 
     async fn follow_path<P>(&self, account: u64, path: P, seen: Seen<P>) -> Result<(), Failure>
     where
-        P: Subscribe<Out: PartialEq + Debug> + Outside + Clone,
+        P: Subscribe + Select<Out: PartialEq + Debug> + Outside + Clone,
     {
         let random = self.world.random();
         let subscribed = self.call("subscribe", self.bank.subscribe(path.clone())).await;
@@ -106,7 +109,7 @@ impl Client {
         seen: Seen<P>,
     ) -> Result<Held<P::Out>, Failure>
     where
-        P: Subscribe + Outside,
+        P: Subscribe + Select + Outside,
     {
         let mut errors = 0;
         let mut told = subscription.id();
