@@ -239,6 +239,9 @@ fn a_check_that_does_not_end_is_left_and_nothing_has_changed() {
     });
 }
 
+/// Some megabytes of them: more than journals and memory hold, so that what comes out needs room on the disk.
+const NOTES: u64 = 1_000;
+
 #[test]
 fn a_full_disk_delays_a_recompute_and_changes_nothing() {
     in_worlds(10, |world| {
@@ -246,7 +249,7 @@ fn a_full_disk_delays_a_recompute_and_changes_nothing() {
             let node = world.node();
             let (engine, of) = prepared(&node, &ENDS).await;
             let note = |id: u64| format!("{id}: {}", "text ".repeat(800));
-            for ids in (0..400).collect::<Vec<u64>>().chunks(20) {
+            for ids in (0..NOTES).collect::<Vec<u64>>().chunks(20) {
                 let notes: Vec<_> = ids.iter().map(|&id| (id, note(id))).collect();
                 of.append_many(of.notes, &notes).await.unwrap();
             }
@@ -271,7 +274,7 @@ fn a_full_disk_delays_a_recompute_and_changes_nothing() {
             let ended = world.timeout(Duration::from_mins(10), of.recompute("count")).await;
             ended.expect("there is room now").unwrap();
             assert_eq!(counts(&of).await, all(NEW));
-            for id in 0..400 {
+            for id in 0..NOTES {
                 assert_eq!(of.select(of.texts.key(id)).await.unwrap(), Some(note(id)));
             }
             engine.close().await.unwrap();
