@@ -1,16 +1,70 @@
-//! Options, and child processes: what is measured or killed runs in a process of its own.
+//! Options, what all look at, and child processes: what is measured or killed runs in a process of its own.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use tidemill::Options;
+use tidemill::module::Depot;
+use tidemill::topology::Row;
+use tidemill::types::{Offset, PartitionId};
+use tidemill::{Launched, Options, block_on};
 
 pub(crate) use crate::directory::directory;
 
 /// So many shards over eight partitions.
 pub(crate) fn options(shards: u16) -> Options {
     Options { shards, partitions: Some(8), ..Options::default() }
+}
+
+/// Waits for a condition, and gives up loudly after far longer than it can take.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_mins(1), "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Every record of a depot.
+pub(crate) fn records<H, T: Row>(of: &Launched<H>, depot: Depot<T>) -> Vec<T> {
+    let mut all = Vec::new();
+    for partition in (0..of.engine().partitions()).map(PartitionId) {
+        let mut from = Offset(0);
+        loop {
+            let read = block_on(of.read_depot(depot, partition, from, 1_000)).unwrap();
+            let Some(last) = read.last() else { break };
+            from = last.offset.advance(1);
+            all.extend(read.into_iter().map(|it| it.record));
+        }
+    }
+    all
+}
+
+/// Closes the engine of the only module that was launched.
+pub(crate) fn close<H>(launched: Launched<H>) {
+    let engine = launched.engine().clone();
+    drop(launched);
+    block_on(engine.close()).unwrap();
+}
+
+/// Every file under a directory, by its name below it.
+pub(crate) fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                let name = path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
+                files.insert(name, std::fs::read(path).unwrap());
+            }
+        }
+    }
+    files
 }
 
 /// This test binary again, running one of [`crate::CHILDREN`] in `dir`.

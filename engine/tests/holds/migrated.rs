@@ -1,7 +1,6 @@
 //! Whatever reads a `PState` that is being migrated reads the new form: paths, ranges, pages, items of lists, sizes,
 //! queries, snapshots, subscriptions, and an engine that opens a backup.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use tidemill::subscribe::{Subscribe, What};
 use tidemill::verify;
 use tidemill::{Engine, Error, Launched, Options, block_on};
 
-use crate::kit::{self, directory};
+use crate::kit::{self, directory, files};
 
 /// A key, and a number to put there.
 type Op = (u64, u64);
@@ -338,23 +337,6 @@ fn a_subscriber_is_told_of_what_is_written_amid_a_migration() {
     assert_eq!(list.value().last(), Some(&100));
     drop((map, list, club));
     block_on(engine.close()).unwrap();
-}
-
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(next) = dirs.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else {
-                let name = path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
-                files.insert(name, std::fs::read(path).unwrap());
-            }
-        }
-    }
-    files
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tidemill::migrate::Migration;
@@ -13,7 +12,7 @@ use tidemill::schema::aggregate::Sum;
 use tidemill::schema::{List, Map, PState, Single, Sub};
 use tidemill::{Engine, Error, Launched, Options, block_on};
 
-use crate::kit::{self, directory};
+use crate::kit::{self, directory, until};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Order {
@@ -125,15 +124,6 @@ fn left(shop: &Launched<Second>) -> Option<u64> {
         return None;
     }
     Some(running.iter().flat_map(|it| it.left.values()).sum())
-}
-
-/// Waits for a condition, and gives up loudly after far longer than it can take.
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < Duration::from_mins(1), "not within a minute: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Whatever is read is in the new form, and the two `PState`s agree.

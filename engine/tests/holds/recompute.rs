@@ -15,7 +15,7 @@ use tidemill::subscribe::{Gap, What};
 use tidemill::types::{MicrobatchId, Offset, PStateId, PartitionId};
 use tidemill::{Error, verify};
 
-use crate::kit::{self, directory};
+use crate::kit::{self, close, directory, files, records};
 
 type Transfer = (u64, u64, i64, u64);
 
@@ -97,12 +97,6 @@ fn open(data: &Path, options: Options, bank: impl Fn(&Module) -> Bank) -> Launch
     block_on(engine.launch("bank", bank)).unwrap()
 }
 
-fn close(bank: Launched<Bank>) {
-    let engine = bank.engine().clone();
-    drop(bank);
-    block_on(engine.close()).unwrap();
-}
-
 fn options() -> Options {
     Options {
         memory_bytes: 64 << 20,
@@ -128,21 +122,6 @@ fn pay(bank: &Launched<Bank>, number: u64) {
         .map(|from| (from, (from * 7 + number) % ACCOUNTS, 3, number * ACCOUNTS + from))
         .collect();
     block_on(bank.append_many(bank.transfers, &transfers)).unwrap();
-}
-
-/// Every record of a depot.
-fn records(bank: &Launched<Bank>, depot: Depot<Transfer>) -> Vec<Transfer> {
-    let mut all = Vec::new();
-    for partition in (0..bank.engine().partitions()).map(PartitionId) {
-        let mut from = Offset(0);
-        loop {
-            let read = block_on(bank.read_depot(depot, partition, from, 1_000)).unwrap();
-            let Some(last) = read.last() else { break };
-            from = last.offset.advance(1);
-            all.extend(read.iter().map(|it| it.record));
-        }
-    }
-    all
 }
 
 /// Money is conserved, and each transfer was done and told once.
@@ -178,23 +157,6 @@ fn refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
         Err(Error::Recompute { what } | Error::Invalid { what }) => what,
         other => panic!("{other:?}"),
     }
-}
-
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(next) = dirs.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else {
-                let name = path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
-                files.insert(name, std::fs::read(path).unwrap());
-            }
-        }
-    }
-    files
 }
 
 /// The `PState`s of which the directory, which must be sound, has rows.

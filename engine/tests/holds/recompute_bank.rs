@@ -14,9 +14,8 @@ use tidemill::node::Options;
 use tidemill::schema::aggregate::Count;
 use tidemill::schema::{Map, PState, Set, Sub};
 use tidemill::topology::Failure;
-use tidemill::types::{Offset, PartitionId};
 
-use crate::kit::{self, directory};
+use crate::kit::{self, close, directory, records};
 use crate::recompute::stored;
 
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
@@ -113,12 +112,6 @@ fn open(data: &Path) -> Launched<Bank> {
     block_on(engine.launch("bank", bank)).unwrap()
 }
 
-fn close(bank: Launched<Bank>) {
-    let engine = bank.engine().clone();
-    drop(bank);
-    block_on(engine.close()).unwrap();
-}
-
 /// A transfer of each account, most of them to a few, so that some are not covered.
 fn pay(bank: &Launched<Bank>, round: u64) {
     let transfer = |from: u64| {
@@ -128,21 +121,6 @@ fn pay(bank: &Launched<Bank>, round: u64) {
     };
     let transfers: Vec<_> = (0..ACCOUNTS).map(transfer).collect();
     block_on(bank.append_many(bank.transfers, &transfers)).unwrap();
-}
-
-/// Every record of a depot.
-fn records<T: tidemill::topology::Row>(bank: &Launched<Bank>, depot: Depot<T>) -> Vec<T> {
-    let mut all = Vec::new();
-    for partition in (0..bank.engine().partitions()).map(PartitionId) {
-        let mut from = Offset(0);
-        loop {
-            let read = block_on(bank.read_depot(depot, partition, from, 1_000)).unwrap();
-            let Some(last) = read.last() else { break };
-            from = last.offset.advance(1);
-            all.extend(read.into_iter().map(|it| it.record));
-        }
-    }
-    all
 }
 
 /// Money is conserved and nobody in debt; each transfer was done or refused, once, and the funds are what those that

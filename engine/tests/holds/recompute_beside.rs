@@ -15,7 +15,7 @@ use tidemill::schema::{Map, PState, Sub};
 use tidemill::subscribe::{Gap, What};
 use tidemill::types::MicrobatchId;
 
-use crate::kit::{self, directory};
+use crate::kit::{self, close, directory};
 use crate::recompute::stored;
 
 fn launch<H: Send + Sync + 'static>(
@@ -25,17 +25,6 @@ fn launch<H: Send + Sync + 'static>(
 ) -> Launched<H> {
     let engine = block_on(Engine::open(dir, options)).unwrap();
     block_on(engine.launch("shop", module)).unwrap()
-}
-
-fn close<H>(launched: Launched<H>) {
-    let engine = launched.engine().clone();
-    drop(launched);
-    block_on(engine.close()).unwrap();
-}
-
-/// Nothing is wrong with a directory that was closed.
-fn sound(dir: &Path) {
-    stored(dir);
 }
 
 // ---- differences and gaps
@@ -111,7 +100,7 @@ fn what_was_recomputed_between_two_moments_is_not_compared() {
     }
     drop((old, new));
     close(of);
-    sound(&dir);
+    stored(&dir);
 }
 
 #[test]
@@ -168,7 +157,7 @@ fn a_gap_over_a_recompute_is_closed_by_value() {
     next_gap(&|what| matches!(what, What::Resynced { gap: Gap::Recomputed, .. }));
     drop(subscribed);
     close(of);
-    sound(&dir);
+    stored(&dir);
 }
 
 // ---- migrations
@@ -308,7 +297,7 @@ fn what_is_being_migrated_is_recomputed_when_that_is_done() {
     assert_eq!(all, (0..ITEMS).map(|item| (item, expected(item))).collect::<Vec<_>>());
     drop(before);
     close(of);
-    sound(&dir);
+    stored(&dir);
 
     let of = launch(&dir, options(), |m| second(m, 1, false));
     assert_eq!(block_on(of.select(of.counts.key(7))).unwrap(), Some(expected(7) + 1));
@@ -324,7 +313,7 @@ fn a_launch_does_not_begin_a_migration_of_what_is_being_recomputed() {
     refused(block_on(of.recompute("counting")));
     assert_eq!(block_on(of.recomputing()).unwrap().len(), 1, "it goes on");
     close(of);
-    sound(&dir);
+    stored(&dir);
 
     let engine = block_on(Engine::open(&dir, options())).unwrap();
     let why = refused(block_on(engine.launch("shop", |m| second(m, 1, false))).map(drop));
@@ -344,7 +333,7 @@ fn a_launch_does_not_begin_a_migration_of_what_is_being_recomputed() {
     block_on(of.recompute("counting")).unwrap();
     judge(&of);
     close(of);
-    sound(&dir);
+    stored(&dir);
 }
 
 // ---- what other topologies write
@@ -386,5 +375,5 @@ fn a_recompute_that_was_left_alone_reads_what_another_one_has_moved() {
     assert_eq!(block_on(of.select(of.seen.all()).at(&before)).unwrap(), was);
     drop(before);
     close(of);
-    sound(&dir);
+    stored(&dir);
 }

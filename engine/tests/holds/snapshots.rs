@@ -1,7 +1,7 @@
 //! Snapshots through the public API, on real files: the money in one is exact, whatever goes on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidemill::Error;
@@ -13,7 +13,7 @@ use tidemill::schema::{Map, PState};
 use tidemill::shard::Effects;
 use tidemill::types::{MicrobatchId, ShardId};
 
-use crate::kit::{self, directory};
+use crate::kit::{self, directory, until};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Transfer {
@@ -72,15 +72,6 @@ fn round(number: u64) -> impl Iterator<Item = Transfer> {
 
 fn deposits() -> impl Iterator<Item = Transfer> {
     (0..ACCOUNTS).map(|to| Transfer { from: OUTSIDE, to, cents: 1_000 })
-}
-
-/// Waits for a condition, and gives up loudly after far longer than it can take.
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < Duration::from_mins(1), "not within a minute: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 fn history_bytes(engine: &Engine) -> u64 {

@@ -1,7 +1,7 @@
 //! Subscriptions through the public API, on real files: what they fold is what is read as of each id.
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidemill::client::{Engine, Launched, Subscription, block_on};
 use tidemill::node::Options;
@@ -11,7 +11,7 @@ use tidemill::types::{MicrobatchId, ShardId};
 use tidemill::{Error, codec};
 
 use crate::editing::{Do, Edit, Notes, do_all, notes, options, set};
-use crate::kit::directory;
+use crate::kit::{directory, until};
 
 fn edit(nth: u32) -> Edit {
     let key = u16::try_from(nth * 7 % 30).unwrap();
@@ -334,14 +334,6 @@ fn so_many_subscribe_and_no_more_and_what_waits_for_all_is_bounded() {
         drop(other);
         engine.close().await.unwrap();
     });
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < Duration::from_mins(1), "not within a minute: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]
