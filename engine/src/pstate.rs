@@ -52,7 +52,7 @@ pub use difference::Between;
 pub use fold::Frozen;
 pub(crate) use held::{CopyError, Held};
 pub use history::Wanted;
-use layer::{Layer, Part};
+use layer::{Known, Layer, Part};
 pub use read::{Loaded, Miss};
 pub(crate) use run::RunPart;
 pub use run::{Run, RunError, Write, WriteSet};
@@ -428,6 +428,36 @@ impl State {
         let visible = std::iter::once(&self.memtable).chain(self.frozen.iter().rev().map(|l| &**l));
         let visible = visible.filter_map(move |layer| layer.tables.get(&pstate)).map(Part::Table);
         writes.into_iter().chain(self.stacked(view, pstate)).chain(visible)
+    }
+
+    /// What the newest of the [parts](Self::parts) that knows a key says about it. Every read of a key does this.
+    /// Written out: with more than one caller the pieces of the iterator become functions of their own, which takes
+    /// 150 instructions more.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "all of a read of a key that is not in the tree")]
+    fn known<'a>(&'a self, view: &View<'a>, pstate: PStateId, key: &[u8]) -> Option<Known<'a>> {
+        let written = view.writes.and_then(|writes| writes.part(pstate)?.lookup(key));
+        if written.is_some() {
+            return written;
+        }
+        for (&topology, stack) in &self.stacks {
+            if stack.runs.is_empty() {
+                continue;
+            }
+            let through = view.seen.limit(topology, stack.visible);
+            for (id, run) in stack.runs.iter().rev() {
+                let known = run.part(pstate).filter(|_| *id <= through);
+                if let Some(known) = known.and_then(|part| part.lookup(key)) {
+                    return Some(known);
+                }
+            }
+        }
+        let lookup = |layer: &'a Layer| Part::Table(layer.tables.get(&pstate)?).lookup(key);
+        let known = lookup(&self.memtable);
+        if known.is_some() {
+            return known;
+        }
+        self.frozen.iter().rev().find_map(|layer| lookup(layer))
     }
 
     /// The stacked runs that a view sees, newest first.

@@ -75,17 +75,24 @@ pub fn encode<T: Serialize + ?Sized>(
 ///
 /// # Errors
 /// [`Error::Decode`] if they encode no value of this type; [`Error::ValueTooLarge`].
-#[inline]
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "a step of every read, and short: what is long is the type's own"
+)]
 pub fn decode<T: DeserializeOwned>(table: &FieldTable, bytes: &[u8]) -> Result<T> {
     if bytes.len() > VALUE_BYTES_MAX {
         return Err(Error::ValueTooLarge { value_type: type_name::<T>(), bytes: bytes.len() });
     }
     let mut decoder = decode::Decoder::new(table, bytes);
     let decoded = T::deserialize(&mut decoder).and_then(|value| decoder.finish().map(|()| value));
-    decoded.map_err(|fault| {
-        let (at, problem) = fault.into_parts();
-        Error::Decode { value_type: type_name::<T>(), at, problem }
-    })
+    decoded.map_err(|fault| undecodable(type_name::<T>(), fault))
+}
+
+#[cold]
+fn undecodable(value_type: &'static str, fault: Fault) -> Error {
+    let (at, problem) = fault.into_parts();
+    Error::Decode { value_type, at, problem }
 }
 
 /// The extension type that counts `Some`s around nil.

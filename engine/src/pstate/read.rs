@@ -41,6 +41,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Corrupt`]; [`Error::Expired`] of a view at an id; an I/O error comes from [`Store::load`].
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "reading a key is this, and few places do it")]
     pub fn get<R>(
         &self,
         view: &View<'_>,
@@ -57,7 +59,9 @@ impl Store {
             }
             past.root
         } else {
-            if let Some(known) = state.parts(view, pstate).find_map(|part| part.lookup(key)) {
+            let known = state.known(view, pstate, key);
+            debug_assert_eq!(known, state.parts(view, pstate).find_map(|part| part.lookup(key)));
+            if let Some(known) = known {
                 return Ok(Found::Ready(f(known.value())));
             }
             state.trees.get(&pstate).map(|tree| tree.root).unwrap_or_default()

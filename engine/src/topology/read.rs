@@ -138,8 +138,9 @@ impl<'a, O> At<'a, O> {
 pub struct Read<'a, Out>(State<'a, Out>);
 
 enum State<'a, Out> {
-    /// What was asked for was in memory.
-    Now(Option<Result<Out, StateError>>),
+    /// What was asked for was in memory. An error is boxed: what is moved on the way of every read is as large
+    /// as what is read, and not as the largest error.
+    Now(Option<Result<Out, Box<StateError>>>),
     /// It has to be fetched first, or is more than one row.
     Later(LocalFuture<'a, Result<Out, StateError>>),
 }
@@ -159,10 +160,21 @@ impl<Out> Future for Read<'_, Out> {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            State::Now(out) => Poll::Ready(out.take().expect("not polled after it was ready")),
+            State::Now(out) => match out.take().expect("not polled after it was ready") {
+                Ok(out) => Poll::Ready(Ok(out)),
+                Err(error) => unboxed(error),
+            },
             State::Later(future) => future.as_mut().poll(task),
         }
     }
+}
+
+/// Apart, so that what is read is not moved through as much memory as an error takes.
+#[cold]
+#[inline(never)]
+#[allow(clippy::boxed_local, reason = "what comes in is in a box")]
+fn unboxed<Out>(error: Box<StateError>) -> Poll<Result<Out, StateError>> {
+    Poll::Ready(Err(*error))
 }
 
 type Decode<Out> = fn(&FieldTable, &[ReadPlan], &[Answer<'_>]) -> codec::Result<Out>;
@@ -175,10 +187,12 @@ fn read<'a, Out: 'a>(
 ) -> Read<'a, Out> {
     let reads = match reads {
         Ok(reads) => reads,
-        Err(error) => return Read(State::Now(Some(Err(context.refused("read", error))))),
+        Err(error) => {
+            return Read(State::Now(Some(Err(Box::new(context.refused("read", error))))));
+        }
     };
     if let Err(error) = context.check_reads(&reads) {
-        return Read(State::Now(Some(Err(error))));
+        return Read(State::Now(Some(Err(Box::new(error)))));
     }
     Read(State::Later(Box::pin(async move {
         if context.is_any_unsettled(&reads) {
@@ -199,19 +213,21 @@ type Fetched<'a> = LocalFuture<'a, Result<(), StateError>>;
 fn read_row<'a, P: Select>(
     context: &Context<'a>,
     row: RowRead<'_>,
-) -> Result<Result<P::Out, Fetched<'a>>, StateError> {
+) -> Result<Result<P::Out, Fetched<'a>>, Box<StateError>> {
     if let Some(lives) = context.elsewhere(row.place) {
-        return Err(context.misplaced("read", row.pstate, lives));
+        return Err(Box::new(context.misplaced("read", row.pstate, lives)));
     }
     let fields = context.fields();
     let mut out = None;
-    let mut visit =
-        |value: Option<&[u8]>| out = Some(P::decode(fields, &[], &[Answer::One(value)]));
-    match context.noted(context.local().get(index(row.pstate), row.key, &mut visit))? {
+    let mut visit = |value: Option<&[u8]>| {
+        out = Some(P::decode(fields, &[], &[Answer::One(value)]).map_err(Box::new));
+    };
+    let asked = context.local().get(index(row.pstate), row.key, &mut visit);
+    match context.noted(asked).map_err(Box::new)? {
         Access::Miss(fetched) => Ok(Err(fetched)),
         Access::Ready => {
             let out = out.expect("a ready access has called the visitor");
-            out.map(Ok).map_err(|error| context.undecodable(row.pstate, error))
+            out.map(Ok).map_err(|error| Box::new(context.undecodable(row.pstate, *error)))
         }
     }
 }
@@ -225,7 +241,7 @@ async fn read_after<'a, P: Select>(
     loop {
         context.noted(fetched.await)?;
         let row = path.row().expect("only a read of one row waits here");
-        match read_row::<P>(context, row)? {
+        match read_row::<P>(context, row).map_err(|error| *error)? {
             Ok(out) => return Ok(out),
             Err(again) => fetched = again,
         }

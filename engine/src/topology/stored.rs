@@ -80,6 +80,7 @@ impl<'s> Stored<'s> {
         self.get_in(&self.view(None), pstate, key, visit, missed)
     }
 
+    #[inline]
     fn get_in<'a>(
         &'a self,
         view: &View<'_>,

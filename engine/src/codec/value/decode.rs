@@ -129,16 +129,16 @@ impl<'de, 't> Decoder<'de, 't> {
         self.peek().map_or_else(|fault| fault, |marker| unexpected(marker, expected))
     }
 
-    /// A field's or a variant's number.
+    /// A field's or a variant's number; one that no table has room for is `u32::MAX`, which no table has either.
     #[inline]
-    fn number(&mut self) -> Result<u64, Fault> {
+    fn number(&mut self) -> Result<u32, Fault> {
         // Nearly all are below 128, which is one byte.
         if let [byte @ 0..=127, rest @ ..] = self.input {
             self.input = rest;
-            return Ok(u64::from(*byte));
+            return Ok(u32::from(*byte));
         }
         match self.integer()? {
-            Some(Integer::Positive(number)) => Ok(number),
+            Some(Integer::Positive(number)) => Ok(u32::try_from(number).unwrap_or(u32::MAX)),
             Some(Integer::Negative(_)) => {
                 Err(Fault::new("the number of a field or variant is negative"))
             }
@@ -492,8 +492,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
             return Err(Fault::new("a variant is not a map of one entry"));
         }
         let number = self.number()?;
-        let variant =
-            u32::try_from(number).ok().and_then(|number| self.names(name).ok()?.name(number));
+        let variant = self.names(name).ok().and_then(|names| names.name(number));
         let variant = variant.ok_or_else(|| {
             Fault::new(format_args!("the catalogue has no variant {number} of `{name}`"))
         })?;
@@ -574,14 +573,14 @@ struct Fields<'d, 'de, 't> {
     decoder: &'d mut Decoder<'de, 't>,
     names: &'t TypeNames,
     left: usize,
-    /// Whose value is being decoded.
-    field: Option<&'t str>,
+    /// The number of the one whose value is being decoded.
+    field: Option<u32>,
 }
 
 impl Fields<'_, '_, '_> {
     #[cold]
     fn locate(&self, fault: Fault) -> Fault {
-        match self.field {
+        match self.field.and_then(|number| self.names.name(number)) {
             Some(field) => fault.within(self.names.type_name(), field),
             // Not in a field: one of the type's is missing, or comes twice.
             None => fault.within_type(self.names.type_name()),
@@ -601,14 +600,13 @@ impl<'de> MapAccess<'de> for &mut Fields<'_, 'de, '_> {
             let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
             self.left = left;
             let number = self.decoder.number()?;
-            let name = u32::try_from(number).ok().and_then(|number| self.names.name(number));
-            let Some(name) = name else {
+            let Some(name) = self.names.name(number) else {
                 // Written by later code, which knows a field that this catalogue does not.
                 self.decoder.skip()?;
                 continue;
             };
             let key = seed.deserialize(StrDeserializer::new(name))?;
-            self.field = Some(name);
+            self.field = Some(number);
             return Ok(Some(key));
         }
     }
