@@ -261,6 +261,9 @@ pub trait Stored: 'static {
     /// What is written and read.
     type Value;
 
+    /// What there is before a change and after it: the value, or where it may be missing, an option of it.
+    type Held;
+
     /// Encodes `value` at the end of `out`; says whether that makes a row.
     ///
     /// # Errors
@@ -272,11 +275,21 @@ pub trait Stored: 'static {
     /// # Errors
     /// As [`decode`].
     fn read(table: &FieldTable, bytes: &[u8]) -> Result<Self::Value>;
+
+    /// What a row holds, or no row.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    fn held(table: &FieldTable, row: Option<&[u8]>) -> Result<Self::Held>;
+
+    /// The value to [write](Self::write), or none to leave no row.
+    fn kept(held: Self::Held) -> Option<Self::Value>;
 }
 
 #[diagnostic::do_not_recommend]
 impl<T: Data> Stored for T {
     type Value = T;
+    type Held = Option<T>;
 
     #[inline]
     fn write(table: &FieldTable, value: &T, out: &mut Vec<u8>) -> Result<Written> {
@@ -288,10 +301,19 @@ impl<T: Data> Stored for T {
     fn read(table: &FieldTable, bytes: &[u8]) -> Result<T> {
         decode(table, bytes)
     }
+
+    fn held(table: &FieldTable, row: Option<&[u8]>) -> Result<Option<T>> {
+        row.map(|bytes| decode(table, bytes)).transpose()
+    }
+
+    fn kept(held: Option<T>) -> Option<T> {
+        held
+    }
 }
 
 impl Stored for Presence {
     type Value = bool;
+    type Held = bool;
 
     fn write(_table: &FieldTable, value: &bool, _out: &mut Vec<u8>) -> Result<Written> {
         Ok(if *value { Written::Value } else { Written::Nothing })
@@ -299,6 +321,14 @@ impl Stored for Presence {
 
     fn read(_table: &FieldTable, _bytes: &[u8]) -> Result<bool> {
         Ok(true)
+    }
+
+    fn held(_table: &FieldTable, row: Option<&[u8]>) -> Result<bool> {
+        Ok(row.is_some())
+    }
+
+    fn kept(held: bool) -> Option<bool> {
+        Some(held)
     }
 }
 

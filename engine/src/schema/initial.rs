@@ -87,6 +87,7 @@ pub type EncodeInitial = fn(&FieldTable, &mut Vec<u8>) -> Result<()>;
 
 impl<I: Initial> Stored for Initially<I> {
     type Value = I::Value;
+    type Held = I::Value;
 
     fn write(table: &FieldTable, value: &I::Value, out: &mut Vec<u8>) -> Result<Written> {
         encode(table, value, out)?;
@@ -95,6 +96,14 @@ impl<I: Initial> Stored for Initially<I> {
 
     fn read(table: &FieldTable, bytes: &[u8]) -> Result<I::Value> {
         Self::read(table, Some(bytes))
+    }
+
+    fn held(table: &FieldTable, row: Option<&[u8]>) -> Result<I::Value> {
+        Self::read(table, row)
+    }
+
+    fn kept(held: I::Value) -> Option<I::Value> {
+        Some(held)
     }
 }
 

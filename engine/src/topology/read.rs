@@ -15,8 +15,8 @@ use crate::module::{DepotIndex, PStateIndex};
 use crate::schema::path::{Blind, Elements};
 use crate::schema::plan::{RangeOp, RowRead};
 use crate::schema::{
-    Answer, Data, Direct, Initial, Initially, Many, Maybe, One, OwnedBy, Path, Position, ReadOp,
-    ReadPlan, Reads, Removal, Rows, Select, Stored, Target, Written,
+    Answer, Direct, Initial, Initially, Many, One, OwnedBy, Path, Position, ReadOp, ReadPlan,
+    Reads, Removal, Rows, Select, Stored, Target, Written,
 };
 use crate::types::PStateId;
 
@@ -120,16 +120,17 @@ impl<'a, O> At<'a, O> {
         self.context().remove_range(path.rows()).await
     }
 
-    /// Replaces a value by what `change` makes of it; `None` is no value, before and after.
+    /// Replaces a value by what `change` makes of it; `None` is no value, before and after. What has an
+    /// [initial](crate::schema::Initial) value is never `None`, and an element of a set is there or not.
     ///
     /// # Errors
     /// As [`At::get`] and [`At::put`].
-    pub async fn update<S: Data, O2: OwnedBy<O>>(
+    pub async fn update<S: Stored, M: Direct, O2: OwnedBy<O>>(
         self,
-        path: Path<S, Maybe, O2>,
-        change: impl FnOnce(Option<S>) -> Option<S>,
+        path: Path<S, M, O2>,
+        change: impl FnOnce(S::Held) -> S::Held,
     ) -> Result<(), StateError> {
-        update(self.context(), path.target(), change).await
+        update::<S>(self.context(), path.target(), change).await
     }
 }
 
@@ -328,24 +329,22 @@ async fn scan_with(
 }
 
 /// Reads, changes and writes one value.
-pub(crate) async fn update<V: Data>(
+async fn update<S: Stored>(
     context: &Context<'_>,
     target: codec::Result<Target>,
-    change: impl FnOnce(Option<V>) -> Option<V>,
+    change: impl FnOnce(S::Held) -> S::Held,
 ) -> Result<(), StateError> {
-    let local = context.local();
+    let fields = context.fields();
     let target = target.map_err(|error| context.refused("update", error))?;
     context.check_target("update", &target)?;
-    let decode =
-        |value: Option<&[u8]>| value.map(|bytes| codec::decode(local.fields(), bytes)).transpose();
-    let old = fetch(context, target.pstate, &target.key, decode).await?;
-    let old: Option<V> = old.map_err(|error| context.undecodable(target.pstate, error))?;
-    let was_there = Some(old.is_some());
-    match change(old) {
-        None => context.delete(index(target.pstate), &target.key, was_there),
-        Some(new) => context.put_with(&target, was_there, |fields, out| {
-            codec::encode(fields, &new, out).map(|()| Written::Value)
-        }),
+    let read = |row: Option<&[u8]>| (row.is_some(), S::held(fields, row));
+    let (was_there, old) = fetch(context, target.pstate, &target.key, read).await?;
+    let old = old.map_err(|error| context.undecodable(target.pstate, error))?;
+    match S::kept(change(old)) {
+        None => context.delete(index(target.pstate), &target.key, Some(was_there)),
+        Some(new) => {
+            context.put_with(&target, Some(was_there), |fields, out| S::write(fields, &new, out))
+        }
     }
 }
 

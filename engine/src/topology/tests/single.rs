@@ -232,6 +232,24 @@ fn aggregates_begin_with_the_initial_value() {
 }
 
 #[test]
+fn an_update_begins_with_the_initial_value_and_toggles_elements() {
+    let left = TestPState::<Single<Initially<Hundred>>>::new().unwrap();
+    let it = left.token();
+    for expected in [99, 98] {
+        left.run(async |at| Ok(at.update(it.whole(), |old| old - 1).await?)).unwrap();
+        assert_eq!(left.select(it.whole()).unwrap(), expected);
+    }
+
+    let fans = TestPState::<Map<u8, Sub<Set<u16>>>>::new().unwrap();
+    let of = |fan| fans.token().key(1).has(fan);
+    for expected in [true, false, true] {
+        fans.run(async |at| Ok(at.update(of(7), |is_fan| !is_fan).await?)).unwrap();
+        assert_eq!(fans.select(of(7)).unwrap(), expected);
+        assert_eq!(fans.select(fans.token().key(1).size()).unwrap(), u64::from(expected));
+    }
+}
+
+#[test]
 fn sizes_at_the_root_are_kept_within_an_event_and_over_folds() {
     let mut state = TestPState::<Single<Sub<Map<u8, Sub<Set<u16>>>>>>::new().unwrap();
     let it = state.token();
