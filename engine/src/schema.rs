@@ -10,6 +10,7 @@
 //! | `Map<K, Sub<Map<K2, V>>>` | `enc(k) ++ enc(k2)` → value of `V`; `enc(k)` → its size, see [`sizes`] |
 //! | `Map<K, Sub<Set<E>>>` | `enc(k) ++ enc(e)` → no bytes; `enc(k)` → its size |
 //! | `Map<K, Sub<List<T>>>` | `enc(k) ++ 01 ++ place` → value of `T`, and a few rows that count; see `schema/list.rs` |
+//! | `Map<K, Sub<List<Sub<..>>>>` | `enc(k) ++ 01 ++ place` → a number, under which hang the rows of the item |
 //! | `Map<K, R>` of a [`record`] | `enc(k) ++ number of the field` → value, or what hangs under it |
 //! | `Set<E>` | `enc(e)` → no bytes |
 //! | [`Single<P>`](single) | as `P` has under a first key, which is missing: of a value one row, whose key is empty |
@@ -55,6 +56,7 @@ pub mod layout;
 pub(crate) mod list;
 #[cfg(doctest)]
 mod misuse;
+pub mod nth;
 pub mod path;
 pub mod placed;
 pub mod placing;
@@ -76,6 +78,7 @@ pub use aggregate::{Aggregate, Change};
 pub use initial::{EncodeInitial, Initial, Initially};
 pub use inside::Inside;
 pub use layout::Layout;
+pub use nth::{ByIndex, Nested, Nests};
 pub use path::{AtIndex, Direct, Many, Maybe, One, OwnedBy, Path, Presence};
 pub use placed::{PlaceBy, Placed};
 pub use placing::{Described, Placing};
@@ -145,7 +148,7 @@ impl<T> Is<T> for T {}
     label = "neither a value nor a collection",
     note = "values derive `serde::Serialize` and `serde::Deserialize`; collections are `Sub<Map<K, V>>`, \
             `Sub<Set<E>>` and `Sub<List<T>>`; records derive `tidemill::schema::Schema`",
-    note = "keys and elements must be keys, and the items of a list values"
+    note = "keys and elements must be keys; the items of a list are whatever a PState can hold"
 )]
 pub trait Position: 'static {
     /// Whether this is stored as many rows.
@@ -184,7 +187,7 @@ impl<E: Key, Z: Counting> Position for Sub<Set<E>, Z> {
     }
 }
 
-impl<T: Data> Position for Sub<List<T>> {
+impl<T: Position> Position for Sub<List<T>> {
     const IS_COLLECTION: bool = true;
 
     fn layout(trace: &mut Trace) -> Result<Layout> {

@@ -153,7 +153,9 @@ impl<S: RowOf> Pages<S> {
                     return Err(Error::invalid(what));
                 }
                 ReadOp::Items(items) => Some(items.count),
-                ReadOp::Get { .. } | ReadOp::Has { .. } => unreachable!("a range was asked for"),
+                ReadOp::Get { .. } | ReadOp::Has { .. } | ReadOp::Behind(_) => {
+                    unreachable!("a range was asked for, behind no item")
+                }
             };
             let source = |partition| Source {
                 partition,
@@ -208,7 +210,9 @@ impl Reading {
             match &mut plan.op {
                 ReadOp::Range(range) => range.limit = Some(limit as u64),
                 ReadOp::Items(items) => items.count = items.count.min(limit as u64),
-                ReadOp::Get { .. } | ReadOp::Has { .. } => unreachable!("a range was asked for"),
+                ReadOp::Get { .. } | ReadOp::Has { .. } | ReadOp::Behind(_) => {
+                    unreachable!("a range was asked for, behind no item")
+                }
             }
             asked.push((place, on.ask(source.partition, [&plan], when.clone(), within)));
         }

@@ -34,7 +34,8 @@ pub enum Layout {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         counted: bool,
     },
-    /// A list stored element by element: each at its label, with rows that count.
+    /// A list stored element by element: each at its label, with rows that count. Of one that is a collection
+    /// an id is at its label, and what hangs under it lies by that.
     List {
         /// Its elements.
         item: Box<Self>,
@@ -157,7 +158,8 @@ impl Layout {
 
     /// The parts of a row's key as JSON, the placement key first, and what the row holds; `None` for the
     /// element of a set, which holds nothing, and for the rows that count elements: heads, and others of lists.
-    /// An element of a list is shown by its label, which says what comes before what.
+    /// An element of a list is shown by its label, which says what comes before what; where elements are
+    /// collections, the row there holds an id, and what hangs under it is shown by that.
     ///
     /// # Errors
     /// [`Error::KeyMismatch`] if `key` is no key of a row of this layout.
@@ -188,8 +190,18 @@ impl Layout {
                     match part {
                         list::KeyPart::Element(label) => {
                             parts.push(Value::from(format!("{label:032x}")));
+                            if matches!(**item, Self::Value(_)) {
+                                (at, rest) = (&**item, after);
+                                continue;
+                            }
+                        }
+                        list::KeyPart::Under(id) if !matches!(**item, Self::Value(_)) => {
+                            parts.push(Value::from(format!("item {id}")));
                             (at, rest) = (&**item, after);
                             continue;
+                        }
+                        list::KeyPart::Under(_) => {
+                            return Err(self.no_row("nothing hangs under items that are values"));
                         }
                         list::KeyPart::Head => parts.push(HEAD.into()),
                         list::KeyPart::Block { level, label } => {

@@ -5,6 +5,7 @@
 //! prefix 01 label       one element; labels ascend as the elements do
 //! prefix 02 label       one block of level 1: how many elements, in how many children
 //! prefix 03 label       one block of level 2, and so on
+//! prefix FF id ..       what hangs under an element that is a collection
 //! ```
 //!
 //! Elements are put in order by *labels*, numbers of 128 bits that lie far apart, so that an element comes
@@ -25,14 +26,20 @@
 //!   least; a list without elements has no rows;
 //! - no label is above the head's `last`.
 //!
+//! Where the elements are collections, the row of each holds an *id*, a number of 64 bits that no other
+//! element of the list ever had, and what hangs under it lies behind all blocks, by that id. So labels and
+//! blocks change as in any list, and move nothing of it, and an element goes with one range delete. The head
+//! says which id is the next; it is the one thing that such a list's rows have more than another's.
+//!
 //! A block goes when it is empty, and is not merged with others before: a list that shrinks keeps its
 //! levels for a while, which costs some scans and saves many writes. Where there is no label left between
 //! two elements, those of the smallest block around that has room for them are labelled anew.
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::bulk::rows_of;
+pub(crate) use self::bulk::{rows_of, rows_of_new};
 use super::plan::RangeOp;
+use crate::codec::value::raw::{Head as RawHead, Raw};
 use crate::codec::{self, FieldTable, KeyBuf, decode, encode};
 
 mod bulk;
@@ -61,6 +68,12 @@ pub(crate) const KEY_BYTES: usize = 1 + size_of::<Label>();
 
 /// What the head's key has behind the prefix.
 pub(crate) const HEAD: u8 = 0;
+
+/// What the keys of all that hangs under elements have behind the prefix: more than any level has.
+const UNDER: u8 = 0xff;
+
+/// How many bytes an id has.
+pub(crate) const ID_BYTES: usize = size_of::<u64>();
 
 /// What a list is stored in: the rows of one partition.
 pub(crate) trait Rows {
@@ -128,6 +141,8 @@ pub(crate) struct Head {
     last: Label,
     /// The last block of each level, from level 1 up. That of the highest level is the root.
     tails: Vec<Block>,
+    /// Ids of elements that are collections are below it. 0 if elements are values.
+    next_id: u64,
 }
 
 /// The rows of one list.
@@ -215,11 +230,34 @@ pub(crate) fn element_range(prefix: &[u8]) -> (KeyBuf, KeyBuf) {
     (tagged(prefix, 0), tagged(prefix, 1))
 }
 
+/// Appends what the keys have, behind the list's prefix, of all that hangs under the element of an id.
+pub(crate) fn push_under(key: &mut KeyBuf, id: u64) {
+    key.push_array([UNDER]);
+    key.push_array(id.to_be_bytes());
+}
+
+/// What the keys of all that hangs under the element of an id begin with.
+pub(crate) fn under(prefix: &[u8], id: u64) -> KeyBuf {
+    let mut key = KeyBuf::from(prefix);
+    push_under(&mut key, id);
+    key
+}
+
+/// Where all that hangs under elements lies, and where that ends: no id is the largest number.
+fn under_range(prefix: &[u8]) -> (KeyBuf, KeyBuf) {
+    (under(prefix, 0), under(prefix, u64::MAX))
+}
+
 /// What a row's key has behind the list's prefix.
 pub(crate) enum KeyPart {
     Head,
     Element(Label),
-    Block { level: u8, label: Label },
+    Block {
+        level: u8,
+        label: Label,
+    },
+    /// Something under an element that is a collection.
+    Under(u64),
 }
 
 /// Takes it from the front of what a key has behind the prefix; none if it is no row of a list.
@@ -227,6 +265,10 @@ pub(crate) fn key_part(rest: &[u8]) -> Option<(KeyPart, &[u8])> {
     let (&tag, rest) = rest.split_first()?;
     if tag == HEAD {
         return Some((KeyPart::Head, rest));
+    }
+    if tag == UNDER {
+        let (id, rest) = rest.split_first_chunk()?;
+        return Some((KeyPart::Under(u64::from_be_bytes(*id)), rest));
     }
     let (label, rest) = rest.split_first_chunk()?;
     let label = Label::from_be_bytes(*label);
@@ -259,6 +301,10 @@ type StoredBlock = (u64, u64, u64, u32);
 /// How many elements, the halves of the last label, the last block of each level.
 #[derive(Serialize, Deserialize)]
 struct StoredHead(u64, u64, u64, Vec<StoredBlock>);
+
+/// The same of a list whose elements are collections: behind it all, the next id.
+#[derive(Serialize, Deserialize)]
+struct StoredHeadOfCollections(u64, u64, u64, Vec<StoredBlock>, u64);
 
 /// What it means for a reader that rows are not those of a list.
 pub(crate) fn malformed(problem: &'static str) -> codec::Error {
@@ -294,18 +340,32 @@ impl Head {
             let (high, low) = halves(block.label);
             (high, low, block.elements, block.children)
         });
-        encoded(&StoredHead(self.count(), high, low, blocks.collect()))
+        match self.next_id {
+            0 => encoded(&StoredHead(self.count(), high, low, blocks.collect())),
+            id => encoded(&StoredHeadOfCollections(self.count(), high, low, blocks.collect(), id)),
+        }
     }
 
     fn decode(value: &[u8]) -> std::result::Result<Self, &'static str> {
-        let StoredHead(count, high, low, blocks) =
-            decode(&FieldTable::default(), value).map_err(|_| "its head does not decode")?;
+        let problem = "its head does not decode";
+        let fields = FieldTable::default();
+        let (StoredHead(count, high, low, blocks), next_id) = match Raw::new(value).head() {
+            Ok(RawHead::List(5)) => {
+                let StoredHeadOfCollections(count, high, low, blocks, next_id) =
+                    decode(&fields, value).map_err(|_| problem)?;
+                if next_id < count {
+                    return Err("its head has given fewer ids than it has elements");
+                }
+                (StoredHead(count, high, low, blocks), next_id)
+            }
+            _ => (decode(&fields, value).map_err(|_| problem)?, 0),
+        };
         let tails = blocks.iter().map(|&(high, low, elements, children)| Block {
             label: joined(high, low),
             elements,
             children,
         });
-        let head = Self { last: joined(high, low), tails: tails.collect() };
+        let head = Self { last: joined(high, low), tails: tails.collect(), next_id };
         let fits = |block: &Block| {
             block.children > 0
                 && u64::from(block.children) <= block.elements
@@ -325,6 +385,16 @@ impl Head {
         };
         if holds { Ok(head) } else { Err("its head contradicts itself") }
     }
+}
+
+/// The id of an element that is a collection, as its row holds it.
+pub(crate) fn encode_id(id: u64) -> Vec<u8> {
+    encoded(&id)
+}
+
+/// The id that the row of an element holds.
+pub(crate) fn decode_id(value: &[u8]) -> std::result::Result<u64, &'static str> {
+    decode(&FieldTable::default(), value).map_err(|_| "an element's row does not hold an id")
 }
 
 impl Block {

@@ -11,7 +11,7 @@ use super::aggregate::{Adds, Change};
 use super::placing::{Place, Placing};
 use super::plan::{ItemsOp, RangeOp, ReadOp, ReadPlan, Removal, RowRead, Target};
 use super::sizes::{self, Counting, Uncounted};
-use super::{Data, Field, Is, List, Map, Position, Record, RowOf, Set, Sub, list};
+use super::{Data, Field, Is, List, Map, Nests, Position, Record, RowOf, Set, Sub, list};
 use crate::codec::{EncodeKey, Error, KEY_BYTES_MAX, Key, KeyBuf, Placement, Result};
 use crate::types::PStateId;
 
@@ -268,6 +268,11 @@ impl<S, M, O> Path<S, M, O> {
         self.raw.pstate
     }
 
+    /// How long its key is so far.
+    pub(super) fn key_bytes(&self) -> usize {
+        self.raw.key.len()
+    }
+
     pub(super) fn read(self, what: What) -> Result<ReadPlan> {
         self.raw.read(what)
     }
@@ -313,7 +318,15 @@ impl<T: Data, M: Direct, O> Path<Sub<List<T>>, M, O> {
     }
 }
 
-impl<S: Listed, M: Direct, O> Path<S, M, O> {
+impl<S: Nests, M: Direct, O> Path<S, M, O> {
+    /// What hangs under the item of an id.
+    pub(crate) fn under(mut self, id: u64) -> Path<S::Inner, Maybe, O> {
+        self.raw.part::<S>(|key| list::push_under(key, id));
+        Path::from_raw(self.raw)
+    }
+}
+
+impl<S: Sequence, M: Direct, O> Path<S, M, O> {
     /// The key of the list, where it leaves `room` bytes for what its rows have behind it.
     ///
     /// # Errors
@@ -859,20 +872,40 @@ impl<K, V> Blind for Entry<K, V, Uncounted> {}
 impl<K> Blind for KeyOf<K, Uncounted> {}
 impl<V> Blind for ValueOf<V, Uncounted> {}
 
-/// Lists stored element by element: what is pushed to, and edited at an index.
+/// Lists of values stored element by element: what is pushed to, and edited at an index.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a list of values stored element by element",
+    label = "there is no list of values at this place of the path",
+    note = "write `Sub<List<T>>` in the PState's type to store a list element by element",
+    note = "a `Vec` is one value: change it by `at.update`, or add `ListOf(item)` to it",
+    note = "a list of collections gets an item by `at.push_new(list)` or `at.insert_new(list, index)`, which give its \
+            path to be written to; `at.nth(list, index)` gives that of one that is there"
+)]
+pub trait Listed: Sequence {
+    /// What the list consists of.
+    type Item: Data;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Data> Listed for Sub<List<T>> {
+    type Item = T;
+}
+
+/// Lists stored element by element, of values or of collections: what [`At::remove`](crate::topology::At::remove)
+/// takes.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a list stored element by element",
     label = "there is no list at this place of the path",
     note = "write `Sub<List<T>>` in the PState's type to store a list element by element",
     note = "a `Vec` is one value: change it by `at.update`, or add `ListOf(item)` to it"
 )]
-pub trait Listed: 'static {
-    /// What the list consists of.
-    type Item: Data;
+pub trait Sequence: 'static {
+    /// Whether its items are collections.
+    const NESTS: bool;
 }
 
-impl<T: Data> Listed for Sub<List<T>> {
-    type Item = T;
+impl<T: Position> Sequence for Sub<List<T>> {
+    const NESTS: bool = T::IS_COLLECTION;
 }
 
 /// A range of keys of type `K`.

@@ -1,5 +1,6 @@
 //! What paths ask of the engine, without their types.
 
+use super::nth::BehindOp;
 use crate::codec::{KeyBuf, Placement};
 use crate::types::PStateId;
 
@@ -44,6 +45,26 @@ pub enum ReadOp {
     Range(Box<RangeOp>),
     /// Items of a list by their places; answered by [`Answer::Rows`] without keys.
     Items(Box<ItemsOp>),
+    /// A read behind items of lists, which have to be found first; answered as that read is, by nothing where
+    /// there is no such item.
+    Behind(Box<BehindOp>),
+}
+
+impl ReadOp {
+    /// What is read once all items are found.
+    #[must_use]
+    pub fn last(&self) -> &Self {
+        match self {
+            Self::Behind(behind) => &behind.op,
+            Self::Get { .. } | Self::Has { .. } | Self::Range(_) | Self::Items(_) => self,
+        }
+    }
+
+    /// Whether it is answered by [`Answer::One`].
+    #[must_use]
+    pub fn is_of_one(&self) -> bool {
+        matches!(self.last(), Self::Get { .. } | Self::Has { .. })
+    }
 }
 
 /// Items of a list that is stored element by element.

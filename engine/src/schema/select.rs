@@ -283,11 +283,12 @@ fn one<'a>(answers: &[Answer<'a>]) -> Option<&'a [u8]> {
 }
 
 fn rows<'a>(plans: &[ReadPlan], answers: &[Answer<'a>]) -> (usize, &'a Rows) {
-    match (plans, answers) {
-        ([ReadPlan { op: super::ReadOp::Range(range), .. }], [Answer::Rows(rows)]) => {
-            (range.prefix_bytes, rows)
-        }
-        ([ReadPlan { op: super::ReadOp::Items(_), .. }], [Answer::Rows(rows)]) => (0, rows),
-        _ => panic!("a range is answered by rows"),
+    let ([plan], [Answer::Rows(rows)]) = (plans, answers) else {
+        panic!("a range is answered by rows")
+    };
+    match plan.op.last() {
+        super::ReadOp::Range(range) => (range.prefix_bytes, rows),
+        super::ReadOp::Items(_) => (0, rows),
+        _ => panic!("rows are the answer to a range"),
     }
 }

@@ -36,7 +36,8 @@
 //! # Ok::<(), tidemill::codec::Error>(())
 //! ```
 //!
-//! What lies in a collection that counts, at any depth, counts too: whether it is empty must be known. First
+//! What lies in a collection that counts, at any depth, counts too: whether it is empty must be known. The items
+//! of a list are there whether they are empty or not, so what lies in an item begins anew. First
 //! keys are spread over all partitions and are not counted.
 
 use super::{Layout, list};
@@ -152,7 +153,8 @@ impl Layout {
     /// Whether some collection in it counts its elements. (Lists do for themselves.)
     pub(crate) fn keeps_sizes(&self) -> bool {
         match self {
-            Self::Value(_) | Self::List { .. } => false,
+            Self::Value(_) => false,
+            Self::List { item } => item.keeps_sizes(),
             Self::Set { counted, .. } => *counted,
             Self::Map { value, counted, .. } => *counted || value.keeps_sizes(),
             Self::Record { fields, .. } => fields.iter().any(|field| field.layout.keeps_sizes()),
@@ -167,10 +169,18 @@ impl Layout {
                 Self::Value(_) if rest.is_empty() => return (Place::Row, around),
                 Self::Value(_) => return (Place::Between, around),
                 Self::List { .. } if rest.is_empty() => return (Place::List, around),
-                Self::List { .. } => {
-                    let is_head = rest == [list::HEAD];
-                    return (if is_head { Place::ListHead } else { Place::ListRow }, around);
-                }
+                Self::List { item } => match list::key_part(rest) {
+                    Some((list::KeyPart::Under(_), under)) if !matches!(**item, Self::Value(_)) => {
+                        // An element is there whether something hangs under it or not.
+                        around = Around::default();
+                        (at, rest) = (&**item, under);
+                        continue;
+                    }
+                    _ => {
+                        let is_head = rest == [list::HEAD];
+                        return (if is_head { Place::ListHead } else { Place::ListRow }, around);
+                    }
+                },
                 Self::Map { .. } | Self::Set { .. } | Self::Record { .. } if rest.is_empty() => {
                     return (Place::Collection, around);
                 }
@@ -221,7 +231,8 @@ impl Layout {
 
     fn forget_sizes(&mut self) {
         match self {
-            Self::Value(_) | Self::List { .. } => {}
+            Self::Value(_) => {}
+            Self::List { item } => item.forget_sizes(),
             Self::Set { counted, .. } => *counted = false,
             Self::Map { value, counted, .. } => {
                 *counted = false;
@@ -285,7 +296,13 @@ fn check(layout: &Layout, at: &mut Vec<String>, depth: usize) -> Result<()> {
             }
             Ok(())
         }
-        Layout::Value(_) | Layout::Set { .. } | Layout::List { .. } => Ok(()),
+        Layout::List { item } => {
+            at.push("items".to_owned());
+            check(item, at, 0)?;
+            at.pop();
+            Ok(())
+        }
+        Layout::Value(_) | Layout::Set { .. } => Ok(()),
     }
 }
 

@@ -130,7 +130,7 @@ impl Tree {
                 }
                 Err(rows)
             }
-            ReadOp::Items(_) => unreachable!("lists have tests of their own"),
+            ReadOp::Items(_) | ReadOp::Behind(_) => unreachable!("lists have tests of their own"),
         }
     }
 }

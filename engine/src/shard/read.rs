@@ -227,37 +227,18 @@ impl Shard {
         prefetch(partition, request, when).await?;
         for operation in &request.operations {
             let seen = self.seen(partition, request, operation, when);
-            answers.push(match &operation.op {
-                ReadOp::Get { key } | ReadOp::Has { key } => {
-                    ReadAnswer::Value(seen.read(key.as_slice()).await?)
+            let found;
+            let op = match &operation.op {
+                ReadOp::Behind(behind) => {
+                    found = behind.resolve(&seen).await.map_err(list_failed)?;
+                    found.as_ref()
                 }
-                ReadOp::Range(range) => {
-                    let limit = range.limit.and_then(|limit| usize::try_from(limit).ok());
-                    let asked = Scan {
-                        from: range.from.as_slice(),
-                        to: range.to.as_ref().map(KeyBuf::as_slice),
-                        reverse: range.reverse,
-                        limit: limit.unwrap_or(usize::MAX),
-                        keys_only: range.keys_only,
-                    };
-                    let mut rows = Rows::new();
-                    let mut visit = |key: &[u8], value: &[u8]| {
-                        rows.push(key, if range.keys_only { &[] } else { value });
-                        ControlFlow::Continue(())
-                    };
-                    seen.scan(asked, &mut visit).await?;
-                    ReadAnswer::Rows(rows)
-                }
-                ReadOp::Items(items) => {
-                    let found = List::new(&seen, &items.list).slice(items.from, items.count).await;
-                    ReadAnswer::Rows(items.rows(&found.map_err(|error| match error {
-                        list::Error::Rows(failed) => failed,
-                        list::Error::Malformed(problem) => Failed::List(problem),
-                        list::Error::Beyond { .. } => {
-                            unreachable!("a slice ends where the list does")
-                        }
-                    })?))
-                }
+                op => Some(op),
+            };
+            answers.push(match op {
+                None if operation.op.is_of_one() => ReadAnswer::Value(None),
+                None => ReadAnswer::Rows(Rows::new()),
+                Some(op) => read_one(&seen, op).await?,
             });
         }
         Ok(answers)
@@ -275,6 +256,44 @@ impl Shard {
     }
 }
 
+async fn read_one(seen: &Seen<'_>, op: &ReadOp) -> Result<ReadAnswer, Failed> {
+    Ok(match op {
+        ReadOp::Get { key } | ReadOp::Has { key } => {
+            ReadAnswer::Value(seen.read(key.as_slice()).await?)
+        }
+        ReadOp::Range(range) => {
+            let limit = range.limit.and_then(|limit| usize::try_from(limit).ok());
+            let asked = Scan {
+                from: range.from.as_slice(),
+                to: range.to.as_ref().map(KeyBuf::as_slice),
+                reverse: range.reverse,
+                limit: limit.unwrap_or(usize::MAX),
+                keys_only: range.keys_only,
+            };
+            let mut rows = Rows::new();
+            let mut visit = |key: &[u8], value: &[u8]| {
+                rows.push(key, if range.keys_only { &[] } else { value });
+                ControlFlow::Continue(())
+            };
+            seen.scan(asked, &mut visit).await?;
+            ReadAnswer::Rows(rows)
+        }
+        ReadOp::Items(items) => {
+            let found = List::new(seen, &items.list).slice(items.from, items.count).await;
+            ReadAnswer::Rows(items.rows(&found.map_err(list_failed)?))
+        }
+        ReadOp::Behind(_) => unreachable!("its items were found"),
+    })
+}
+
+fn list_failed(error: list::Error<Failed>) -> Failed {
+    match error {
+        list::Error::Rows(failed) => failed,
+        list::Error::Malformed(problem) => Failed::List(problem),
+        list::Error::Beyond { .. } => unreachable!("a read ends where the list does"),
+    }
+}
+
 /// Brings the leaves of all single keys in, at depth.
 async fn prefetch(
     partition: &Partition,
@@ -286,7 +305,7 @@ async fn prefetch(
         .iter()
         .filter_map(|operation| match &operation.op {
             ReadOp::Get { key } | ReadOp::Has { key } => Some((operation.pstate, key.as_slice())),
-            ReadOp::Range(_) | ReadOp::Items(_) => None,
+            ReadOp::Range(_) | ReadOp::Items(_) | ReadOp::Behind(_) => None,
         })
         .collect();
     gets.sort_unstable();

@@ -60,6 +60,12 @@ impl Watch {
                      all; subscribe the whole list with `.all()`",
                 );
             }
+            ReadOp::Behind(_) => {
+                return Err(
+                    "what hangs under an item of a list cannot be subscribed by the item's index, under which another \
+                     item may lie at any time; subscribe the size of the list, and select what is under its items",
+                );
+            }
             ReadOp::Range(range) => {
                 let RangeOp { from, to, prefix_bytes, keys_only, .. } = *range;
                 (Watched::Range { from, to, prefix_bytes }, keys_only)

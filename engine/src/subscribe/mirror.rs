@@ -38,7 +38,9 @@ type Result<T> = codec::Result<T>;
     label = "does not lead to one value or to elements with their keys",
     note = "subscribe `path.key(k)`, `.field(..)`, `.has(e)` or `.size()`, or of a `Sub` its `.all()` or \
             `.range(a..b)`; of a map that gives keys with values, or with `.keys()` the keys alone; of collections in \
-            a `Sub`, `.tree()`"
+            a `Sub`, `.tree()`",
+    note = "what hangs under an item of a list of collections is not subscribed: its index leads to another item as \
+            soon as one comes or goes before it; subscribe the list's `.size()`, and select what is under its items"
 )]
 pub trait Subscribe: Sized {
     /// What the subscriber holds.

@@ -163,7 +163,9 @@ impl State {
                 let row = rows.get(&(plan.pstate, key.to_vec()));
                 P::decode(&self.fields, plans, &[Answer::One(row.map(Vec::as_slice))]).unwrap()
             }
-            ReadOp::Items(_) => panic!("nobody can subscribe items by their places"),
+            ReadOp::Items(_) | ReadOp::Behind(_) => {
+                panic!("nobody can subscribe items by their places")
+            }
             ReadOp::Range(range) => {
                 let rows = self.range(plan.pstate, range);
                 P::decode(&self.fields, plans, &[Answer::Rows(&rows)]).unwrap()

@@ -346,7 +346,22 @@ impl Harness {
                 }
             };
             let mut seen = partitions.iter().map(|partition| self.seen(partition, pstate));
-            Ok(match &plan.op {
+            let found;
+            let op = match &plan.op {
+                ReadOp::Behind(behind) => {
+                    let seen = self.seen(&partitions[0], pstate);
+                    found = match block_on(behind.resolve(&seen)) {
+                        Ok(Some(op)) => op,
+                        Ok(None) if plan.op.is_of_one() => return Ok(Part::One(None)),
+                        Ok(None) => return Ok(Part::Rows(FoundRows::new())),
+                        Err(list::Error::Rows(error)) => return Err(error),
+                        Err(error) => panic!("a list is damaged: {error:?}"),
+                    };
+                    &found
+                }
+                op => op,
+            };
+            Ok(match op {
                 ReadOp::Get { key } | ReadOp::Has { key } => {
                     let found = seen.find_map(|seen| seen.get(key).transpose());
                     Part::One(found.transpose()?)
@@ -370,6 +385,7 @@ impl Harness {
                         Err(error) => panic!("a list is damaged: {error:?}"),
                     }
                 }
+                ReadOp::Behind(_) => unreachable!("its items were found"),
             })
         };
         let parts = reads.as_slice().iter().map(found).collect::<codec::Result<Vec<_>>>()?;

@@ -6,9 +6,10 @@ use super::read::{fetch, index as index_of, scan};
 use super::{At, Context, StateError};
 use crate::codec::{Error as CodecError, KeyBuf, decode, encode};
 use crate::schema::list::{self, Edits, Row, Rows};
-use crate::schema::path::Listed;
+use crate::schema::nth::BehindOp;
+use crate::schema::path::{Listed, Sequence};
 use crate::schema::plan::{ItemsOp, RangeOp};
-use crate::schema::{Data, Direct, OwnedBy, Path, Rows as FoundRows};
+use crate::schema::{Data, Direct, Maybe, Nests, OwnedBy, Path, ReadOp, Rows as FoundRows};
 use crate::types::PStateId;
 
 /// Lists. Indexes begin at 0. An edit costs as much as the list has levels, of which 64 to the power of their
@@ -63,17 +64,68 @@ impl<O> At<'_, O> {
         place.done(index, place.list().set(index, &value).await)
     }
 
-    /// Removes the element at `index`: those behind it move up by one.
+    /// Removes the element at `index`, with all that hangs under it if it is a collection: those behind it move up
+    /// by one.
     ///
     /// # Errors
     /// As [`At::push`]; [`StateError::Beyond`].
-    pub async fn remove<L: Listed, M: Direct, O2: OwnedBy<O>>(
+    pub async fn remove<L: Sequence, M: Direct, O2: OwnedBy<O>>(
         self,
         path: Path<L, M, O2>,
         index: u64,
     ) -> Result<(), StateError> {
         let place = Place::of(self.context(), "remove from", path)?;
-        place.done(index, place.list().remove(index).await)
+        let list = place.list();
+        place.done(
+            index,
+            if L::NESTS { list.remove_with_all(index).await } else { list.remove(index).await },
+        )
+    }
+
+    /// Adds an item at the end of a list of collections: one read, and two small rows written. Nothing hangs under
+    /// it yet: it is written to by the path that is returned, which is right as long as the event runs and the item
+    /// is not removed.
+    ///
+    /// # Errors
+    /// As [`At::push`].
+    pub async fn push_new<L: Nests + Sequence, M: Direct, O2: OwnedBy<O>>(
+        self,
+        path: Path<L, M, O2>,
+    ) -> Result<Path<L::Inner, Maybe, O2>, StateError> {
+        let place = Place::of(self.context(), "push to", path.clone())?;
+        let id = place.done(0, place.list().push_new().await)?;
+        Ok(path.under(id))
+    }
+
+    /// Adds an item in front of the one at `index`, or at the end if there are just so many, of a list of
+    /// collections; otherwise as [`At::push_new`].
+    ///
+    /// # Errors
+    /// As [`At::push`]; [`StateError::Beyond`].
+    pub async fn insert_new<L: Nests + Sequence, M: Direct, O2: OwnedBy<O>>(
+        self,
+        path: Path<L, M, O2>,
+        index: u64,
+    ) -> Result<Path<L::Inner, Maybe, O2>, StateError> {
+        let place = Place::of(self.context(), "insert into", path.clone())?;
+        let id = place.done(index, place.list().insert_new(index).await)?;
+        Ok(path.under(id))
+    }
+
+    /// The path of the item at `index` of a list of collections, if the list is so long. It leads there as long as
+    /// the event runs, whatever is inserted or removed before the item; once the item itself is removed, it must
+    /// not be written to.
+    ///
+    /// # Errors
+    /// As [`At::item`].
+    pub async fn nth<L: Nests + Sequence, M: Direct, O2>(
+        self,
+        path: Path<L, M, O2>,
+        index: u64,
+    ) -> Result<Option<Path<L::Inner, Maybe, O2>>, StateError> {
+        let place = Place::of(self.context(), "read", path.clone())?;
+        let id = place.done(index, place.list().id(index).await)?;
+        Ok(id.map(|id| path.under(id)))
     }
 
     /// The element at `index`, if the list is so long.
@@ -130,6 +182,17 @@ pub(super) async fn items(
     Ok(items.rows(&place.done(items.from, found)?))
 }
 
+/// A read of this partition behind items of lists, once they are found.
+pub(super) async fn behind(
+    context: &Context<'_>,
+    pstate: PStateId,
+    behind: &BehindOp,
+) -> Result<Option<ReadOp>, StateError> {
+    let place = Place { context, op: "read", pstate, key: KeyBuf::new() };
+    let found = behind.resolve(&place).await;
+    place.done(0, found)
+}
+
 /// Where a list lies, and what is done there.
 struct Place<'c, 'a> {
     context: &'c Context<'a>,
@@ -141,7 +204,7 @@ struct Place<'c, 'a> {
 
 impl<'c, 'a> Place<'c, 'a> {
     /// A list that may be read and written here.
-    fn of<L: Listed, M: Direct, O>(
+    fn of<L: Sequence, M: Direct, O>(
         context: &'c Context<'a>,
         op: &'static str,
         path: Path<L, M, O>,
@@ -209,9 +272,7 @@ impl Edits for Place<'_, '_> {
         self.context.delete(index_of(self.pstate), key, None)
     }
 
-    /// Of rows that are no heads, so nobody counts them.
     fn delete_range(&self, from: &[u8], to: &[u8]) -> Result<(), StateError> {
-        let pstate = index_of(self.pstate);
-        self.context.noted(self.context.local().delete_range(pstate, from, Some(to)))
+        self.context.delete_range(index_of(self.pstate), from, Some(to))
     }
 }

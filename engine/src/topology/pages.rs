@@ -86,7 +86,9 @@ impl<S: RowOf> Pages<'_, S> {
                 (items.from, items.count) = (items.from + count, left - count);
                 (rows, count == self.rows && left > count)
             }
-            ReadOp::Get { .. } | ReadOp::Has { .. } => unreachable!("a range was asked for"),
+            ReadOp::Get { .. } | ReadOp::Has { .. } | ReadOp::Behind(_) => {
+                unreachable!("a range was asked for, behind no item")
+            }
         };
         let fields = self.context.local().fields();
         let plans = std::slice::from_ref(&plan);

@@ -255,21 +255,22 @@ async fn read_parts<'a, Out>(
     reads: Reads,
     decode: Decode<Out>,
 ) -> Result<Out, StateError> {
-    enum Part {
-        One(Option<Vec<u8>>),
-        Rows(Rows),
-    }
     let plans = reads.as_slice();
     let local = context.local();
     let mut parts = Vec::with_capacity(plans.len());
     for plan in plans {
-        parts.push(match &plan.op {
-            ReadOp::Get { key } | ReadOp::Has { key } => {
-                let copy = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
-                Part::One(fetch(context, plan.pstate, key, copy).await?)
+        let found;
+        let op = match &plan.op {
+            ReadOp::Behind(behind) => {
+                found = list::behind(context, plan.pstate, behind).await?;
+                found.as_ref()
             }
-            ReadOp::Range(range) => Part::Rows(scan(context, plan.pstate, range).await?),
-            ReadOp::Items(items) => Part::Rows(list::items(context, plan.pstate, items).await?),
+            op => Some(op),
+        };
+        parts.push(match op {
+            None if plan.op.is_of_one() => Part::One(None),
+            None => Part::Rows(Rows::new()),
+            Some(op) => read_part(context, plan.pstate, op).await?,
         });
     }
     let answers = parts.iter().map(|part| match part {
@@ -279,6 +280,27 @@ async fn read_parts<'a, Out>(
     let answers: Vec<_> = answers.collect();
     let pstate = plans.first().map_or(PStateId(0), |plan| plan.pstate);
     decode(local.fields(), plans, &answers).map_err(|error| context.undecodable(pstate, error))
+}
+
+enum Part {
+    One(Option<Vec<u8>>),
+    Rows(Rows),
+}
+
+async fn read_part(
+    context: &Context<'_>,
+    pstate: PStateId,
+    op: &ReadOp,
+) -> Result<Part, StateError> {
+    Ok(match op {
+        ReadOp::Get { key } | ReadOp::Has { key } => {
+            let copy = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
+            Part::One(fetch(context, pstate, key, copy).await?)
+        }
+        ReadOp::Range(range) => Part::Rows(scan(context, pstate, range).await?),
+        ReadOp::Items(items) => Part::Rows(list::items(context, pstate, items).await?),
+        ReadOp::Behind(_) => unreachable!("its items were found"),
+    })
 }
 
 /// Calls `visit` with the value of one row, once it is in memory.
@@ -462,9 +484,10 @@ impl Context<'_> {
     /// Whether a size is to be read that is not written yet.
     #[inline]
     fn is_any_unsettled(&self, reads: &Reads) -> bool {
-        let is_unsettled = |plan: &ReadPlan| match &plan.op {
+        let is_unsettled = |plan: &ReadPlan| match plan.op.last() {
+            // What a key leads to is the same whatever the ids of items in it.
             ReadOp::Get { key } => self.is_head(index(plan.pstate), key),
-            ReadOp::Has { .. } | ReadOp::Range(_) | ReadOp::Items(_) => false,
+            ReadOp::Has { .. } | ReadOp::Range(_) | ReadOp::Items(_) | ReadOp::Behind(_) => false,
         };
         !self.sizes().is_settled() && reads.as_slice().iter().any(is_unsettled)
     }

@@ -123,8 +123,8 @@ impl Context<'_> {
         self.noted(self.local().delete(pstate, key))
     }
 
-    /// Deletes a whole collection, record, value or list with all that is in it, or any range of keys that no
-    /// collection counts.
+    /// Deletes a whole collection, record, value or list with all that is in it, elements of a list, or any range
+    /// of keys that no collection counts.
     ///
     /// # Errors
     /// As [`Context::put`].
@@ -139,7 +139,8 @@ impl Context<'_> {
     ) -> Result<(), StateError> {
         if let Some(layout) = self.local().sizes(pstate) {
             let (place, around) = layout.place(from);
-            if !around.is_empty() {
+            // A list counts its own elements.
+            if !around.is_empty() && place != Place::ListRow {
                 let is_whole = KeyBuf::from(from).prefix_end().as_deref() == to;
                 assert!(is_whole && place != Place::Between, "elements that count are counted");
                 let mut marker = KeyBuf::from(from);

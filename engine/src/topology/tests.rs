@@ -13,6 +13,7 @@ mod compound;
 mod failures;
 mod graph;
 mod lists;
+mod nested;
 mod pages;
 mod placed;
 mod queries;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use tidemill::client::Launched;
 use tidemill::module::{Module, Topology};
-use tidemill::schema::aggregate::{Average, Combined, Count, SetOf, Sum, TopN};
+use tidemill::schema::aggregate::{Average, Combined, Count, ListOf, SetOf, Sum, TopN};
 use tidemill::schema::{
     Initial, Initially, List, Map, Owned, PState, PlaceBy, Placed, Private, Schema, Set, Single, Sub,
 };
@@ -46,6 +46,7 @@ struct State {
     sold: Owned<Map<String, Sub<Map<u64, i64>>>, Desk>,
     notes: Owned<Map<Account, Vec<String>>, Desk>,
     songs: Owned<Map<Account, Sub<List<String>>>, Desk>,
+    rounds: Owned<Map<Account, Sub<List<Sub<Map<String, i64>>>>>, Desk>,
     profiles: Owned<Map<Account, Profile>, Desk>,
     bought: Owned<Map<String, Sub<Map<u64, i64>>>, Other>,
 }
@@ -128,6 +129,14 @@ async fn reads(at: At<'_, Desk>, it: State) -> Result<()> {
     at.get("ann").await?;
     //~ `&str` cannot be read
     //~ select a path or a tuple of paths
+    let won: Option<i64> = at.get(it.rounds.key(Account(1)).nth(0).key("ann")).await?;
+    at.get(it.rounds.key(Account(1)).nth(0)).await?;
+    //~ `Sub<Map<String, i64>>` cannot be read or written as one value
+    at.get(it.rounds.key(Account(1)).all()).await?;
+    //~ `Sub<Map<String, i64>>` is not a value that can be stored
+    at.get(it.songs.key(Account(1)).nth(0)).await?;
+    //~ `Sub<List<String>>` is not a list of collections
+    //~ and gives one by `at.item(list, index)` and `.item(index)`
     at.get(it.notes.key(Account(1)).size()).await?;
     //~ `Vec<String>` does not count its elements
     Ok(())
@@ -154,12 +163,30 @@ async fn writes(at: At<'_, Desk>, it: State) -> Result<()> {
     //~ `Profile` cannot be read or written as one value
     at.push(it.songs.key(Account(1)), "Naima".to_owned()).await?;
     at.push(it.notes.key(Account(1)), "rare".to_owned()).await?;
-    //~ `Vec<String>` is not a list stored element by element
+    //~ `Vec<String>` is not a list of values stored element by element
     //~ a `Vec` is one value: change it by `at.update`, or add `ListOf(item)` to it
     at.item(it.fans.key(Account(1)), 3).await?;
-    //~ `Sub<Set<String>>` is not a list stored element by element
+    //~ `Sub<Set<String>>` is not a list of values stored element by element
     at.push(it.songs.key(Account(1)), 5).await?;
     //~ mismatched types
+    let round = at.push_new(it.rounds.key(Account(1))).await?;
+    at.put(round.key("ann"), 5)?;
+    at.push(it.rounds.key(Account(1)), 5).await?;
+    //~ `Sub<List<Sub<Map<String, i64>>>>` is not a list of values
+    //~ a list of collections gets an item by `at.push_new(list)`
+    at.item(it.rounds.key(Account(1)), 0).await?;
+    //~ `Sub<List<Sub<Map<String, i64>>>>` is not a list of values
+    //~ `at.nth(list, index)` gives that of one that is there
+    at.push_new(it.songs.key(Account(1))).await?;
+    //~ `Sub<List<String>>` is not a list of collections
+    //~ a list of values gets one by `at.push(list, value)`
+    at.nth(it.fans.key(Account(1)), 0).await?;
+    //~ `Sub<Set<String>>` is not a list of collections
+    at.put(it.rounds.key(Account(1)).nth(0).key("ann"), 5)?;
+    //~ mismatched types
+    at.remove(it.rounds.key(Account(1)), 0).await?;
+    at.remove(it.notes.key(Account(1)), 0).await?;
+    //~ `Vec<String>` is not a list stored element by element
     at.update(it.sold.key("nuts"), |old| old).await?;
     //~ `Sub<Map<u64, i64>>` is not a value that can be stored
     Ok(())
@@ -208,6 +235,7 @@ async fn clients(
     shop: &Launched<()>,
     secret: PState<Private<Map<u64, i64>>>,
     open: PState<Map<u64, i64>>,
+    rounds: PState<Map<u64, Sub<List<Sub<Map<String, i64>>>>>>,
     query: &tidemill::schema::ast::Query,
 ) {
     shop.select(open.key(7)).await;
@@ -218,6 +246,9 @@ async fn clients(
     //~ this PState is private: clients cannot read it
     shop.subscribe(secret.key(7)).await;
     //~ this PState is private: clients cannot read it
+    shop.subscribe(rounds.key(7).nth(0).key("ann")).await;
+    //~ cannot be subscribed
+    //~ what hangs under an item of a list of collections is not subscribed
     shop.pages(secret.all(), 10);
     //~ this PState is private: clients cannot read it
     shop.query::<i64>(secret, query).await;
@@ -231,6 +262,8 @@ fn additions(it: State) {
     //~ the table in `tidemill::schema::aggregate` says which aggregator fits what
     let _ = it.sold.key("nuts").add(Sum(7));
     //~ cannot be added to what is stored here, a `Sub<Map<u64, i64>>`
+    let _ = it.rounds.key(Account(1)).add(ListOf(7));
+    //~ cannot be added to what is stored here, a `Sub<List<Sub<Map<String, i64>>>>`
     let _ = it.fans.key(Account(1)).add(SetOf(7));
     //~ cannot be added to what is stored here, a `Sub<Set<String>>`
     let _ = it.funds.key(Account(1)).add(Average(7));

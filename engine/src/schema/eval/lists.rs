@@ -14,8 +14,10 @@ use crate::schema::list::{self, Head, List};
 use crate::schema::plan::RangeOp;
 
 mod change;
+mod nested;
 
 pub(super) use change::{assign, transform, whole as change_whole};
+pub(super) use nested::id;
 
 /// Goes on from a list by one step. `here` is the path with this step.
 pub(super) async fn select<S: Source>(
@@ -28,6 +30,16 @@ pub(super) async fn select<S: Source>(
     out: &mut Sink<'_>,
 ) -> Flow<S::Error> {
     match step {
+        Step::Nth(_) | Step::First | Step::Last if spot.nests() => {
+            match nested::one(source, &spot, step).await? {
+                Some(item) => super::select::select(source, cx, trail, item, out).await,
+                None => Ok(ON),
+            }
+        }
+        Step::All | Step::Indexed if spot.nests() => {
+            let is_indexed = matches!(step, Step::Indexed);
+            nested::each(source, cx, &trail, &spot, is_indexed, out).await
+        }
         Step::Nth(_) | Step::First | Step::Last => {
             let Some(item) = item(source, &spot, step).await? else { return Ok(ON) };
             let mut flow = Ok(ON);
@@ -84,6 +96,9 @@ pub(super) async fn read<S: Source>(
     source: &S,
     spot: &Spot<'_>,
 ) -> Result<Vec<u8>, Error<S::Error>> {
+    if spot.nests() {
+        return nested::read(source, spot).await;
+    }
     let mut items = Vec::new();
     let (mut count, mut bytes) = (0_usize, 0);
     let mut visit = |_: &[u8], value: &[u8]| {

@@ -1,9 +1,12 @@
 //! Collections as rows, rows as one value, and back.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
+use std::rc::Rc;
 
 use super::keys::{Keys, field, no_row};
+use super::lists::id;
 use super::{Cx, Error, Problem, Row, Scan, Source, Visit};
 use crate::codec::value::raw::{Kind, Raw, push_list, push_map};
 use crate::codec::{KEY_BYTES_MAX, KeyBuf, VALUE_BYTES_MAX};
@@ -24,6 +27,9 @@ pub(super) struct Spot<'l> {
     pub(super) part: Option<Part>,
     /// Of a list: `None` if it is the whole list.
     pub(super) span: Option<Span>,
+    /// Of an item of a list, or a part of it: whether the item has become nothing, upon which the list loses it. An
+    /// item that is empty stays.
+    pub(super) gone: Option<Rc<Cell<bool>>>,
 }
 
 /// Those items of a list whose places lie in a range.
@@ -47,7 +53,38 @@ pub(super) struct Part {
 
 impl<'l> Spot<'l> {
     pub(super) fn root(layout: &'l Layout) -> Self {
-        Self { prefix: KeyBuf::new(), first_bytes: 0, layout, part: None, span: None }
+        let (prefix, first_bytes) = (KeyBuf::new(), 0);
+        Self { prefix, first_bytes, layout, part: None, span: None, gone: None }
+    }
+
+    /// What hangs under the item of an id, of a list of collections.
+    pub(super) fn item(&self, id: u64) -> Self {
+        let Layout::List { item } = self.layout else { unreachable!("lists have items") };
+        Self {
+            prefix: list::under(&self.prefix, id),
+            first_bytes: self.first_bytes,
+            layout: item,
+            part: None,
+            span: None,
+            gone: Some(Rc::default()),
+        }
+    }
+
+    /// Whether it is a list whose items are collections.
+    pub(super) fn nests(&self) -> bool {
+        matches!(self.layout, Layout::List { item } if !matches!(**item, Layout::Value(_)))
+    }
+
+    /// Says of an item, of all of it, that it has become nothing, or that it is there.
+    pub(super) fn set_gone(&self, is_gone: bool) {
+        if let (Some(gone), None, None) = (&self.gone, &self.part, &self.span) {
+            gone.set(is_gone);
+        }
+    }
+
+    /// Whether it is an item that has become nothing.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.as_ref().is_some_and(|gone| gone.get())
     }
 
     pub(super) fn row(&self) -> Row<'_> {
@@ -86,7 +123,7 @@ impl<'l> Spot<'l> {
             }
             Layout::Set { .. } | Layout::Value(_) | Layout::List { .. } => self.layout,
         };
-        Self { prefix: key, first_bytes, layout, part: None, span: None }
+        Self { prefix: key, first_bytes, layout, part: None, span: None, gone: None }
     }
 
     /// Where its elements begin: what it stores besides lies elsewhere.
@@ -367,6 +404,18 @@ pub(super) async fn read<S: Source>(
     Ok((rows, value))
 }
 
+/// All that hangs under a spot, as one value: nil if nothing does.
+pub(super) async fn read_all<S: Source>(
+    source: &S,
+    spot: &Spot<'_>,
+) -> Result<Vec<u8>, Error<S::Error>> {
+    let (mut rows, mut value) = (Rows::new(), Vec::new());
+    add(source, spot, &spot.all_rows(), usize::MAX, &mut rows).await?;
+    let rows: Vec<_> = rows.iter().map(|(key, value)| (key.as_slice(), value.as_slice())).collect();
+    assemble(spot, &rows, false, &mut value)?;
+    Ok(value)
+}
+
 async fn add<S: Source>(
     source: &S,
     spot: &Spot<'_>,
@@ -443,22 +492,33 @@ fn assemble(
 /// Appends the value that the rows of a list are.
 fn items(spot: &Spot<'_>, rows: &[(&[u8], &[u8])], out: &mut Vec<u8>) -> Result<(), Problem> {
     let mut items = Vec::new();
-    for (key, value) in rows {
+    // By the ids of the items that it hangs under.
+    let mut under: BTreeMap<u64, Vec<(&[u8], &[u8])>> = BTreeMap::new();
+    for &(key, value) in rows {
         match list::key_part(spot.after_prefix(key)?) {
             Some((list::KeyPart::Element(_), [])) => items.push(value),
             Some((list::KeyPart::Head | list::KeyPart::Block { .. }, [])) => {}
+            Some((list::KeyPart::Under(id), _)) if spot.nests() => {
+                under.entry(id).or_default().push((key, value));
+            }
             _ => return Err(no_row("it is no row of a list")),
         }
     }
-    if items.is_empty() {
+    if items.is_empty() && under.is_empty() {
         out.push(0xc0);
         return Ok(());
     }
     push_list(out, items.len());
     for item in items {
-        out.extend_from_slice(item);
+        if spot.nests() {
+            let id = id(item)?;
+            let rows = under.remove(&id).unwrap_or_default();
+            assemble(&spot.item(id), &rows, false, out)?;
+        } else {
+            out.extend_from_slice(item);
+        }
     }
-    Ok(())
+    if under.is_empty() { Ok(()) } else { Err(no_row("it hangs under an item that is gone")) }
 }
 
 /// Adds the rows that a value is as what lies at `spot`. All of them are what typed code can read.
@@ -483,6 +543,14 @@ pub(super) fn explode(
         Layout::List { .. } => {
             let items = value.items()?.map_err(|found| wrong(STORED_LIST, found))?;
             let items = items.collect::<Result<Vec<_>, _>>()?;
+            if spot.nests() {
+                spot.check_list_keys()?;
+                rows.extend(list::rows_of_new(&spot.prefix, items.len()));
+                for (id, item) in (0..).zip(items) {
+                    explode(cx, &spot.item(id), item, rows)?;
+                }
+                return Ok(());
+            }
             items.iter().try_for_each(|item| spot.check(cx, item.bytes()))?;
             spot.check_list_keys()?;
             rows.extend(list::rows_of(&spot.prefix, items.iter().map(|item| item.bytes())));

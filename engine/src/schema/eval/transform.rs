@@ -110,6 +110,10 @@ async fn collection<W: Writer>(
             }
             for path in paths {
                 transform(writer, cx, trail.enter(path), spot.clone(), term).await?;
+                if spot.is_gone() && !is_empty(writer, &spot).await? {
+                    // One path removed the item, and this one has written to it.
+                    spot.set_gone(false);
+                }
             }
             return Ok(());
         }
@@ -219,9 +223,13 @@ async fn assign<W: Writer>(
                 explode(cx, spot, value.raw(), &mut rows)?;
             }
             delete_all(writer, spot).await?;
+            spot.set_gone(false);
             put_all(writer, spot, &rows)
         }
-        Term::Void if !spot.is_limited() => delete_all(writer, spot).await,
+        Term::Void if !spot.is_limited() => {
+            spot.set_gone(true);
+            delete_all(writer, spot).await
+        }
         Term::Set(_) | Term::Void | Term::Apply(_) => whole(writer, cx, trail, spot, term).await,
     }
 }
@@ -239,7 +247,9 @@ async fn whole<W: Writer>(
         |collected: &Collected, value: Option<Raw<'_>>| finish(cx, term, collected, value);
     let mut new = Rows::new();
     let mut named = Vec::new();
-    match within::transform(cx, trail, Some(Raw::new(&value)), &mut last)? {
+    let change = within::transform(cx, trail, Some(Raw::new(&value)), &mut last)?;
+    let is_void = matches!(change, Change::Void);
+    match change {
         Change::Same => return Ok(()),
         Change::Void => {}
         Change::To(bytes) if is_nil(Raw::new(&bytes))? => {}
@@ -250,6 +260,7 @@ async fn whole<W: Writer>(
             }
         }
     }
+    spot.set_gone(is_void);
     // Elements that come from outside of the part replace what is there under their keys, and the empty
     // ones have no rows to show for it.
     for element in named {
@@ -315,11 +326,24 @@ pub(super) fn put_all<W: Writer>(writer: &W, spot: &Spot<'_>, rows: &Rows) -> Do
     Ok(())
 }
 
+/// Whether nothing is stored in a collection.
+async fn is_empty<W: Writer>(writer: &W, spot: &Spot<'_>) -> Result<bool, Error<W::Error>> {
+    let mut is_empty = true;
+    let mut visit = |_: &[u8], _: &[u8]| {
+        is_empty = false;
+        ControlFlow::Break(())
+    };
+    scan(writer, spot, &spot.bounds(), 1, true, &mut visit).await?;
+    Ok(is_empty)
+}
+
 /// A row of a collection, which of a whole `PState` may lie in any partition.
 fn row_of<'k, E>(spot: &Spot<'_>, key: &'k [u8]) -> Result<Row<'k>, Error<E>> {
-    let first_bytes = match spot.first_bytes {
-        0 => spot.element(key)?.len(),
-        bytes => bytes,
+    let first_bytes = match (spot.first_bytes, spot.layout) {
+        // A list has no keys, and lies in one place.
+        (0, Layout::List { .. }) => 0,
+        (0, _) => spot.element(key)?.len(),
+        (bytes, _) => bytes,
     };
     Ok(Row { key, first_bytes })
 }

@@ -28,6 +28,22 @@ pub(crate) fn rows_of<'v>(
     memory.0.into_inner()
 }
 
+/// The rows of a list of so many collections, of which nothing is stored yet: their ids are those below `count`.
+pub(crate) fn rows_of_new(prefix: &[u8], count: usize) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let memory = Memory::default();
+    for _ in 0..count {
+        let pushed = List::new(&memory, prefix).push_new().now_or_never();
+        match pushed.expect("memory does not wait") {
+            Ok(_) => {}
+            Err(Error::Rows(never)) => match never {},
+            Err(Error::Beyond { .. } | Error::Malformed(_)) => {
+                unreachable!("the list was made here")
+            }
+        }
+    }
+    memory.0.into_inner()
+}
+
 /// Rows that are not stored yet.
 #[derive(Default)]
 struct Memory(RefCell<BTreeMap<Vec<u8>, Vec<u8>>>);

@@ -1,7 +1,7 @@
 //! Changing a list: every edit changes one element, one block of each level, and the head.
 
 use super::find::{Step, Way};
-use super::{Block, Edits, Error, Head, Label, List, Result};
+use super::{Block, Edits, Error, Head, Label, List, Result, decode_id, encode_id};
 use crate::schema::plan::RangeOp;
 
 impl<R: Edits> List<'_, R> {
@@ -14,20 +14,63 @@ impl<R: Edits> List<'_, R> {
     pub(crate) async fn extend<V: AsRef<[u8]>>(&self, values: &[V]) -> Result<(), R::Error> {
         let mut head = self.head().await?;
         for value in values {
-            let value = value.as_ref();
-            let Some(mut there) = head else {
-                head = Some(self.put_first(value)?);
-                continue;
-            };
-            if let Some(label) = self.label_behind(there.last) {
-                self.put_last(&mut there, label, value)?;
-                head = Some(there);
-            } else {
-                self.insert_anew(there, None, value).await?;
-                head = self.head().await?;
-            }
+            head = Some(self.append(head, value.as_ref()).await?);
         }
         head.map_or(Ok(()), |head| self.put_head(&head))
+    }
+
+    /// Adds an element at the end that is a collection, of which nothing is stored yet; its id.
+    pub(crate) async fn push_new(&self) -> Result<u64, R::Error> {
+        let mut head = self.head().await?;
+        let (id, next_id) = ids(head.as_ref())?;
+        match &mut head {
+            Some(head) => head.next_id = next_id,
+            None => self.clear_under().await?,
+        }
+        let head = self.append(head, &encode_id(id)).await?;
+        self.put_head(&Head { next_id, ..head })?;
+        Ok(id)
+    }
+
+    /// Adds an element in front of the one at `index`, or at the end if that is the count, that is a
+    /// collection, of which nothing is stored yet; its id.
+    pub(crate) async fn insert_new(&self, index: u64) -> Result<u64, R::Error> {
+        let head = self.head().await?;
+        let count = head.as_ref().map_or(0, Head::count);
+        let (id, next_id) = ids(head.as_ref())?;
+        match head {
+            _ if index > count => return Err(Error::Beyond { count }),
+            Some(head) if index < count => {
+                self.insert_before(Head { next_id, ..head }, index, &encode_id(id)).await?;
+                Ok(id)
+            }
+            _ => self.push_new().await,
+        }
+    }
+
+    /// Ids begin anew in a list that had become empty. Whoever wrote under an item that was gone left something
+    /// there, which is no part of an item that comes after it.
+    async fn clear_under(&self) -> Result<(), R::Error> {
+        let (from, to) = super::under_range(self.prefix);
+        let (limit, prefix_bytes) = (Some(1), self.prefix.len());
+        let any =
+            RangeOp { from, to: Some(to), reverse: false, limit, keys_only: true, prefix_bytes };
+        if !self.rows.scan(&any).await?.is_empty() {
+            let (from, to) = super::under_range(self.prefix);
+            self.rows.delete_range(&from, &to)?;
+        }
+        Ok(())
+    }
+
+    /// The head once an element was written behind all others; it is the caller's to write.
+    async fn append(&self, head: Option<Head>, value: &[u8]) -> Result<Head, R::Error> {
+        let Some(mut head) = head else { return self.put_first(value) };
+        if let Some(label) = self.label_behind(head.last) {
+            self.put_last(&mut head, label, value)?;
+            return Ok(head);
+        }
+        self.insert_anew(head, None, value).await?;
+        self.head().await?.ok_or(Error::Malformed("its head is gone"))
     }
 
     /// Writes an element behind all others, and what of the blocks does not lie in the head.
@@ -66,11 +109,20 @@ impl<R: Edits> List<'_, R> {
     pub(crate) async fn insert(&self, index: u64, value: &[u8]) -> Result<(), R::Error> {
         let head = self.head().await?;
         let count = head.as_ref().map_or(0, Head::count);
-        let mut head = match head {
-            _ if index > count => return Err(Error::Beyond { count }),
-            Some(head) if index < count => head,
-            _ => return self.push(value).await,
-        };
+        match head {
+            _ if index > count => Err(Error::Beyond { count }),
+            Some(head) if index < count => self.insert_before(head, index, value).await,
+            _ => self.push(value).await,
+        }
+    }
+
+    /// Adds an element in front of the one at `index`, which there is.
+    async fn insert_before(
+        &self,
+        mut head: Head,
+        index: u64,
+        value: &[u8],
+    ) -> Result<(), R::Error> {
         let mut way = self.way(&head, index).await?;
         let Some(label) = self.label_before(&way, index).await? else {
             return self.insert_anew(head, Some(way), value).await;
@@ -90,9 +142,30 @@ impl<R: Edits> List<'_, R> {
         Ok(self.rows.put(&self.key(0, label), value)?)
     }
 
-    /// Removes the element at `index`.
+    /// Removes the element at `index`, and nothing that hangs under it.
     pub(crate) async fn remove(&self, index: u64) -> Result<(), R::Error> {
-        let (mut head, way, label) = self.find(index).await?;
+        let found = self.find(index).await?;
+        self.remove_found(found).await
+    }
+
+    /// Removes the element at `index`, which is a collection, with all that hangs under it.
+    pub(crate) async fn remove_with_all(&self, index: u64) -> Result<(), R::Error> {
+        let found = self.find(index).await?;
+        let value = self.rows.get(&self.key(0, found.2)).await?;
+        let value = value.ok_or(Error::Malformed("an element is gone that was there"))?;
+        let id = decode_id(&value).map_err(Error::Malformed)?;
+        if id >= found.0.next_id {
+            return Err(Error::Malformed("an element has an id that was never given"));
+        }
+        self.remove_found(found).await?;
+        let (from, to) = (super::under(self.prefix, id), super::under(self.prefix, id + 1));
+        Ok(self.rows.delete_range(&from, &to)?)
+    }
+
+    async fn remove_found(
+        &self,
+        (mut head, way, label): (Head, Way, Label),
+    ) -> Result<(), R::Error> {
         self.rows.delete(&self.key(0, label))?;
         if head.count() == 1 {
             return Ok(self.rows.delete(&super::head_key(self.prefix))?);
@@ -154,7 +227,7 @@ impl<R: Edits> List<'_, R> {
         let last = 1 << 127;
         let root = Block { label: 0, elements: 1, children: 1 };
         self.rows.put(&self.key(0, last), value)?;
-        Ok(Head { last, tails: vec![root] })
+        Ok(Head { last, tails: vec![root], next_id: 0 })
     }
 
     /// A label above all others, if there is one.
@@ -293,6 +366,13 @@ impl<R: Edits> List<'_, R> {
         }
         Ok(())
     }
+}
+
+/// The id of the next element that is a collection, and the one behind it.
+fn ids<E>(head: Option<&Head>) -> Result<(u64, u64), E> {
+    let id = head.map_or(0, |head| head.next_id);
+    let next = id.checked_add(1).ok_or(Error::Malformed("its head has no id left to give"))?;
+    Ok((id, next))
 }
 
 impl Head {

@@ -1,6 +1,6 @@
 //! Finding an element by its index: from the root down, one scan a level.
 
-use super::{Block, Error, Head, Label, List, Result, Rows};
+use super::{Block, Error, Head, Label, List, Result, Rows, decode_id};
 use crate::codec::KeyBuf;
 
 /// The way from the root to an element, or to where one could be.
@@ -37,6 +37,12 @@ impl<R: Rows> List<'_, R> {
             return Err(Error::Malformed("it ends before its last element"));
         }
         Ok(rows.into_iter().skip(way.nth).map(|(_, value)| value).collect())
+    }
+
+    /// The id of the element at `index`, which is a collection; none behind the last element.
+    pub(crate) async fn id(&self, index: u64) -> Result<Option<u64>, R::Error> {
+        let found = self.slice(index, 1).await?;
+        found.first().map(|value| decode_id(value).map_err(Error::Malformed)).transpose()
     }
 
     /// Where a scan has to begin that is to give the element at `index`: at the key of the first one of its

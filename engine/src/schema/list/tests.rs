@@ -9,6 +9,8 @@ use futures_util::FutureExt;
 
 use super::*;
 
+mod collections;
+
 /// Rows in memory, which count what is asked of them.
 #[derive(Default)]
 struct Memory {
@@ -138,6 +140,8 @@ fn check(list: &List<'_, Memory>) -> Vec<Vec<u8>> {
     }
     assert_eq!(below.len(), 1, "one root");
     assert!(head.levels() == 1 || below[0].children > 1, "a root has two children");
+    let (from, to) = under_range(PREFIX);
+    seen += rows.range::<[u8], _>((Bound::Included(&*from), Bound::Excluded(&*to))).count();
     assert_eq!(seen, rows.len(), "there are rows of no level");
     elements.into_iter().map(|(_, value)| value).collect()
 }
@@ -384,4 +388,35 @@ fn the_layout_knows_the_rows_of_a_list() {
     let vectors = Layout::of::<Map<u32, Vec<i64>>>(&mut Trace::onto(FieldTable::new())).unwrap();
     assert!(vectors.widen(&layout).is_err() && layout.widen(&vectors).is_err());
     assert_eq!(layout.widen(&layout), Ok(layout));
+}
+
+#[test]
+fn the_layout_knows_what_hangs_under_an_item() {
+    use crate::codec::table::Trace;
+    use crate::schema::{Layout, Map, Sub};
+
+    type Rounds = Map<u32, Sub<crate::schema::List<Sub<Map<String, i64>>>>>;
+    let layout = Layout::of::<Rounds>(&mut Trace::onto(FieldTable::new())).unwrap();
+    assert_eq!(layout.to_string(), "Map<u32, Sub<List<Sub<Map<String, i64>>>>>");
+    let json = serde_json::to_string(&layout).unwrap();
+    assert_eq!(serde_json::from_str::<Layout>(&json).unwrap(), layout);
+    let prefix = crate::codec::encode_key(&7_u32);
+    let shown = |key: &[u8]| {
+        let (parts, kind) = layout.row(key).ok()?;
+        Some((serde_json::Value::from(parts).to_string(), kind.is_some()))
+    };
+    let element = key(&prefix, 0, 1 << 127);
+    let label = "80000000000000000000000000000000";
+    assert_eq!(shown(&element), Some((format!(r#"[7,"{label}"]"#), false)));
+    let item = under(&prefix, 300);
+    assert_eq!(shown(&item), Some((r#"[7,"item 300","head"]"#.to_owned(), false)));
+    let entry = [item.as_slice(), &crate::codec::encode_key("ann")].concat();
+    assert_eq!(shown(&entry), Some((r#"[7,"item 300","ann"]"#.to_owned(), true)));
+    assert_eq!(shown(&[element.as_slice(), &crate::codec::encode_key("ann")].concat()), None);
+    assert_eq!(shown(&item[..item.len() - 1]), None);
+    let texts = Layout::of::<Map<u32, Sub<crate::schema::List<i64>>>>(&mut Trace::default());
+    texts.as_ref().unwrap().row(&entry).unwrap_err();
+    // What the items are decides what the rows are.
+    let refused = texts.unwrap().widen(&layout).unwrap_err();
+    assert_eq!(refused.at, ["values", "items"]);
 }

@@ -73,6 +73,32 @@ fn a_key_leads_to_a_row_and_to_what_counts_it() {
     check::<Shelf>(&[7, 8, 3, 1, 0], Place::ListRow, &[1, 2]);
 }
 
+#[derive(Schema)]
+struct Board {
+    columns: Sub<List<Sub<Map<u8, Book>>>>,
+}
+
+#[test]
+fn what_is_counted_begins_anew_in_an_item() {
+    type Boards = Map<u8, Sub<Map<u8, Board>>>;
+    let item = [7, 8, 1, 0xff, 0, 0, 0, 0, 0, 0, 0, 9];
+    let at = |rest: &[u8]| [&item[..], rest].concat();
+    check::<Boards>(&[7, 8, 1], Place::List, &[1, 2]);
+    check::<Boards>(&[7, 8, 1, list::HEAD], Place::ListHead, &[1, 2]);
+    check::<Boards>(&item[..11], Place::ListRow, &[1, 2]);
+    check::<Boards>(&item, Place::Collection, &[]);
+    check::<Boards>(&at(&[5, 1]), Place::Row, &[12, 13]);
+    check::<Boards>(&at(&[5, 2, 6]), Place::Row, &[12, 13, 14]);
+    check::<Boards>(&at(&[5, 3, list::HEAD]), Place::ListHead, &[12, 13]);
+    // Eight that count lie around it, and none does.
+    layout::<Map<u8, Two<Two<Two<Sub<List<Eight>>>>>>>().unwrap();
+    assert!(refusal::<Map<u8, Sub<List<Nine>>>>().contains("at values > items > values"));
+    // A list of what does not count keeps no sizes, and may lie in what does.
+    let loose = layout::<Map<u8, Sub<List<Sub<Set<u8>, Uncounted>>>>>().unwrap();
+    assert!(!loose.keeps_sizes());
+    layout::<Map<u8, Sub<Map<u8, Sub<List<Loose>>>>>>().unwrap();
+}
+
 #[test]
 fn a_head_is_shown_as_one() {
     let shelf = layout::<Shelf>().unwrap();

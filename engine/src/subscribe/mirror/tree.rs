@@ -385,10 +385,10 @@ impl<S: Tree, O> Select for Path<S, Deep, O> {
     }
 
     fn decode(fields: &FieldTable, plans: &[ReadPlan], answers: &[Answer<'_>]) -> Result<S::Held> {
-        let ([ReadPlan { op: ReadOp::Range(range), .. }], [Answer::Rows(rows)]) = (plans, answers)
-        else {
-            unreachable!("it is one range, which is answered by rows")
+        let ([plan], [Answer::Rows(rows)]) = (plans, answers) else {
+            unreachable!("it is one read, which is answered by rows")
         };
+        let ReadOp::Range(range) = plan.op.last() else { unreachable!("it is a range") };
         let read = |(key, value)| Write::read(key, value, range.prefix_bytes);
         let writes: Vec<Write<'_>> = rows.iter().map(read).collect::<Result<_>>()?;
         let mut held = S::Held::empty();

@@ -7,7 +7,6 @@ use crate::codec;
 use crate::env::LocalFuture;
 use crate::schema::ast::{Functions, Query, Term, check};
 use crate::schema::eval::{self, Cx, Outcome, Problem, Queried, Row, Source, Writer};
-use crate::schema::sizes::Place;
 use crate::schema::{Owned, OwnedBy};
 use crate::topology::{At, Context, Scan, StateError};
 use crate::types::PStateId;
@@ -212,12 +211,6 @@ impl Writer for Rows<'_, '_> {
 
     fn delete_range(&self, from: Row<'_>, to: Option<&[u8]>) -> Result<(), StateError> {
         self.check("transform", from)?;
-        let layout = self.context.local().described(index(self.pstate)).layout;
-        if let Place::ListRow = layout.place(from.key).0 {
-            // A list counts its own items.
-            let local = self.context.local();
-            return self.context.noted(local.delete_range(index(self.pstate), from.key, to));
-        }
         self.context.delete_range(index(self.pstate), from.key, to)
     }
 }

@@ -252,7 +252,7 @@ fn some(keys: impl DoubleEndedIterator<Item = u8>, limit: Option<u64>, reverse: 
 }
 
 /// What answers selects.
-trait Ask {
+pub(super) trait Ask {
     fn ask<P: Select>(&self, path: P) -> P::Out
     where
         P::Out: 'static;

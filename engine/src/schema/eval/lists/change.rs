@@ -7,11 +7,11 @@ use super::super::rows::{Rows as Found, explode, is_nil};
 use super::super::transform::{Done, delete_all, put_all, transform as go_on};
 use super::super::within::{Change, finish, integer};
 use super::super::{Collected, Cx, Error, Problem, Row, Trail, Writer};
-use super::{Rows, failed, item, missing, place, place_of, read, span, sublist};
+use super::{Rows, failed, item, missing, nested, place, place_of, read, span, sublist};
 use crate::codec::KeyBuf;
 use crate::codec::value::raw::{Bad, Raw};
 use crate::schema::ast::{Step, Term, Value};
-use crate::schema::eval::rows::{Span, Spot};
+use crate::schema::eval::rows::Spot;
 use crate::schema::eval::within;
 use crate::schema::list::{self, List};
 
@@ -28,6 +28,16 @@ pub(in super::super) async fn transform<W: Writer>(
     let mut last =
         |collected: &Collected, value: Option<Raw<'_>>| finish(cx, term, collected, value);
     match step {
+        Step::Nth(_) | Step::First | Step::Last if spot.nests() => {
+            let Some(item) = nested::one(writer, &spot, step).await? else { return Ok(()) };
+            go_on(writer, cx, trail, item.clone(), term).await?;
+            if !item.is_gone() {
+                return Ok(());
+            }
+            let whole = span(writer, &spot).await?;
+            let at = place(place_of(step), whole.len()).ok_or_else(missing)?;
+            list_of(writer, &spot).remove(whole.from + at as u64).await
+        }
         Step::Nth(_) | Step::First | Step::Last => {
             let Some(found) = item(writer, &spot, step).await? else { return Ok(()) };
             let mut change = None;
@@ -67,19 +77,15 @@ pub(in super::super) async fn transform<W: Writer>(
             if from == to {
                 return Ok(());
             }
-            let item = read(writer, &Spot { span: Some(one(from)), ..spot.clone() }).await?;
-            let mut items = items(Raw::new(&item), "index")?.into_iter();
-            let item = items.next().ok_or_else(missing)?;
-            list.remove(from).await?;
-            list.insert(to, item.bytes()).await
+            list.relocate(from, to).await
         }
         Step::AfterLast if spot.span.is_none() => {
             let Change::To(new) = within::transform(cx, trail, None, &mut last)? else {
                 return Ok(());
             };
-            spot.check(cx, &new)?;
-            spot.check_list_keys()?;
-            list_of(writer, &spot).push(&new).await
+            let list = list_of(writer, &spot);
+            list.check(cx, Raw::new(&new))?;
+            list.push(cx, Raw::new(&new)).await
         }
         Step::BeforeFirst | Step::AfterLast | Step::InsertAt(_) => {
             let whole = span(writer, &spot).await?;
@@ -94,9 +100,9 @@ pub(in super::super) async fn transform<W: Writer>(
             let Change::To(new) = within::transform(cx, trail, None, &mut last)? else {
                 return Ok(());
             };
-            spot.check(cx, &new)?;
-            spot.check_list_keys()?;
-            list_of(writer, &spot).insert(whole.from + at as u64, &new).await
+            let list = list_of(writer, &spot);
+            list.check(cx, Raw::new(&new))?;
+            list.insert(cx, whole.from + at as u64, Raw::new(&new)).await
         }
         Step::Begin | Step::End => {
             let whole = span(writer, &spot).await?;
@@ -131,9 +137,13 @@ pub(in super::super) async fn assign<W: Writer>(
                 explode(cx, spot, value.raw(), &mut rows)?;
             }
             delete_all(writer, spot).await?;
+            spot.set_gone(false);
             put_all(writer, spot, &rows)
         }
-        (Term::Void, None) => delete_all(writer, spot).await,
+        (Term::Void, None) => {
+            spot.set_gone(true);
+            delete_all(writer, spot).await
+        }
         (Term::Set(_) | Term::Void | Term::Apply(_), _) => {
             whole(writer, cx, trail, spot, term).await
         }
@@ -158,6 +168,7 @@ pub(in super::super) async fn whole<W: Writer>(
         Change::Void => Vec::new(),
         Change::To(new) => items(Raw::new(new), step)?,
     };
+    spot.set_gone(matches!(change, Change::Void));
     let old = items(Raw::new(&value), step)?;
     let at = spot.span.map_or(0, |span| span.from);
     splice(writer, cx, spot, at, &old, &new).await
@@ -173,23 +184,22 @@ async fn splice<W: Writer>(
     old: &[Raw<'_>],
     new: &[Raw<'_>],
 ) -> Done<W::Error> {
-    new.iter().try_for_each(|item| spot.check(cx, item.bytes()))?;
-    spot.check_list_keys()?;
+    let list = list_of(writer, spot);
+    new.iter().try_for_each(|item| list.check(cx, *item))?;
     let same = |(old, new): &(&Raw<'_>, &Raw<'_>)| old.bytes() == new.bytes();
     let front = old.iter().zip(new).take_while(same).count();
     let (old, new) = (&old[front..], &new[front..]);
     let back = old.iter().rev().zip(new.iter().rev()).take_while(same).count();
     let (old, new) = (&old[..old.len() - back], &new[..new.len() - back]);
-    let list = list_of(writer, spot);
     let mut at = at + front as u64;
     for (old, new) in old.iter().zip(new) {
         if old.bytes() != new.bytes() {
-            list.set(at, new.bytes()).await?;
+            list.set(cx, at, *new).await?;
         }
         at += 1;
     }
     for item in new.iter().skip(old.len()) {
-        list.insert(at, item.bytes()).await?;
+        list.insert(cx, at, *item).await?;
         at += 1;
     }
     for _ in new.len()..old.len() {
@@ -203,10 +213,6 @@ fn moved(to: i64, len: usize) -> u64 {
     let len = i64::try_from(len).unwrap_or(i64::MAX);
     let to = if to < 0 { to.saturating_add(len) } else { to };
     to.clamp(0, len - 1).unsigned_abs()
-}
-
-fn one(at: u64) -> Span {
-    Span { from: at, to: at + 1, is_nil: false }
 }
 
 fn items<'a>(value: Raw<'a>, step: &'static str) -> Result<Vec<Raw<'a>>, Problem> {
@@ -229,20 +235,67 @@ impl<W: Writer> Edit<'_, '_, W> {
         List::new(&self.rows, &self.rows.spot.prefix)
     }
 
-    async fn set(&self, at: u64, value: &[u8]) -> Done<W::Error> {
-        self.list().set(at, value).await.map_err(failed)
+    /// Asserts that a value can be an item.
+    fn check(&self, cx: &Cx<'_>, value: Raw<'_>) -> Result<(), Problem> {
+        let spot = self.rows.spot;
+        spot.check_list_keys()?;
+        if spot.nests() {
+            // All ids are of one length.
+            return explode(cx, &spot.item(0), value, &mut Found::new());
+        }
+        spot.check(cx, value.bytes())
     }
 
-    async fn push(&self, value: &[u8]) -> Done<W::Error> {
-        self.list().push(value).await.map_err(failed)
+    async fn set(&self, cx: &Cx<'_>, at: u64, value: Raw<'_>) -> Done<W::Error> {
+        if !self.rows.spot.nests() {
+            return self.list().set(at, value.bytes()).await.map_err(failed);
+        }
+        let id = self.list().id(at).await.map_err(failed)?.ok_or_else(missing)?;
+        delete_all(self.rows.source, &self.rows.spot.item(id)).await?;
+        self.fill(cx, id, value)
     }
 
-    async fn insert(&self, at: u64, value: &[u8]) -> Done<W::Error> {
-        self.list().insert(at, value).await.map_err(failed)
+    async fn push(&self, cx: &Cx<'_>, value: Raw<'_>) -> Done<W::Error> {
+        if !self.rows.spot.nests() {
+            return self.list().push(value.bytes()).await.map_err(failed);
+        }
+        let id = self.list().push_new().await.map_err(failed)?;
+        self.fill(cx, id, value)
+    }
+
+    async fn insert(&self, cx: &Cx<'_>, at: u64, value: Raw<'_>) -> Done<W::Error> {
+        if !self.rows.spot.nests() {
+            return self.list().insert(at, value.bytes()).await.map_err(failed);
+        }
+        let id = self.list().insert_new(at).await.map_err(failed)?;
+        self.fill(cx, id, value)
+    }
+
+    /// Writes what hangs under an item of which nothing is stored.
+    fn fill(&self, cx: &Cx<'_>, id: u64, value: Raw<'_>) -> Done<W::Error> {
+        let item = self.rows.spot.item(id);
+        let mut rows = Found::new();
+        explode(cx, &item, value, &mut rows)?;
+        put_all(self.rows.source, &item, &rows)
     }
 
     async fn remove(&self, at: u64) -> Done<W::Error> {
-        self.list().remove(at).await.map_err(failed)
+        let list = self.list();
+        let removed = if self.rows.spot.nests() {
+            list.remove_with_all(at).await
+        } else {
+            list.remove(at).await
+        };
+        removed.map_err(failed)
+    }
+
+    /// Moves an item, with what hangs under it, to a place of the list as it is without the item.
+    async fn relocate(&self, from: u64, to: u64) -> Done<W::Error> {
+        let list = self.list();
+        let found = list.slice(from, 1).await.map_err(failed)?;
+        let row = found.first().ok_or_else(missing)?;
+        list.remove(from).await.map_err(failed)?;
+        list.insert(to, row).await.map_err(failed)
     }
 }
 

@@ -66,7 +66,7 @@ pub(super) fn case(dice: &mut Dice) -> Case {
     let layout = match layout(dice, &shape, stored) {
         layout @ (L::Map(_) | L::Set) => layout,
         // A list is no PState, a map of lists is.
-        L::Any | L::Int | L::List(_) | L::Record(_) => return case(dice),
+        L::Any | L::Int | L::List(_) | L::Part(_) | L::Record(_) => return case(dice),
     };
     dice.has_records = layout.has_records();
     let rows = value(dice, &shape);
@@ -101,7 +101,11 @@ fn layout(dice: &mut Dice, shape: &Shape, levels: u64) -> L {
         Shape::List(inner) if levels > 0 => match **inner {
             Shape::Int if dice.one_in(2) => L::Set,
             _ if dice.one_in(8) => L::Any,
-            _ => L::List(Box::new(layout(dice, inner, 0))),
+            _ => {
+                // Of collections as a rule, where the items can be some.
+                let levels = if dice.one_in(4) { 0 } else { levels - 1 };
+                L::List(Box::new(layout(dice, inner, levels)))
+            }
         },
         Shape::Int if dice.one_in(2) => L::Int,
         _ => L::Any,
@@ -117,7 +121,7 @@ pub(super) fn erased(layout: &L) -> Layout {
             let (key, value) = (KeyKind::I64, Box::new(erased(inner)));
             Layout::Map { key, value, counted: false }
         }
-        L::List(item) => Layout::List { item: Box::new(erased(item)) },
+        L::List(item) | L::Part(item) => Layout::List { item: Box::new(erased(item)) },
         L::Record(fields) => {
             let fields = (NAMES.iter().zip(fields.iter()).zip([2, 7, 200])).map(
                 |((name, field), number)| FieldLayout {

@@ -152,8 +152,10 @@ pub(super) enum L {
     Int,
     Map(Box<L>),
     Set,
-    /// Of values.
+    /// Of values or of collections.
     List(Box<L>),
+    /// A part of a list, which is changed as one value.
+    Part(Box<L>),
     /// Of fields [`NAMES`].
     Record(Box<[L; 3]>),
 }
@@ -165,8 +167,21 @@ impl L {
     pub(super) fn has_records(&self) -> bool {
         match self {
             Self::Any | Self::Int | Self::Set => false,
-            Self::Map(inner) | Self::List(inner) => inner.has_records(),
+            Self::Map(inner) | Self::List(inner) | Self::Part(inner) => inner.has_records(),
             Self::Record(_) => true,
+        }
+    }
+
+    /// Whether it is stored by many rows.
+    pub(super) fn is_collection(&self) -> bool {
+        !matches!(self, Self::Any | Self::Int)
+    }
+
+    /// What the items of a list are, if they are stored by themselves.
+    pub(super) fn item(&self) -> Option<&L> {
+        match self {
+            Self::List(item) | Self::Part(item) => Some(&**item).filter(|it| it.is_collection()),
+            _ => None,
         }
     }
 

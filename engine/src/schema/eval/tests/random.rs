@@ -29,6 +29,7 @@ fn random_paths_do_what_they_mean() {
     assert!(counted.failed * 50 > cases, "{counted:?}");
     assert!(counted.lists * 50 > cases && counted.records * 50 > cases, "{counted:?}");
     assert!(counted.earlier * 20 < cases, "{counted:?}");
+    assert!(counted.nested * 50 > cases && counted.nested_changed * 200 > cases, "{counted:?}");
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +43,9 @@ struct Counted {
     /// Cases with lists, or records, that are stored by rows and not empty.
     lists: u64,
     records: u64,
+    /// Of the lists, those of collections that are not all empty; and the transforms that changed such a case.
+    nested: u64,
+    nested_changed: u64,
 }
 
 fn fields() -> FieldTable {
@@ -131,6 +135,8 @@ fn run(seed: u64, counted: &mut Counted) {
     };
     assert_eq!(read(&Query::here()), Ok(vec![rows.clone()]), "{at}");
     counted.lists += u64::from(!lists(layout, &rows).is_empty());
+    let nests = nests(layout, &rows);
+    counted.nested += u64::from(nests);
     counted.records += u64::from(layout.has_records() && rows != V::Nil);
 
     let found = read(query);
@@ -170,7 +176,22 @@ fn run(seed: u64, counted: &mut Counted) {
         let with = |step: Step| Query::from([&list[..], &[step]].concat());
         assert_eq!(read(&with(Step::Size)), Ok(vec![items.size().unwrap()]), "{at}");
     }
-    counted.changed += u64::from(*store.rows.borrow() != before);
+    let is_changed = *store.rows.borrow() != before;
+    counted.changed += u64::from(is_changed);
+    counted.nested_changed += u64::from(is_changed && nests);
+}
+
+/// Whether something hangs under an item of a list.
+fn nests(layout: &L, value: &V) -> bool {
+    match (layout, value) {
+        (L::List(item), V::List(items)) => {
+            item.is_collection() && items.iter().any(|item| *item != V::Nil)
+        }
+        (L::Map(_) | L::Record(_), V::Map(entries)) => {
+            entries.iter().any(|(key, value)| nests(layout.under(key).unwrap(), value))
+        }
+        _ => false,
+    }
 }
 
 /// Whether several paths are followed, one after the other, somewhere in a query that has a range.
@@ -182,7 +203,15 @@ fn is_of_several_in_a_range(query: &Query) -> bool {
 /// The paths to all lists that are stored by rows, and their items.
 fn lists(layout: &L, value: &V) -> Vec<(Vec<Step>, V)> {
     match (layout, value) {
-        (L::List(_), V::List(items)) => vec![(Vec::new(), V::List(items.clone()))],
+        (L::List(item), V::List(items)) => {
+            let mut found = vec![(Vec::new(), V::List(items.clone()))];
+            for (at, value) in (0..).zip(items) {
+                for (path, items) in lists(item, value) {
+                    found.push(([vec![Step::Nth(at)], path].concat(), items));
+                }
+            }
+            found
+        }
         (L::Map(_) | L::Record(_), V::Map(entries)) => {
             let mut found = Vec::new();
             for (key, value) in entries {

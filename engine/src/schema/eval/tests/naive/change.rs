@@ -52,10 +52,12 @@ pub(in super::super) fn stored(layout: &L, value: V) -> Got<Option<V>> {
             entries.sort();
             Ok((!entries.is_empty()).then_some(V::Map(entries)))
         }
-        L::List(item) => {
-            let items = value.list()?;
-            for it in &items {
-                stored(item, it.clone())?;
+        L::List(item) | L::Part(item) => {
+            let mut items = value.list()?;
+            for it in &mut items {
+                // An item that is empty stays.
+                let new = stored(item, it.clone())?;
+                *it = new.unwrap_or(V::Nil);
             }
             Ok((!items.is_empty()).then_some(V::List(items)))
         }
@@ -75,7 +77,8 @@ pub(in super::super) fn stored(layout: &L, value: V) -> Got<Option<V>> {
 
 type Last<'l> = dyn FnMut(&[V], Option<&V>) -> Got<Ch> + 'l;
 
-/// `layout` is that of what is here, if it is stored under keys and not part of something else.
+/// `layout` is that of what is here, if it is stored under keys and not part of something else. A collection that
+/// becomes empty becomes nil.
 pub(in super::super) fn transform(
     path: &Path,
     coll: Vec<V>,
@@ -84,13 +87,26 @@ pub(in super::super) fn transform(
     last: &mut Last<'_>,
 ) -> Got<Ch> {
     // A row is looked at when all of it is there.
-    let is_one_row = |layout: &L| matches!(layout, L::Any | L::Int);
-    let rows = layout.filter(|layout| !is_one_row(layout));
+    let rows = layout.filter(|layout| layout.is_collection());
     let change = changed(path, coll, value, rows, last)?;
     match (change, layout) {
-        (Ch::To(V::Nil), Some(layout)) if !is_one_row(layout) => Ok(Ch::Void),
-        (Ch::To(new), Some(layout)) => Ok(stored(layout, new)?.map_or(Ch::Void, Ch::To)),
+        (Ch::To(V::Nil), Some(layout)) if layout.is_collection() => Ok(Ch::To(V::Nil)),
+        (Ch::To(new), Some(layout)) => Ok(Ch::To(stored(layout, new)?.unwrap_or(V::Nil))),
         (change, _) => Ok(change),
+    }
+}
+
+/// The same for what lies under a key, where an empty collection is nothing.
+fn transform_under(
+    path: &Path,
+    coll: Vec<V>,
+    value: &V,
+    layout: Option<&L>,
+    last: &mut Last<'_>,
+) -> Got<Ch> {
+    match transform(path, coll, Some(value), layout, last)? {
+        Ch::To(V::Nil) if layout.is_some_and(L::is_collection) => Ok(Ch::Void),
+        change => Ok(change),
     }
 }
 
@@ -153,7 +169,7 @@ fn changed(
                 Step::Field { .. } if !matches!(layout, Some(L::Record(_))) => None,
                 _ => layout.and_then(|layout| layout.under(&key)),
             };
-            Ok(match (transform(&rest, coll, Some(&old), inner, last)?, place) {
+            Ok(match (transform_under(&rest, coll, &old, inner, last)?, place) {
                 (Ch::Same, _) | (Ch::Void, None) => Ch::Same,
                 (Ch::Void, Some(at)) => {
                     entries.remove(at);
@@ -189,7 +205,7 @@ fn changed(
             let (mut kept, mut changed) = (Vec::new(), false);
             for (key, value) in here.map()? {
                 let inner = layout.and_then(|layout| layout.under(&key));
-                match transform(&rest, coll.clone(), Some(&value), inner, last)? {
+                match transform_under(&rest, coll.clone(), &value, inner, last)? {
                     Ch::Same => kept.push((key, value)),
                     Ch::Void => changed = true,
                     Ch::To(new) => {
@@ -284,7 +300,8 @@ fn changed(
                 _ => -1,
             };
             let Some(at) = at(place, items.len()) else { return Ok(Ch::Same) };
-            Ok(match on!(rest, Some(&items[at]))? {
+            let item = layout.and_then(L::item);
+            Ok(match transform(&rest, coll, Some(&items[at]), item, last)? {
                 Ch::Same => Ch::Same,
                 Ch::Void => splice(&items, at, at + 1, vec![]),
                 Ch::To(new) => splice(&items, at, at + 1, vec![new]),
@@ -389,7 +406,8 @@ fn changed(
             };
             let (from, to) = cut(from, to, items.len());
             let part = if *here == V::Nil { V::Nil } else { V::List(items[from..to].to_vec()) };
-            match on!(rest, Some(&part))? {
+            let within = layout.and_then(L::item).map(|item| L::Part(Box::new(item.clone())));
+            match transform(&rest, coll, Some(&part), within.as_ref(), last)? {
                 Ch::Same => Ok(Ch::Same),
                 Ch::Void | Ch::To(V::Nil) if *here == V::Nil => Ok(Ch::Same),
                 Ch::Void => Ok(splice(&items, from, to, vec![])),
@@ -515,6 +533,7 @@ fn changed(
                 _ => unreachable!(),
             };
             let mut change = Ch::Same;
+            let layout = layout.filter(|layout| !matches!(layout, L::Part(_)));
             for path in paths {
                 let now = match &change {
                     Ch::Same => value.cloned(),
