@@ -18,8 +18,8 @@ use crate::env::LocalFuture;
 use crate::module::{DepotIndex, PStateIndex};
 use crate::schema::path::{ElementOf, KeyIn};
 use crate::schema::{
-    Data, Described, Direct, Field, Layout, List, Maybe, One, Path, Position, Presence, Record,
-    Rows, Stored, Sub,
+    Data, Described, Direct, Field, Layout, List, Maybe, Nested, One, Path, Position, Presence,
+    Record, Rows, Stored, Sub,
 };
 use crate::topology::{Access, At, Context, Local, NodeIndex, Scan, StateError, Visit};
 use crate::types::{PStateId, PartitionId, WallTime};
@@ -88,6 +88,17 @@ impl<P: Position> Fill<'_, P> {
         value: T,
     ) -> Result<(), StateError> {
         now(self.at.push(path, value))
+    }
+
+    /// Adds an item at the end of a list of collections; the path by which it is filled.
+    ///
+    /// # Errors
+    /// As [`Fill::put`].
+    pub fn push_new<T: Nested + Position, M: Direct>(
+        &self,
+        path: Path<Sub<List<T>>, M, Filling>,
+    ) -> Result<Path<T, Maybe, Filling>, StateError> {
+        now(self.at.push_new(path))
     }
 }
 

@@ -246,6 +246,60 @@ kind! {
     all: []
 }
 
+type Round = Sub<Map<u64, u64>>;
+
+kind! {
+    rounds: Map<String, Vec<u64>> => Map<String, Sub<List<Round>>>,
+    old: |at, s, op| at.put(s.key(op.key), vec![op.a, op.b])?,
+    pstate_migrated: Migration::structure(
+        "rounds",
+        |old: Vec<u64>, new: &Fill<'_, Sub<List<Round>>>| {
+            for item in old {
+                let round = new.push_new(new.here())?;
+                new.put(round.key(item), 1)?;
+            }
+            Ok(())
+        },
+    ),
+    run: |at, s, op| {
+        let here = s.key(&op.key);
+        match op.what {
+            What::First => {
+                at.delete(here.clone())?;
+                for item in [op.a, op.b] {
+                    let round = at.push_new(here.clone()).await?;
+                    at.put(round.key(item), 1)?;
+                }
+            }
+            What::Put => {
+                let round = at.push_new(here.clone()).await?;
+                at.put(round.key(op.a), op.b)?;
+            }
+            What::Update => {
+                if let Some(round) = at.nth(here.clone(), 0).await? {
+                    at.put(round.key(op.b), op.a)?;
+                }
+            }
+            What::Delete => {
+                if at.get(here.clone().size()).await? > 0 {
+                    at.remove(here.clone(), 0).await?;
+                }
+            }
+            What::DeleteAll => at.delete(here.clone())?,
+            What::DeleteRange => {
+                let round = at.insert_new(here.clone(), 0).await?;
+                at.put(round.key(op.b), op.a)?;
+            }
+            What::Read => {}
+        }
+        let read = (here.clone().size(), here.clone().nth(0).all(), here.nth(1).size());
+        let read = at.get(read).await?;
+        (op.what == What::Read).then(|| format!("{read:?}"))
+    },
+    look: |engine, state, key| [state.key(key).size(), state.key(key).nth(0).all(), state.key(key).nth(1).size(), state.key(key).nth(2).all()],
+    all: []
+}
+
 #[derive(Schema)]
 struct Account {
     total: u64,
@@ -592,6 +646,11 @@ fn values_become_sets() {
 #[test]
 fn values_become_lists() {
     agree(&lists());
+}
+
+#[test]
+fn values_become_lists_of_collections() {
+    agree(&rounds());
 }
 
 #[test]

@@ -11,15 +11,20 @@
 //! | `First`, `Last` of a set | one seek, one row |
 //! | `First`, `Last` of a list | one seek, one row |
 //! | `Nth`, `Sublist` of a list, and what it reaches | one seek for the head, one scan of at most 64 rows for each level, and the rows |
+//! | the same of a list whose items are collections, `All` | the same for ids, 64 at once; and for each item what the path reads of it |
 //! | `Index`, `Size` of a list; `Size` of others | one seek; what `Keys` costs |
 //! | T: `Key`s, then `Set` or `Void` to a row or a whole collection | nothing is read |
 //! | T: `Range` without limit, then `Void`; `NewElem` | nothing is read |
 //! | T: `InsertAt`, `BeforeFirst`, `AfterLast` in a list; `Nth` or `Index` that move or remove | what `Nth` costs, and a small row written for each level |
 //! | T: `Nth` of a list that becomes something else | what `Nth` costs, and one row written |
+//! | T: `Nth` of a list whose items are collections, then steps in the item | what `Nth` costs, and what they cost |
 //! | T: `Sublist`, `Begin`, `End` | the same for each item that is another afterwards |
 //! | T: `Values` | reads as selecting does; writes the rows that change |
 //! | branches, and steps that collect | what their paths cost |
 //! | any other step | reads the collection up to there as one value, of at most 16 MiB; T writes the rows that change |
+//!
+//! An item of a list that is a collection is there whether something is in it or not: `Void` of the item removes
+//! it, and one that becomes empty, or nil, stays.
 //!
 //! To write in a collection that keeps its size costs what [`sizes`](super::sizes) says besides, and a `Range`
 //! that is made `Void` there is read first.

@@ -1,8 +1,10 @@
 //! Lists that are stored element by element, in an engine: over folds and reopenings, as clients see them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tidemill::module::{Depot, Module};
-use tidemill::schema::{List, Map, PState, Sub};
+use tidemill::schema::{List, Map, PState, Schema, Sub};
 use tidemill::{Engine, Launched, block_on};
 
 use crate::kit::{directory, options};
@@ -90,6 +92,124 @@ fn a_list_is_what_was_done_to_it_over_folds_and_reopenings() {
             player.append(player.plays, &Play { at: 0, keep: u64::MAX, ..play }).await.unwrap();
             player.caught_up("player").await.unwrap();
             drop(player);
+            if shards == 1 {
+                engine.close().await.unwrap();
+            } else {
+                engine.stop().await;
+            }
+        });
+    }
+}
+
+/// A play goes to the session at this place, or begins a new one in front of it; old sessions go.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Heard {
+    user: u32,
+    song: String,
+    at: u64,
+    begins: bool,
+    keep: u64,
+}
+
+#[derive(Schema)]
+struct Session {
+    songs: Sub<Map<String, u64>>,
+    order: Sub<List<String>>,
+}
+
+struct Listener {
+    heard: Depot<Heard>,
+    sessions: PState<Map<u32, Sub<List<Session>>>>,
+}
+
+fn listener(m: &Module) -> Listener {
+    let heard = m.depot::<Heard>("heard").hash_by(|heard| &heard.user);
+    let t = m.microbatch(|| "listener");
+    let sessions = t.pstate::<Map<u32, Sub<List<Session>>>>("sessions");
+    t.source(heard).using(sessions).for_each(async |at, sessions, heard: Heard| {
+        let list = sessions.key(heard.user);
+        let count = at.get(list.clone().size()).await?;
+        let session = match at.nth(list.clone(), heard.at).await? {
+            Some(session) if !heard.begins => session,
+            _ => at.insert_new(list.clone(), heard.at.min(count)).await?,
+        };
+        let songs = session.clone().field(|it| it.songs);
+        at.update(songs.key(&heard.song), |old| Some(old.unwrap_or(0) + 1)).await?;
+        at.push(session.field(|it| it.order), heard.song).await?;
+        let count = at.get(list.clone().size()).await?;
+        for _ in heard.keep..count {
+            at.remove(list.clone(), 0).await?;
+        }
+        Ok(())
+    });
+    Listener { heard, sessions: sessions.reader() }
+}
+
+fn heard(nth: u64) -> Heard {
+    let user = u32::try_from(nth % u64::from(USERS)).unwrap();
+    let song = format!("song {}", nth * 7 % 11);
+    let keep = if nth.is_multiple_of(97) { 5 } else { u64::MAX };
+    Heard { user, song, at: nth * 31 % 23, begins: nth.is_multiple_of(3), keep }
+}
+
+fn hear(sessions: &mut Vec<Vec<String>>, heard: &Heard) {
+    let at = usize::try_from(heard.at).unwrap();
+    if heard.begins || at >= sessions.len() {
+        sessions.insert(at.min(sessions.len()), Vec::new());
+    }
+    let at = at.min(sessions.len() - 1);
+    sessions[at].push(heard.song.clone());
+    let keep = usize::try_from(heard.keep).unwrap_or(usize::MAX);
+    sessions.drain(..sessions.len().saturating_sub(keep));
+}
+
+async fn compare_sessions(listener: &Launched<Listener>, model: &[Vec<Vec<String>>]) {
+    for (user, sessions) in (0..USERS).zip(model) {
+        let list = || listener.sessions.key(user);
+        assert_eq!(listener.select(list().size()).await.unwrap(), sessions.len() as u64);
+        for (at, order) in (0..).zip(sessions.iter().chain([&Vec::new()])) {
+            let nth = || list().nth(at);
+            let found = (nth().field(|it| it.order).all(), nth().field(|it| it.songs).all());
+            let (found, songs) = listener.select(found).await.unwrap();
+            assert_eq!(&found, order, "session {at} of {user}");
+            let mut counts = BTreeMap::new();
+            for song in order {
+                *counts.entry(song.clone()).or_insert(0) += 1;
+            }
+            assert_eq!(songs, counts.clone().into_iter().collect::<Vec<_>>());
+            let size = listener.select(nth().field(|it| it.songs).size()).await.unwrap();
+            assert_eq!(size, counts.len() as u64);
+        }
+        // And as a query says it.
+        let first = listener.sessions.steps().key(user).first().field(|it| it.order).all();
+        let found: Vec<String> = listener.find(first).await.unwrap();
+        assert_eq!(found, sessions.first().cloned().unwrap_or_default());
+    }
+}
+
+#[test]
+fn what_hangs_under_items_moves_and_goes_with_them_over_folds_and_reopenings() {
+    let dir = directory("lists of collections");
+    let mut model = vec![Vec::new(); USERS as usize];
+    let mut nth = 0;
+    for shards in [2, 1, 3] {
+        block_on(async {
+            let engine = Engine::open(&dir, options(shards)).await.unwrap();
+            let listener = engine.launch("listener", listener).await.unwrap();
+            compare_sessions(&listener, &model).await;
+            for _ in 0..2 {
+                let all: Vec<Heard> = (nth..nth + 200).map(heard).collect();
+                nth += 200;
+                for it in &all {
+                    hear(&mut model[it.user as usize], it);
+                }
+                listener.append_many(listener.heard, &all).await.unwrap();
+                listener.caught_up("listener").await.unwrap();
+                compare_sessions(&listener, &model).await;
+                engine.fold().await.unwrap();
+                compare_sessions(&listener, &model).await;
+            }
+            drop(listener);
             if shards == 1 {
                 engine.close().await.unwrap();
             } else {

@@ -489,11 +489,14 @@ fn assemble(
     Ok(())
 }
 
+/// The key and value of a row.
+type Borrowed<'r> = (&'r [u8], &'r [u8]);
+
 /// Appends the value that the rows of a list are.
 fn items(spot: &Spot<'_>, rows: &[(&[u8], &[u8])], out: &mut Vec<u8>) -> Result<(), Problem> {
     let mut items = Vec::new();
     // By the ids of the items that it hangs under.
-    let mut under: BTreeMap<u64, Vec<(&[u8], &[u8])>> = BTreeMap::new();
+    let mut under: BTreeMap<u64, Vec<Borrowed<'_>>> = BTreeMap::new();
     for &(key, value) in rows {
         match list::key_part(spot.after_prefix(key)?) {
             Some((list::KeyPart::Element(_), [])) => items.push(value),

@@ -39,7 +39,7 @@ impl<R: Edits> List<'_, R> {
         let count = head.as_ref().map_or(0, Head::count);
         let (id, next_id) = ids(head.as_ref())?;
         match head {
-            _ if index > count => return Err(Error::Beyond { count }),
+            _ if index > count => Err(Error::Beyond { count }),
             Some(head) if index < count => {
                 self.insert_before(Head { next_id, ..head }, index, &encode_id(id)).await?;
                 Ok(id)

@@ -188,10 +188,8 @@ fn apply_to(model: &mut Model, edit: Edit) {
                 notes.push(u32::from(b));
             }
         }
-        (What::RemoveNotes, Some(column)) => {
-            if usize::from(a) < column.notes.len() {
-                column.notes.remove(usize::from(a));
-            }
+        (What::RemoveNotes, Some(column)) if usize::from(a) < column.notes.len() => {
+            column.notes.remove(usize::from(a));
         }
         (What::Empty, Some(column)) => *column = ModelColumn::default(),
         _ => {}
@@ -280,11 +278,10 @@ fn orphans(layout: &Layout, rows: &[(&[u8], &[u8])]) -> Vec<String> {
             }
         }
         let (last, before) = parts.split_last().unwrap();
-        if name(last).len() == 32 && layout.place(key).0 == Place::ListRow {
-            if let Ok(id) = list::decode_id(value) {
-                let item = serde_json::Value::from(format!("item {id}"));
-                there.insert(format!("{:?}", [before, &[item]].concat()));
-            }
+        let is_element = name(last).len() == 32 && layout.place(key).0 == Place::ListRow;
+        if is_element && let Ok(id) = list::decode_id(value) {
+            let item = serde_json::Value::from(format!("item {id}"));
+            there.insert(format!("{:?}", [before, &[item]].concat()));
         }
     }
     named.difference(&there).cloned().collect()

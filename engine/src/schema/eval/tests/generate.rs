@@ -56,6 +56,9 @@ pub(super) struct Case {
 }
 
 pub(super) fn case(dice: &mut Dice) -> Case {
+    if dice.one_in(5) {
+        return case_of_items(dice);
+    }
     let shape = loop {
         let shape = shape(dice, 4);
         if !matches!(shape, Shape::Int) {
@@ -72,11 +75,58 @@ pub(super) fn case(dice: &mut Dice) -> Case {
     let rows = value(dice, &shape);
     let budget = 1 + dice.below(6);
     let (steps, end) = path(dice, &shape, budget, 2);
-    let term = match dice.below(4) {
+    let term = term(dice, &end);
+    Case { layout, rows, query: Query::from(steps), term }
+}
+
+fn term(dice: &mut Dice, end: &Shape) -> Term {
+    match dice.below(4) {
         0 => Term::Void,
         1 => Term::Apply(function(dice)),
-        _ => Term::Set(value(dice, &end).value()),
+        _ => Term::Set(value(dice, end).value()),
+    }
+}
+
+/// A map of lists of collections, and a path that goes to an item of one, as a rule.
+fn case_of_items(dice: &mut Dice) -> Case {
+    let item = loop {
+        let shape = shape(dice, 3);
+        if !matches!(shape, Shape::Int) {
+            break shape;
+        }
     };
+    let levels = 1 + dice.below(2);
+    let stored = match layout(dice, &item, levels) {
+        L::Any | L::Int => return case(dice),
+        stored => stored,
+    };
+    let layout = L::Map(Box::new(L::List(Box::new(stored))));
+    dice.has_records = layout.has_records();
+    let list = Shape::List(Box::new(item.clone()));
+    let rows = value(dice, &Shape::Map(Box::new(list.clone())));
+    let at = match &rows {
+        V::Map(entries) if !entries.is_empty() => {
+            let at = dice.below(entries.len() as u64);
+            entries[usize::try_from(at).unwrap()].0.value()
+        }
+        _ => key(dice),
+    };
+    let mut steps = vec![if dice.one_in(4) { Step::Values } else { Step::Key(at) }];
+    if dice.one_in(4) {
+        steps.push(Step::Sublist(dice.place(), dice.place()));
+    }
+    let mut from = item;
+    match dice.below(8) {
+        0 => steps.push(Step::First),
+        1 => steps.push(Step::Last),
+        2 => steps.push(Step::All),
+        3 => from = list,
+        _ => steps.push(Step::Nth(dice.place())),
+    }
+    let budget = dice.below(5);
+    let (more, end) = path(dice, &from, budget, 2);
+    steps.extend(more);
+    let term = term(dice, &end);
     Case { layout, rows, query: Query::from(steps), term }
 }
 

@@ -113,6 +113,142 @@ fn damaged_lists_are_errors() {
     assert!(matches!(damaged, Err(Problem::BadRow(_))), "{damaged:?}");
 }
 
+type Games = Map<u32, Sub<List<Sub<Map<String, i64>, Uncounted>>>>;
+
+/// Under each item of a list that is long enough for two more levels, two rows; under the last one none.
+fn games(count: i64) -> Fixture {
+    let fixture = Fixture::of::<Games>();
+    let items = (0..count).map(|nth| serde_json::json!({ "ann": nth, "bob": -nth }));
+    let items: Vec<_> = items.chain([serde_json::Value::Null]).collect();
+    let items = serde_json::json!({ "set": items }).to_string();
+    let did = fixture.set(r#"[["key",1]]"#, &items).unwrap();
+    assert_eq!((did.seeks, did.range_deletes), (0, 1), "it is written whole and nothing is read");
+    fixture
+}
+
+/// What the path gives, and how many seeks it costs; a level of the list costs no more rows than a block has.
+fn found(fixture: &Fixture, path: &str, expected: &str, seeks: usize) {
+    let (found, did) = fixture.get(path).unwrap();
+    let found: Vec<_> = found.iter().map(|it| it.to_json().unwrap()).collect();
+    assert_eq!(serde_json::Value::Array(found), Fixture::json(expected), "{path}");
+    assert!(did.seeks == seeks && did.rows <= 3 * 65, "{path}: {did:?}");
+}
+
+#[test]
+fn a_path_goes_on_in_an_item_that_is_a_collection() {
+    let fixture = games(5_000);
+    // What finding the item costs, and one seek behind it.
+    found(&fixture, r#"[["key",1],["nth",2500],["key","bob"]]"#, "[-2500]", 5);
+    fixture.check(r#"[["key",1],"first",["key","bob"]]"#, "[0]", 2, 1);
+    fixture.check(r#"[["key",1],"last",["key","bob"]]"#, "[null]", 2, 1);
+    fixture.check(r#"[["key",1],"last"]"#, "[null]", 2, 1);
+    fixture.check(r#"[["key",1],"last",["must","bob"]]"#, "[]", 2, 1);
+    found(&fixture, r#"[["key",1],["nth",1],"keys"]"#, r#"["ann","bob"]"#, 5);
+    fixture.check(r#"[["key",1],["nth",5001],"keys"]"#, "[]", 1, 0);
+    fixture.check(r#"[["key",1],"size"]"#, "[5001]", 1, 0);
+    // Enough is known with one item: the ids of so many are looked up at once.
+    fixture.check(r#"[["selected",[["key",1],"all"]],["key",1],"size"]"#, "[5001]", 3, 64 + 2);
+    let (found, did) =
+        fixture.get(r#"[["key",1],["sublist",100,104],"all",["key","ann"]]"#).unwrap();
+    let found: Vec<_> = found.iter().map(|it| it.to_json().unwrap()).collect();
+    assert_eq!(found, [100, 101, 102, 103]);
+    // The head twice, the way to the first, the ids, and a seek for each.
+    assert!(did.seeks == 2 + 2 + 1 + 4 && did.rows < 2 * 65 + 64, "{did:?}");
+    let (found, _) = fixture.get(r#"[["key",1],["sublist",-2,9000],"indexed"]"#).unwrap();
+    let found: Vec<_> = found.iter().map(|it| it.to_json().unwrap()).collect();
+    assert_eq!(found[0], serde_json::json!([0, { "ann": 4999, "bob": -4999 }]));
+    assert_eq!(found[1], serde_json::json!([1, null]));
+}
+
+#[test]
+fn a_change_in_an_item_writes_its_rows_and_one_of_items_moves_none() {
+    let fixture = games(5_000);
+    let did = |path: &str, term: &str| fixture.set(path, term).unwrap();
+    let rows = || fixture.store.rows.borrow().len();
+    let count = rows();
+    let put = did(r#"[["key",1],["nth",2500],["key","bob"]]"#, r#"{"set":7}"#);
+    assert_eq!((put.seeks, put.puts, put.deletes), (4, 1, 0));
+    found(&fixture, r#"[["key",1],["nth",2500],["key","bob"]]"#, "[7]", 5);
+    // What becomes empty stays; what becomes nothing goes, with all that hangs under it.
+    let empty = did(r#"[["key",1],["nth",7],"values"]"#, r#""void""#);
+    assert_eq!((empty.puts, empty.deletes), (0, 2));
+    fixture.check(r#"[["key",1],"size"]"#, "[5001]", 1, 0);
+    let remove = did(r#"[["key",1],["nth",2501]]"#, r#""void""#);
+    assert!(remove.puts <= 4 && remove.deletes == 1 && remove.range_deletes == 2, "{remove:?}");
+    fixture.check(r#"[["key",1],"size"]"#, "[5000]", 1, 0);
+    assert_eq!(rows(), count - 2 - 3);
+    let moved = did(r#"[["key",1],["index",-2]]"#, r#"{"set":0}"#);
+    assert!(moved.puts <= 12 && moved.range_deletes == 0, "{moved:?}");
+    fixture.check(r#"[["key",1],"first",["key","bob"]]"#, "[-4999]", 2, 1);
+    let new = did(r#"[["key",1],["insert_at",1]]"#, r#"{"set":{"cid":3}}"#);
+    assert!(new.puts <= 6, "{new:?}");
+    found(&fixture, r#"[["key",1],["nth",1],["key","cid"]]"#, "[3]", 5);
+    let set = did(r#"[["key",1],["nth",1]]"#, r#"{"set":{"dan":4}}"#);
+    assert_eq!((set.puts, set.range_deletes), (1, 1));
+    let (found, _) = fixture.get(r#"[["key",1],["sublist",0,3]]"#).unwrap();
+    let expected = serde_json::json!([{"ann":4999,"bob":-4999},{"dan":4},{"ann":0,"bob":0}]);
+    assert_eq!(found[0].to_json().unwrap(), expected);
+    did(r#"[["key",1]]"#, r#""void""#);
+    assert_eq!(rows(), 0);
+}
+
+/// Of several paths one removes the item, and the next one writes to it: it stays, with what was written.
+#[test]
+fn an_item_that_is_written_after_it_became_nothing_stays() {
+    let mut fixture = games(3);
+    let function = Function::of(|it: Option<i64>| match it {
+        Some(2) => None,
+        _ => Some(5),
+    });
+    fixture.functions = Functions::none().with("function", function);
+    let both = r#"[["key",1],["nth",1],["multi",[["size"],[["key","ann"]]]]]"#;
+    fixture.set(both, r#"{"apply":"function"}"#).unwrap();
+    let (found, _) = fixture.get(r#"[["key",1],["sublist",0,3]]"#).unwrap();
+    let expected = serde_json::json!([{"ann":0,"bob":0},{"ann":5},{"ann":2,"bob":-2}]);
+    assert_eq!(found[0].to_json().unwrap(), expected);
+    let other = r#"[["key",1],["nth",2],["multi",[[["key","ann"]],["size"]]]]"#;
+    fixture.set(other, r#"{"apply":"function"}"#).unwrap();
+    let (found, _) = fixture.get(r#"[["key",1],["nth",-1]]"#).unwrap();
+    assert_eq!(found[0].to_json().unwrap(), serde_json::Value::Null, "the empty one is next");
+    fixture.check(r#"[["key",1],"size"]"#, "[3]", 1, 0);
+}
+
+#[test]
+fn what_no_item_can_be_is_not_stored() {
+    let fixture = games(3);
+    let before = fixture.store.rows.borrow().clone();
+    for (path, term) in [
+        (r#"[["key",1],["nth",1]]"#, r#"{"set":{"ann":"text"}}"#),
+        (r#"[["key",1],"after_last"]"#, r#"{"set":{"ann":null}}"#),
+        (r#"[["key",1],["sublist",0,2]]"#, r#"{"set":[{},{"ann":1.5}]}"#),
+        (r#"[["key",1],"begin"]"#, r#"{"set":[{"ann":1},{"ann":false}]}"#),
+    ] {
+        let refused = fixture.set(path, term);
+        assert!(matches!(refused, Err(Problem::WrongType { .. })), "{path}: {refused:?}");
+    }
+    for (path, term) in [
+        (r#"[["key",1],["nth",1]]"#, r#"{"set":7}"#),
+        (r#"[["key",1],"after_last"]"#, r#"{"set":[1]}"#),
+    ] {
+        let refused = fixture.set(path, term);
+        assert!(matches!(refused, Err(Problem::Mismatch { .. })), "{path}: {refused:?}");
+    }
+    assert_eq!(*fixture.store.rows.borrow(), before);
+}
+
+#[test]
+fn rows_of_an_item_that_is_gone_are_damage() {
+    let fixture = games(3);
+    let head = fixture.store.rows.borrow().keys().next().unwrap().clone();
+    let list = crate::codec::KeyBuf::from(&head[..head.len() - 1]);
+    let mut orphan = crate::schema::list::under(&list, 77).to_vec();
+    orphan.extend(b"ann\0");
+    fixture.store.rows.borrow_mut().insert(orphan, vec![7]);
+    let damaged = fixture.get(r#"[["key",1]]"#).map(drop);
+    assert!(matches!(damaged, Err(Problem::BadRow(_))), "{damaged:?}");
+    fixture.check(r#"[["key",1],["nth",2],["key","ann"]]"#, "[2]", 3, 3);
+}
+
 #[allow(dead_code, reason = "a type to describe what is stored with")]
 #[derive(Schema)]
 struct Profile {
