@@ -95,12 +95,15 @@ pub struct ItemAt {
     pub index: u64,
 }
 
-impl<S: Nests, M: Direct, O> Path<S, M, O> {
+impl<S, M: Direct, O> Path<S, M, O> {
     /// What hangs under the item at a place of the list, counted from 0, as it is when the path is read.
     ///
     /// Where items are values, [`Path::item`] gives one.
     #[must_use]
-    pub fn nth(self, index: u64) -> ByIndex<Path<S::Inner, Maybe, O>> {
+    pub fn nth<L: Nests>(self, index: u64) -> ByIndex<Path<L::Inner, Maybe, O>>
+    where
+        S: Is<L>,
+    {
         ByIndex { path: self, items: Vec::new() }.nth(index)
     }
 }
@@ -177,9 +180,9 @@ impl<S, M: Direct, O> ByIndex<Path<S, M, O>> {
 
     /// As [`Path::nth`].
     #[must_use]
-    pub fn nth(mut self, index: u64) -> ByIndex<Path<S::Inner, Maybe, O>>
+    pub fn nth<L: Nests>(mut self, index: u64) -> ByIndex<Path<L::Inner, Maybe, O>>
     where
-        S: Nests,
+        S: Is<L>,
     {
         let path = self.path.under(0);
         self.items.push(ItemAt { id_at: path.key_bytes() - list::ID_BYTES, index });

@@ -11,7 +11,7 @@ use super::aggregate::{Adds, Change};
 use super::placing::{Place, Placing};
 use super::plan::{ItemsOp, RangeOp, ReadOp, ReadPlan, Removal, RowRead, Target};
 use super::sizes::{self, Counting, Uncounted};
-use super::{Data, Field, Is, List, Map, Nests, Position, Record, RowOf, Set, Sub, list};
+use super::{Data, Field, Is, List, Map, Position, Record, RowOf, Set, Sub, list};
 use crate::codec::{EncodeKey, Error, KEY_BYTES_MAX, Key, KeyBuf, Placement, Result};
 use crate::types::PStateId;
 
@@ -318,9 +318,9 @@ impl<T: Data, M: Direct, O> Path<Sub<List<T>>, M, O> {
     }
 }
 
-impl<S: Nests, M: Direct, O> Path<S, M, O> {
-    /// What hangs under the item of an id.
-    pub(crate) fn under(mut self, id: u64) -> Path<S::Inner, Maybe, O> {
+impl<S, M: Direct, O> Path<S, M, O> {
+    /// What hangs under the item of an id, of a list whose items are `I`.
+    pub(crate) fn under<I>(mut self, id: u64) -> Path<I, Maybe, O> {
         self.raw.part::<S>(|key| list::push_under(key, id));
         Path::from_raw(self.raw)
     }

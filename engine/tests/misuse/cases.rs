@@ -301,8 +301,9 @@ fn declarations(m: &Module) {
     //~ cannot be part of a PState's type
     //~ collections are `Sub<Map<K, V>>`, `Sub<Set<E>>` and `Sub<List<T>>`
     t.pstate::<Map<u64, Sub<List<Sub<Set<u64>>>>>>("lists of sets");
-    //~ `Sub<List<Sub<Set<u64>>>>` cannot be part of a PState's type
-    //~ keys and elements must be keys, and the items of a list values
+    t.pstate::<Map<u64, Sub<List<Set<u64>>>>>("lists of no sets");
+    //~ `Sub<List<Set<u64>>>` cannot be part of a PState's type
+    //~ keys and elements must be keys; the items of a list are whatever a PState can hold
     t.pstate::<Map<u64, Sub<i64>>>("subs");
     //~ cannot be part of a PState's type
 }
