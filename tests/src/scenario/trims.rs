@@ -1,4 +1,4 @@
-//! A depot that keeps its newest records only, on one to three shards through several lives: files go while clients
+//! A depot that keeps its newest records only, through several lives of one to three shards: files go while clients
 //! append, topologies lag behind and processes crash; and a topology is added on the way, which begins somewhere.
 //!
 //! Each client appends numbers in order under one key, each until it is acknowledged, so what lies in the depot
@@ -186,7 +186,6 @@ fn faults(random: &Random) -> Faults {
 
 fn options(random: &Random) -> Options {
     Options {
-        shards: u16::try_from(random.within(1..4)).expect("below 4"),
         partitions: Some(PARTITIONS),
         memory_bytes: 1 << 20,
         journal_bytes_max: 1 << 20,
@@ -211,7 +210,8 @@ async fn live(
     is_second: bool,
     outcome: &mut Outcome,
 ) -> Result<(), Failure> {
-    let options = shared.options.clone();
+    let shards = u16::try_from(world.random().within(1..4)).expect("below 4");
+    let options = Options { shards, ..shared.options.clone() };
     let engine = match Engine::open_on(Arc::new(shared.node.platform()), options, |_| {}).await {
         Ok(engine) => engine,
         Err(error) => return shared.tolerate("opening", &error),
