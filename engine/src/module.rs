@@ -68,10 +68,12 @@ use crate::schema::{Described, EncodeInitial, Layout, Placing, Schema};
 use crate::topology::{self, Row};
 
 mod build;
+mod keep;
 mod owner;
 
 pub(crate) use build::Draft;
 pub use build::{Depot, Module, NewDepot, Topology, define};
+pub use keep::{Keep, Records, StartAt, Starting};
 pub use owner::{Batch, Owner};
 
 /// A depot's place in [`Definition::depots`].
@@ -212,14 +214,21 @@ pub struct DepotDecl {
     /// # Errors
     /// The type cannot be stored.
     pub trace: fn(&mut Trace) -> codec::Result<()>,
+    /// What of it is kept.
+    pub keep: Keep,
     /// Where it was declared.
     pub location: &'static Location<'static>,
 }
 
 impl DepotDecl {
-    fn of<T: Row>(name: String, placed_by: PlacedBy, location: &'static Location<'static>) -> Self {
+    fn of<T: Row>(
+        name: String,
+        placed_by: PlacedBy,
+        keep: Keep,
+        location: &'static Location<'static>,
+    ) -> Self {
         let (record, trace) = (std::any::type_name::<T>(), Trace::add::<T> as fn(&mut Trace) -> _);
-        Self { name, placed_by, record, trace, location }
+        Self { name, placed_by, record, trace, keep, location }
     }
 }
 
@@ -325,6 +334,19 @@ pub enum Error {
         /// Where it was given first.
         first: &'static Location<'static>,
         /// Where it was given again.
+        second: &'static Location<'static>,
+    },
+    /// A topology reads a depot once, however many flows it feeds.
+    #[error(
+        "a topology begins to read depot `{depot}` in two places: as declared at {first}, and at {second}. Let \
+         both begin in the same, or read it in two topologies"
+    )]
+    TwoStarts {
+        /// The depot's name.
+        depot: String,
+        /// Where it was used first.
+        first: &'static Location<'static>,
+        /// Where it was used to begin elsewhere.
         second: &'static Location<'static>,
     },
     /// Names have 1 to 100 bytes: ASCII letters, digits, `_`, `-` and `.`.

@@ -31,6 +31,7 @@ mod recompute;
 
 pub use crate::shard::recover::Progress;
 pub(crate) use catalogue::Installed;
+use catalogue::Starts;
 
 /// How an engine works. The defaults suit a service that embeds it.
 #[derive(Clone, Debug)]
@@ -371,6 +372,8 @@ impl Node {
     /// `ShardStopped` if some shard is down: it installs the module by itself when it is reopened.
     pub(crate) async fn launch(&self, definition: Definition) -> Result<Arc<Installed>> {
         let _one = self.launching.lock().await;
+        // Where a topology is to begin must still be there when it does.
+        let _held = self.setup.hold_trims();
         let module = self.number(definition).await?;
         self.bring_up(&module).await?;
         for place in 0..module.topologies.len() {
@@ -406,9 +409,10 @@ impl Node {
         let definition = Arc::new(definition);
         let mut module = self.setup.module(&definition.name);
         if module.is_none() {
+            let starts = Arc::new(self.starts(&definition).await?);
             let numbered = self.ask_any(|reply| {
-                let definition = Arc::clone(&definition);
-                Message::Keeper(KeeperRequest::Launch { definition, reply })
+                let (definition, starts) = (Arc::clone(&definition), Arc::clone(&starts));
+                Message::Keeper(KeeperRequest::Launch { definition, starts, reply })
             });
             let numbered = self.setup.add_module(numbered.await?);
             let read = self.ask_any(|reply| Message::Keeper(KeeperRequest::Read { reply }));
@@ -426,6 +430,32 @@ impl Node {
             return Err(Error::Invalid { what });
         }
         Ok(module)
+    }
+
+    /// Where topologies of a module begin in depots that are new to them.
+    async fn starts(&self, definition: &Definition) -> Result<Starts> {
+        let read = self.ask_any(|reply| Message::Keeper(KeeperRequest::Read { reply }));
+        let (_, catalogue) = read.await?;
+        let mut starts = Starts::new();
+        let Some(entry) = catalogue.modules.iter().find(|it| it.name == definition.name) else {
+            return Ok(starts);
+        };
+        for topology in &definition.topologies {
+            let new = entry.new_sources(topology, definition);
+            if new.is_empty() {
+                continue;
+            }
+            let asked: Vec<_> = new.iter().map(|&(_, depot, start)| (depot, start)).collect();
+            for shard in self.shards() {
+                let ask = |reply| Message::Starts { asked: asked.clone(), reply };
+                for (depot, partition, offset) in self.ask(shard, ask).await? {
+                    let (name, ..) = new.iter().find(|it| it.1 == depot).expect("it was asked for");
+                    let place = (topology.name.clone(), (*name).to_owned());
+                    starts.entry(place).or_default().insert(partition.0, offset.0);
+                }
+            }
+        }
+        Ok(starts)
     }
 
     /// Waits until readers of every shard see what was decided before.

@@ -70,6 +70,8 @@ named! {
         MigrationStepTwice = "migration-step-twice",
         /// Some shards go on writing to the old `PState`s after a recompute has switched to new ones.
         RecomputeSwitchTorn = "recompute-switch-torn",
+        /// A depot lets go of records that a topology has not read yet.
+        TrimIgnoresReaders = "trim-ignores-readers",
     }
 }
 
@@ -104,6 +106,8 @@ named! {
         MigrationStepDropped = "migration-step-dropped",
         /// A shard recovers a topology that is being recomputed.
         RecomputeAtCrash = "recompute-at-crash",
+        /// A depot let go of files that it need not keep.
+        DepotTrimmed = "depot-trimmed",
         /// A shard recovers a topology that is stopped for the end of a recompute.
         StoppedAtCrash = "stopped-at-crash",
         /// A segment ends in a damaged block.

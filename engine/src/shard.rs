@@ -51,6 +51,7 @@ mod subscribers;
 mod tails;
 #[cfg(test)]
 mod tests;
+mod trim;
 pub(crate) mod walk;
 
 pub use event::DeadLetter;
@@ -267,6 +268,7 @@ impl Shard {
             Message::Page(request) => self.page(request),
             Message::Difference(request) => self.difference(request),
             Message::ReadDepot(request) => self.read_depot(request),
+            Message::Starts { asked, reply } => self.find_starts(asked, reply),
             Message::Wait(request) => self.wait(request),
             Message::Control { from, to, bytes } => self.control(sender, (from, to), &bytes),
             Message::Rows(batch) => match sender {

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::panic::Location;
 
-use crate::module::{DepotIndex, PStateIndex};
+use crate::module::{DepotIndex, PStateIndex, StartAt};
 use crate::recompute::Invariant;
 
 mod aggregate;
@@ -78,6 +78,8 @@ pub struct Source {
     pub depot: DepotIndex,
     /// The node that takes its records, as [`Rows::records`], on the partition where they lie.
     pub node: NodeIndex,
+    /// Where a topology begins that never read it. The same for all nodes of one.
+    pub start: StartAt,
 }
 
 /// A vertex of the graph: one event.

@@ -24,6 +24,7 @@ mod engine;
 mod journal;
 mod mishaps;
 mod pstate;
+mod trims;
 
 /// What is done in a world, and how it is judged.
 pub trait Scenario: Sync {
@@ -39,7 +40,7 @@ pub trait Scenario: Sync {
 
 /// Every scenario, in the order a seed runs them.
 pub const ALL: &[&dyn Scenario] =
-    &[&journal::Journals, &pstate::Stores, &depot::Depots, &engine::Engines];
+    &[&journal::Journals, &pstate::Stores, &depot::Depots, &trims::Trims, &engine::Engines];
 
 /// What a scenario did: a few counters, for reports and to see that it did anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use tidemill::codec::{FieldTable, value};
 use tidemill::journal::{Entry, JournalFile};
-use tidemill::node::catalogue::Numbered;
+use tidemill::node::catalogue::{Begun, Numbered};
 use tidemill::schema::Layout;
 use tidemill::types::{DepotId, PStateId, PartitionId};
 use tidemill::verify::{Detail, Files, PartitionFacts, Record, Report, describe, entries, records};
@@ -131,7 +131,9 @@ impl Inspection<'_> {
                 ("topology", module.topologies.clone()),
             ];
             for (kind, all) in kinds {
-                for Numbered { name, number, layout, placed, migrating, migrated, since } in all {
+                for it in all {
+                    let Numbered { name, number, layout, placed, .. } = it;
+                    let Numbered { migrating, migrated, since, sources, .. } = it;
                     let layout =
                         layout.map(|it| format!(": {}", placed.written(&it))).unwrap_or_default();
                     let running = migrating.map(|it| format!(", being migrated by {}", it.id));
@@ -146,7 +148,8 @@ impl Inspection<'_> {
                     };
                     writeln!(
                         self.out,
-                        "  {kind:<9} {number:>4}  {name}{layout}{running}{done}{since}"
+                        "  {kind:<9} {number:>4}  {name}{layout}{running}{done}{since}{}",
+                        beginnings(&sources)
                     )?;
                 }
             }
@@ -542,4 +545,16 @@ fn hex(bytes: &[u8]) -> String {
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     let digits = digits.filter_map(|digit| char::from_digit(digit.into(), 16));
     "0x".chars().chain(digits).collect()
+}
+
+/// Where a topology began, if not with the first record of everything.
+fn beginnings(sources: &[Begun]) -> String {
+    let of = |it: &Begun| {
+        let depot = it.depot;
+        let one = |(partition, offset): (&u32, &u64)| {
+            format!(", began in depot {depot} partition {partition} at {offset}")
+        };
+        it.starts.iter().map(one).collect::<String>()
+    };
+    sources.iter().map(of).collect()
 }

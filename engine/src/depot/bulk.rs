@@ -208,7 +208,7 @@ impl ExtentWrite {
 impl Core {
     /// The file that can take an extent of `bytes` behind the last one.
     fn following(&self, inner: &Inner, bytes: u64) -> Option<BulkFile> {
-        let fits = |bulk: &&BulkFile| bulk.at + bytes <= inner.options.segment_bytes_max;
+        let fits = |bulk: &&BulkFile| bulk.at + bytes <= inner.segment_bytes_max.get();
         self.bulk_file.as_ref().filter(fits).cloned()
     }
 }

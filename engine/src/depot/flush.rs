@@ -109,13 +109,19 @@ impl Log {
         }
     }
 
-    /// Forgets whole sealed segments below `below` and returns the first offset that is left. The
-    /// files go when a state without them was [`Log::recorded`].
-    pub fn trim(&self, below: Offset) -> Offset {
+    /// Seals segments that are as large as this, or as the log's options say if that is less, from now on. Only whole
+    /// segments are [trimmed](Log::trim).
+    pub fn bound_segments(&self, bytes: u64) {
+        self.inner.segment_bytes_max.set(self.inner.options.segment_bytes_max.min(bytes));
+    }
+
+    /// Forgets whole sealed segments below `below` of which every record was appended before `before`, and
+    /// returns the first offset that is left. The files go when a state without them was [`Log::recorded`].
+    pub fn trim(&self, below: Offset, before: WallTime) -> Offset {
         let core = &mut *self.inner.core.borrow_mut();
         let gone = core.segments.partition_point(|segment| {
             let state = segment.state();
-            state.sealed && state.end <= below
+            state.sealed && state.end <= below && state.append_time < before
         });
         // The last one stays, so that the log keeps its end and its clock.
         let gone = gone.min(core.segments.len().saturating_sub(1));
@@ -343,7 +349,7 @@ impl Inner {
         if let Some(active) = active {
             let state = active.state();
             if !state.sealed {
-                if state.bytes < self.options.segment_bytes_max {
+                if state.bytes < self.segment_bytes_max.get() {
                     return Ok(active);
                 }
                 self.seal(&active).await?;

@@ -35,6 +35,8 @@ pub(super) struct Inner {
     pub(super) depot: DepotId,
     pub(super) dir: String,
     pub(super) options: Options,
+    /// At most what the options say.
+    pub(super) segment_bytes_max: Cell<u64>,
     pub(super) core: RefCell<Core>,
     /// Held by whoever writes: flushes, bulk writes, removals go one after the other.
     pub(super) io: Mutex<()>,

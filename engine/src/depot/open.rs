@@ -91,6 +91,7 @@ impl Log {
             io: Mutex::new(()),
             failed: Cell::new(false),
             windows: Windows::default(),
+            segment_bytes_max: Cell::new(options.segment_bytes_max),
             tail_bytes_max: Cell::new(options.tail_bytes_max),
             torn_tail: RefCell::new(None),
         };

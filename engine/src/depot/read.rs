@@ -115,7 +115,13 @@ impl Log {
             };
             let budget =
                 Budget { records: limits.records.max(1), bytes: limits.bytes, end: readable.end };
-            return self.inner.read_segment(&segment, readable, from, budget).await;
+            return match self.inner.read_segment(&segment, readable, from, budget).await {
+                // Its file may have been removed meanwhile.
+                Err(Error::Io { .. }) if from < self.first() => {
+                    Err(Error::Trimmed { asked: from, first: self.first() })
+                }
+                read => read,
+            };
         }
     }
 

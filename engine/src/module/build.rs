@@ -8,10 +8,11 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{
-    Batch, Definition, DepotDecl, DepotIndex, Error, Owner, PStateDecl, PStateIndex, PlacedBy,
-    Placer,
+    Batch, Definition, DepotDecl, DepotIndex, Error, Keep, Owner, PStateDecl, PStateIndex,
+    PlacedBy, Placer, Records,
 };
 use crate::codec::table::Trace;
 use crate::codec::{self, EncodeKey, Placement, key::encode_key};
@@ -56,7 +57,8 @@ impl Module {
     #[track_caller]
     pub fn depot<T: Row>(&self, name: &str) -> NewDepot<'_, T> {
         let location = Location::caller();
-        NewDepot { module: self, name: name.to_owned(), location, record: PhantomData }
+        let (name, keep) = (name.to_owned(), Keep::default());
+        NewDepot { module: self, name, keep, location, record: PhantomData }
     }
 
     /// Declares a microbatch topology: `m.microbatch(|| "ledger")`.
@@ -77,6 +79,7 @@ impl Module {
 pub struct NewDepot<'m, T> {
     module: &'m Module,
     name: String,
+    keep: Keep,
     location: &'static Location<'static>,
     record: PhantomData<fn() -> T>,
 }
@@ -88,6 +91,20 @@ impl<T> fmt::Debug for NewDepot<'_, T> {
 }
 
 impl<T: Row> NewDepot<'_, T> {
+    /// Keeps the newest `count` records of each partition at least, and what topologies still have to read. What
+    /// is older may be deleted, whole files at a time. Without this or [`NewDepot::keep_for`], everything is kept.
+    pub fn keep_records(mut self, count: u64) -> Self {
+        self.keep.records = Some(count);
+        self
+    }
+
+    /// Keeps what was appended within `time`, and what topologies still have to read; as
+    /// [`NewDepot::keep_records`]. If both are given, what either one asks for is kept.
+    pub fn keep_for(mut self, time: Duration) -> Self {
+        self.keep.time = Some(time);
+        self
+    }
+
     /// A record goes where a key in it lives: records of one key stay in order.
     pub fn hash_by<K, F>(self, key: F) -> Depot<T>
     where
@@ -112,11 +129,11 @@ impl<T: Row> NewDepot<'_, T> {
     }
 
     fn declare(self, placed_by: PlacedBy) -> Depot<T> {
-        let Self { module, name, location, .. } = self;
+        let Self { module, name, keep, location, .. } = self;
         let mut draft = module.draft.borrow_mut();
         draft.claim(&name, location);
         let index = DepotIndex(count(&draft.depots));
-        draft.depots.push(DepotDecl::of::<T>(name, placed_by, location));
+        draft.depots.push(DepotDecl::of::<T>(name, placed_by, keep, location));
         Depot { index, types: PhantomData }
     }
 }
@@ -253,27 +270,38 @@ impl<'m, O: 'static> Topology<'m, O> {
         draft.topologies[self.draft.topology].invariants.push(invariant);
     }
 
-    /// A flow of the records of `depot`, each where it lies.
+    /// A flow of the records of a depot, each where it lies. From the first one on, unless the depot is
+    /// [`starting`](Depot::starting) elsewhere.
     #[track_caller]
-    pub fn source<T: Row, R>(&self, depot: Depot<T, R>) -> Hopped<'m, O, T, ()> {
-        self.source_as(depot.index, Intake::Take(take_records))
+    pub fn source<S: Records>(&self, depot: S) -> Hopped<'m, O, S::Record, ()> {
+        self.source_as(&depot, Intake::Take(take_records))
     }
 
-    /// A flow of the records of `depot`, each where it lies, with the times they were appended.
+    /// A flow of the records of a depot, each where it lies, with the times they were appended.
     #[track_caller]
-    pub fn source_timed<T: Row, R>(&self, depot: Depot<T, R>) -> Hopped<'m, O, (WallTime, T), ()> {
-        self.source_as(depot.index, Intake::Take(take_timed))
+    pub fn source_timed<S: Records>(&self, depot: S) -> Hopped<'m, O, (WallTime, S::Record), ()> {
+        self.source_as(&depot, Intake::Take(take_timed))
     }
 
     #[track_caller]
     fn source_as<T: Send + 'static>(
         &self,
-        depot: DepotIndex,
+        records: &impl Records,
         intake: Intake<T>,
     ) -> Hopped<'m, O, T, ()> {
-        let node = self.draft.reserve_node(Location::caller());
+        let location = Location::caller();
+        let node = self.draft.reserve_node(location);
+        let (depot, start) = (records.depot(), records.start());
         let mut draft = self.draft.module.draft.borrow_mut();
-        draft.topologies[self.draft.topology].sources.push(Source { depot, node });
+        let draft = &mut *draft;
+        let topology = &mut draft.topologies[self.draft.topology];
+        let other = topology.sources.iter().find(|it| it.depot == depot && it.start != start);
+        if let Some(other) = other {
+            let first = topology.nodes[other.node.0 as usize].0;
+            let depot = draft.depots[depot.0 as usize].name.clone();
+            draft.errors.push(Error::TwoStarts { depot, first, second: location });
+        }
+        topology.sources.push(Source { depot, node, start });
         Hopped::source(self.draft, node, Input::Depot(depot), intake)
     }
 }

@@ -64,6 +64,8 @@ impl Node {
         };
         *last += 1;
         let number = *last;
+        // What is copied is files that must stay where they are.
+        let _held = self.setup.hold_trims();
         let elsewhere = self.platform.elsewhere(dir).map_err(|error| Error::Backup {
             what: format!("{} cannot be used: {error}", dir.display()),
         })?;

@@ -14,8 +14,9 @@
 //!
 //! Format 2 added the layouts. A file of format 1 is read, and its `PState`s take the layouts that the next
 //! launch declares. Format 3 added the sizes of collections: what was launched before keeps none. Format 4
-//! added migrations, recomputes, and where rows live: before, that was by the hash of the first key for all. The
-//! file that a launch writes has the newest format.
+//! added migrations, recomputes, where rows live (before, that was by the hash of the first key for all) and where
+//! topologies began in their sources (before, with the first record). The file that a launch writes has the newest
+//! format.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,9 +29,11 @@ use crate::codec::FieldTable;
 use crate::codec::table::Misfit;
 use crate::error::{Error, Result};
 use crate::migrate::Move;
-use crate::module::{Definition, PStateIndex, Traced};
+use crate::module::{Definition, PStateIndex, StartAt, Traced};
 use crate::schema::{Described, Layout, ReadPlan, Reads};
-use crate::types::{DepotId, MicrobatchId, PStateId, ShardId, TopologyId};
+use crate::topology;
+use crate::types::{DepotId, MicrobatchId, Offset, PStateId, PartitionId, ShardId, TopologyId};
+use tidemill_replication::two_phase::Source;
 
 mod placed;
 pub(crate) mod recomputes;
@@ -99,7 +102,24 @@ pub struct Numbered {
     /// Of a `PState`: the id of its topology from which on it lies under this number, if it lay elsewhere before.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub since: u64,
+    /// Of a topology: where it began in the depots that it reads, or read once. None of a topology that was last
+    /// launched before catalogues remembered this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Begun>,
 }
+
+/// Where a topology began in a depot.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Begun {
+    /// The depot's number.
+    pub depot: u32,
+    /// By partition; at 0 in all others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub starts: BTreeMap<u32, u64>,
+}
+
+/// Where topologies of a module are to begin in depots that are new to them, by the names of both and partition.
+pub(crate) type Starts = BTreeMap<(String, String), BTreeMap<u32, u64>>;
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for that")]
 fn is_zero(number: &u64) -> bool {
@@ -129,6 +149,7 @@ impl Numbered {
             migrated: Vec::new(),
             placed: Placed::Hash,
             since: 0,
+            sources: Vec::new(),
         }
     }
 
@@ -154,6 +175,8 @@ pub(crate) struct Installed {
     /// The migrations under way.
     pub(crate) moves: Vec<Arc<Move>>,
     pub(crate) topologies: Vec<TopologyId>,
+    /// Where each topology began in what it reads, if not at 0; by place.
+    pub(crate) starts: Vec<BTreeMap<Source, Offset>>,
     /// Where each topology's rejected records go.
     pub(crate) dead_letters: Vec<DepotId>,
     pub(crate) fields: Arc<FieldTable>,
@@ -242,6 +265,7 @@ impl Installed {
             sizes: self.sizes.clone(),
             moves,
             topologies,
+            starts: self.starts.clone(),
             dead_letters: self.dead_letters.clone(),
             fields: Arc::clone(&self.fields),
             layouts: self.layouts.clone(),
@@ -383,6 +407,7 @@ impl Catalogue {
         &mut self,
         definition: Arc<Definition>,
         traced: Traced,
+        starts: &Starts,
     ) -> Result<Installed> {
         let mut sizes = traced.sizes();
         let Traced { fields, layouts, old_layouts, initials } = traced;
@@ -414,16 +439,24 @@ impl Catalogue {
         let dead_letters: Vec<_> = dead_letter_names
             .map(|name| DepotId(number(&mut entry.depots, &name, &mut self.next_depot)))
             .collect();
-        let depots = definition
+        let depots: Vec<_> = definition
             .depots
             .iter()
             .map(|depot| DepotId(number(&mut entry.depots, &depot.name, &mut self.next_depot)))
+            .collect();
+        let is_known: Vec<_> = definition
+            .topologies
+            .iter()
+            .map(|topology| entry.topologies.iter().any(|it| it.name == topology.name))
             .collect();
         let topologies: Vec<_> = definition
             .topologies
             .iter()
             .map(|it| TopologyId(number(&mut entry.topologies, &it.name, &mut self.next_topology)))
             .collect();
+        let began = definition.topologies.iter().zip(is_known);
+        let starts = began.map(|(it, is_known)| entry.begin(it, is_known, &definition, starts));
+        let starts = starts.collect();
         let (mut pstates, mut old, mut moves) = (Vec::new(), Vec::new(), Vec::new());
         for ((decl, layout), old_layout) in definition.pstates.iter().zip(&layouts).zip(old_layouts)
         {
@@ -468,6 +501,7 @@ impl Catalogue {
             sizes,
             moves,
             topologies,
+            starts,
             dead_letters,
             fields,
             layouts,
@@ -521,6 +555,61 @@ struct Assigned {
 }
 
 impl ModuleEntry {
+    /// Notes where a topology begins in what it reads and did not read before; answers where it began in all of it.
+    fn begin(
+        &mut self,
+        topology: &topology::Definition,
+        is_known: bool,
+        definition: &Definition,
+        starts: &Starts,
+    ) -> BTreeMap<Source, Offset> {
+        let entry = self.topologies.iter_mut().find(|it| it.name == topology.name);
+        let entry = entry.expect("it was given a number");
+        // Launched before this was remembered: then it began at 0.
+        let is_old = is_known && entry.sources.is_empty();
+        let mut all = BTreeMap::new();
+        for source in &topology.sources {
+            let name = &definition.depots[source.depot.0 as usize].name;
+            let known = self.depots.iter().find(|it| it.name == *name);
+            let depot = known.expect("it was given a number").number;
+            if !entry.sources.iter().any(|it| it.depot == depot) {
+                let found = starts.get(&(topology.name.clone(), name.clone()));
+                let starts = found.filter(|_| !is_old).cloned().unwrap_or_default();
+                entry.sources.push(Begun { depot, starts });
+            }
+            let begun = entry.sources.iter().find(|it| it.depot == depot);
+            for (&partition, &offset) in &begun.expect("it was noted").starts {
+                let (depot, partition) = (DepotId(depot), PartitionId(partition));
+                all.insert(Source { depot, partition }, Offset(offset));
+            }
+        }
+        all
+    }
+
+    /// The depots that a topology of this version reads and did not read before, of those that there are.
+    pub(crate) fn new_sources<'d>(
+        &self,
+        topology: &'d topology::Definition,
+        definition: &'d Definition,
+    ) -> Vec<(&'d str, DepotId, StartAt)> {
+        let known = self.topologies.iter().find(|it| it.name == topology.name);
+        if known.is_some_and(|it| it.sources.is_empty()) {
+            return Vec::new();
+        }
+        let is_read =
+            |number| known.is_some_and(|it| it.sources.iter().any(|it| it.depot == number));
+        let mut sources: Vec<(&str, DepotId, StartAt)> = Vec::new();
+        for source in &topology.sources {
+            let name = &*definition.depots[source.depot.0 as usize].name;
+            let depot = self.depots.iter().find(|it| it.name == name).map(|it| it.number);
+            let Some(depot) = depot.filter(|&it| !is_read(it)) else { continue };
+            if sources.iter().all(|it| it.1 != DepotId(depot)) {
+                sources.push((name, DepotId(depot), source.start));
+            }
+        }
+        sources
+    }
+
     /// Asserts that the rows of a `PState`, if there are any, live where they will be looked for.
     fn check_place(&self, name: &str, layout: &Layout, placed: &Placed) -> Result<()> {
         let Some(pstate) = self.pstates.iter().find(|it| it.name == name) else { return Ok(()) };

@@ -152,6 +152,8 @@ impl Node {
     /// The shadow of a topology, which runs: the one that there is, or a new one.
     async fn shadow(&self, module: &Arc<Installed>, place: usize) -> Result<Arc<Installed>> {
         let _one = self.launching.lock().await;
+        // Until the shadow is one of those that what it reads is kept for.
+        let _held = self.setup.hold_trims();
         if self.setup.shadow(&module.definition.name, place).is_none() {
             self.untrimmed(module, place).await?;
             let name = &module.definition.topologies[place].name;
@@ -195,8 +197,8 @@ impl Node {
             let trimmed = self.of_recompute(shard, asked).await?;
             if let Some((partition, depot, first)) = trimmed.first() {
                 let what = format!(
-                    "depot `{}`, which topology `{}` reads, has no records below {first} in partition \
-                     {partition} any more, so its state cannot be recomputed",
+                    "depot `{}` has no records below {first} in partition {partition} any more, and topology `{}` \
+                     has read some of them, so its state cannot be recomputed",
                     module.definition.depots[*depot].name, module.definition.topologies[place].name
                 );
                 return Err(Error::Invalid { what });

@@ -151,7 +151,7 @@ impl Shard {
         // What takes its place while this waits is not covered: it may not be durable.
         let through = partition.last();
         self.settle().await?;
-        let frozen = partition.freeze(through, self.wanted()).await;
+        let frozen = partition.freeze(through, self.wanted(), |it| self.trim(it)).await;
         let frozen = frozen.map_err(|error| self.fold_error(&error))?;
         self.fold_rest(partition, frozen).await
     }

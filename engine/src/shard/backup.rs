@@ -246,7 +246,7 @@ impl Shard {
                 return Ok((claim, None));
             }
             loop {
-                let frozen = claim.0.freeze(through, self.wanted()).await;
+                let frozen = claim.0.freeze(through, self.wanted(), |_| {}).await;
                 let frozen = frozen.map_err(|error| self.fold_error(&error))?;
                 // Not while a log was being written just then: its newest records would be missing, and what was
                 // committed behind them.

@@ -11,7 +11,7 @@ use super::local::EventLocal;
 use super::microbatch::{ROWS_MAX, Running, Topology, Work};
 use super::{Shard, partition};
 use crate::depot::batch::RECORD_BYTES_MAX;
-use crate::depot::{Limits, Record as DepotRecord, Upto};
+use crate::depot::{self, Limits, Record as DepotRecord, Upto};
 use crate::migrate::run_event;
 use crate::module::DepotIndex;
 use crate::topology::{self, EventFailure, Local, NodeIndex, Origin, Record, Rows};
@@ -89,9 +89,27 @@ impl Shard {
         range: SourceRange,
         exclusions: &[Exclusion],
     ) {
-        if let Err(error) = self.read_range(topology, running, range, exclusions).await {
+        match self.read_range(topology, running, range, exclusions).await {
+            Ok(()) => {}
+            // It was not declared when they went. Others are none the worse for it.
+            Err(partition::Error::Depot {
+                source: source @ depot::Error::Trimmed { .. }, ..
+            }) => {
+                if running.failed.replace(true) {
+                    return;
+                }
+                let message = format!(
+                    "depot {} let go of records in partition {} that the topology has still to read, while no \
+                     module that was launched declared it: {source}. Declare it under another name, and it begins \
+                     with those that are there",
+                    range.source.depot, range.source.partition
+                );
+                let failure = Failure { origin: None, kind: FailureKind::Reject, message };
+                let attempt = running.attempt;
+                self.participate(topology, participant::Input::Failed { attempt, failure });
+            }
             // A source that cannot be read cannot be read by a retry either: the shard recovers.
-            self.fail(&error);
+            Err(error) => self.fail(&error),
         }
     }
 

@@ -23,7 +23,7 @@ use crate::journal::{JournalFile, JournalId};
 use crate::manifest::{CatalogueRef, JournalRecord, Manifest};
 use crate::module::Definition;
 use crate::node::catalogue::recomputes::{Alteration, Step};
-use crate::node::catalogue::{Catalogue, Installed};
+use crate::node::catalogue::{Catalogue, Installed, Starts};
 use crate::topology::panic_message;
 use crate::types::{Run, ShardId};
 
@@ -73,8 +73,8 @@ impl Shard {
     /// Does what the keeper is asked for. If the device refuses, this shard stops, and another can try.
     pub(super) async fn keep(&self, request: KeeperRequest) {
         match request {
-            KeeperRequest::Launch { definition, reply } => {
-                let launched = self.hand.launch(definition).await;
+            KeeperRequest::Launch { definition, starts, reply } => {
+                let launched = self.hand.launch(definition, &starts).await;
                 answer(reply, launched.map_err(|error| self.cannot_keep(error)));
             }
             KeeperRequest::Alter { alteration, reply } => {
@@ -139,7 +139,7 @@ impl Hand {
     }
 
     /// Gives numbers to a module and makes them durable. What has numbers keeps them.
-    async fn launch(&self, definition: Arc<Definition>) -> Result<Arc<Installed>> {
+    async fn launch(&self, definition: Arc<Definition>, starts: &Starts) -> Result<Arc<Installed>> {
         let mut state = self.lock().await?;
         let mut catalogue = state.catalogue.clone();
         let stored = if catalogue.fields.is_empty() {
@@ -159,7 +159,7 @@ impl Hand {
             ),
         })?;
         let traced = traced.map_err(Error::invalid)?;
-        let installed = catalogue.install(definition, traced)?;
+        let installed = catalogue.install(definition, traced, starts)?;
         self.store_catalogue(&mut state, catalogue).await?;
         Ok(Arc::new(installed))
     }

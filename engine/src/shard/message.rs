@@ -10,10 +10,10 @@ use crate::depot::Batch;
 use crate::error::{Error, Result};
 use crate::journal::JournalId;
 use crate::manifest::Manifest;
-use crate::module::{Definition, PStateIndex};
+use crate::module::{Definition, PStateIndex, StartAt};
 use crate::node::Installed;
-use crate::node::catalogue::Catalogue;
 use crate::node::catalogue::recomputes::Alteration;
+use crate::node::catalogue::{Catalogue, Starts};
 use crate::node::numbers::Numbers;
 use crate::node::pins::Pin;
 use crate::schema::ast::{Functions, Query, Value};
@@ -55,6 +55,8 @@ pub(crate) enum Message {
     Difference(DifferenceRequest),
     /// Records of one depot partition.
     ReadDepot(ReadDepotRequest),
+    /// Where a topology begins that is new to depots, in each partition here that does not begin at 0.
+    Starts { asked: Vec<(DepotId, StartAt)>, reply: Reply<Vec<(DepotId, PartitionId, Offset)>> },
     /// The effects of everything below an offset.
     Wait(WaitRequest),
     /// The moment at which a topology has applied all that is durable now in its sources here.
@@ -100,7 +102,7 @@ pub(crate) enum Message {
 #[derive(Debug)]
 pub(crate) enum KeeperRequest {
     /// Gives numbers to a module and makes them durable.
-    Launch { definition: Arc<Definition>, reply: Reply<Arc<Installed>> },
+    Launch { definition: Arc<Definition>, starts: Arc<Starts>, reply: Reply<Arc<Installed>> },
     /// What the directory holds, as its manifest has it.
     Read { reply: Reply<(Manifest, Catalogue)> },
     /// Changes the catalogue for a recompute.
@@ -389,6 +391,8 @@ pub struct Counters {
     pub aborts: u64,
     /// Folds done.
     pub folds: u64,
+    /// Times that old files of a depot partition were let go of, since nothing needs them.
+    pub trims: u64,
     /// The fewest folds that any partition with state has seen.
     pub folds_least: u64,
     /// Bytes of memory in overlays.
@@ -427,6 +431,7 @@ impl Counters {
             dead_letters: self.dead_letters + other.dead_letters,
             aborts: self.aborts + other.aborts,
             folds: self.folds + other.folds,
+            trims: self.trims + other.trims,
             folds_least: self.folds_least.min(other.folds_least),
             overlay_bytes: self.overlay_bytes + other.overlay_bytes,
             history_bytes: self.history_bytes + other.history_bytes,

@@ -196,6 +196,11 @@ impl Running {
 }
 
 impl Topology {
+    /// Up to where it has read a source for the last time, as far as this shard knows.
+    pub(super) fn read_of(&self, source: Source) -> Offset {
+        self.read.borrow().get(&source).copied().unwrap_or_default()
+    }
+
     /// The partition in whose sequence the coordinator of the topology called `name` writes.
     pub(crate) fn coordinator_partition(name: &str, partitions: u32) -> PartitionId {
         Placement::of(name.as_bytes()).partition(partitions)
@@ -275,6 +280,8 @@ impl Shard {
 
     fn make_topology(&self, module: &Arc<Installed>, place: usize, id: TopologyId) -> Topology {
         let name = &module.definition.topologies[place].name;
+        // What lies below counts as read: it never will be.
+        let starts = &module.starts[place];
         let coordinator_partition = Topology::coordinator_partition(name, self.setup.partitions);
         let coordinator_shard = self.setup.owner(coordinator_partition);
         let faults = Faults {
@@ -302,7 +309,11 @@ impl Shard {
                 Some(_) => options.microbatch_records_max.min(super::recompute::RECORDS_MAX),
             };
             let config = coordinator::Config { own, owners, records_max, faults };
-            coordinator::Coordinator::recover(config, self.run, Some(state.row), state.begins)
+            let mut row = state.row;
+            for (&source, &start) in starts {
+                row.offsets.entry(source).or_insert(start);
+            }
+            coordinator::Coordinator::recover(config, self.run, Some(row), state.begins)
         });
         Topology {
             id,
@@ -316,8 +327,8 @@ impl Shard {
             running: RefCell::default(),
             held: RefCell::default(),
             visible: Cell::default(),
-            read: RefCell::default(),
-            windows: RefCell::default(),
+            read: RefCell::new(starts.clone()),
+            windows: RefCell::new(window::beginning(starts)),
             waiting: RefCell::default(),
             visible_waiting: RefCell::default(),
             wake_participant: Cell::default(),

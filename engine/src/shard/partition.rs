@@ -642,12 +642,12 @@ impl Partition {
         through: Index,
         wanted: impl Fn(TopologyId) -> Wanted,
     ) -> Result<Folded, Error> {
-        let frozen = self.freeze(through, wanted).await?;
+        let frozen = self.freeze(through, wanted, |_| {}).await?;
         self.fold_frozen(frozen).await
     }
 
-    /// Fixes what the next fold contains, at the moment at which this returns. [`Partition::fold_frozen`]
-    /// follows, and no other fold before it; without it, nothing is lost.
+    /// Fixes what the next fold contains, at the moment at which this returns; `trim` lets go of what depots need
+    /// not keep. [`Partition::fold_frozen`] follows, and no other fold before it; without it, nothing is lost.
     ///
     /// # Errors
     /// As [`Partition::fold`].
@@ -655,6 +655,7 @@ impl Partition {
         &self,
         through: Index,
         wanted: impl Fn(TopologyId) -> Wanted,
+        trim: impl FnOnce(&Self),
     ) -> Result<Frozen, Error> {
         for (id, depot) in self.known_depots() {
             let failed = |source| Error::Depot { partition: self.id, depot: id, source };
@@ -664,6 +665,7 @@ impl Partition {
         self.merge_shown(&wanted);
         // What nobody wants any more is not kept over the fold.
         self.store.trim_history(&wanted);
+        trim(self);
         let mut covers = through;
         if let Some(first) = self.unmerged.borrow().values().map(|it| it.committed).min() {
             covers = covers.min(Index(first.0 - 1));

@@ -148,7 +148,10 @@ impl Shard {
             for partition in self.partitions.values() {
                 let depot = partition.known_depot(topology.module.depots[place]);
                 let first = depot.map(|depot| depot.log.first()).unwrap_or_default();
-                if first > Offset(0) {
+                let source =
+                    Source { depot: topology.module.depots[place], partition: partition.id };
+                let begun = topology.module.starts[topology.place].get(&source);
+                if first > begun.copied().unwrap_or_default() {
                     trimmed.push((partition.id, place, first));
                 }
             }

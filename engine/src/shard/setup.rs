@@ -32,6 +32,17 @@ pub(crate) struct Setup {
     /// How many `PState`s are to be dropped, for those who look whether there are new ones.
     dropped_count: AtomicUsize,
     closed: AtomicBool,
+    /// How many have asked that nothing is let go of that depots need not keep.
+    holding_trims: AtomicUsize,
+}
+
+/// While it lives, depots keep what they have; see [`Setup::hold_trims`].
+pub(crate) struct HeldTrims<'s>(&'s AtomicUsize);
+
+impl Drop for HeldTrims<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// What recomputes have left.
@@ -95,7 +106,18 @@ impl Setup {
             leftovers: RwLock::default(),
             dropped_count: AtomicUsize::default(),
             closed: AtomicBool::new(false),
+            holding_trims: AtomicUsize::new(0),
         }
+    }
+
+    /// From a shard's next message on, no depot of it lets go of anything, until the answer is dropped.
+    pub(crate) fn hold_trims(&self) -> HeldTrims<'_> {
+        self.holding_trims.fetch_add(1, Ordering::SeqCst);
+        HeldTrims(&self.holding_trims)
+    }
+
+    pub(crate) fn are_trims_held(&self) -> bool {
+        self.holding_trims.load(Ordering::SeqCst) > 0
     }
 
     /// The shard that has a partition.

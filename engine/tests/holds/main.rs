@@ -39,6 +39,7 @@ mod snapshots;
 mod stopped;
 mod subscriptions;
 mod trees;
+mod trimming;
 
 /// What [`kit::Process`] can run in a process of its own, by name.
 type Child = (&'static str, fn(&std::path::Path));

@@ -53,7 +53,7 @@ fn launch_definition(catalogue: &Catalogue, definition: Definition) -> Result<Ca
         _ => FieldTable::decode(&catalogue.fields).unwrap(),
     };
     let traced = definition.trace(stored).map_err(Error::invalid)?;
-    next.install(Arc::new(definition), traced).map(|_| next)
+    next.install(Arc::new(definition), traced, &Starts::new()).map(|_| next)
 }
 
 fn fresh<S: Schema>() -> Catalogue {

@@ -8,6 +8,7 @@ use crate::shard::partition::Depot;
 use crate::types::Offset;
 use tidemill_replication::two_phase::{Source, SourceOffset, participant};
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// What of one source the coordinator may know of.
@@ -27,6 +28,12 @@ const SHARD_BYTES_MAX: u64 = 24 << 20;
 
 /// A window smaller than this is not worth a microbatch.
 const WINDOW_BYTES_MIN: u64 = 16 << 10;
+
+/// The windows of a topology that begins there.
+pub(super) fn beginning(starts: &BTreeMap<Source, Offset>) -> BTreeMap<Source, Window> {
+    let at = |offset| Window { taken: offset, told: offset, bytes: 0 };
+    starts.iter().map(|(&source, &offset)| (source, at(offset))).collect()
+}
 
 impl Shard {
     fn window_bytes(&self, topology: &Topology) -> u64 {
