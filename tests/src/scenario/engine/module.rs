@@ -11,10 +11,11 @@
 //! * `tally` counts receipts, those of the ledger and those that clients append.
 //! * `audit` counts events, nearly all of them where its coordinator lives, so that it mostly commits with
 //!   one write. It counts them all together, too, in the same partition; lists them by key; and goes on with the
-//!   count of each key, which it stores once more.
+//!   count of each key, which it stores once more. It deals them out by key into rounds, too, which are sets in a list,
+//!   and of which the oldest is let go of now and then.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tidemill::migrate::Migration;
@@ -110,6 +111,35 @@ pub(super) type Amounts = Map<u64, Sub<Map<u64, i64>, Uncounted>>;
 /// Ids of happenings, by key, in the order of its partition.
 pub(super) type Lined = Map<u64, Sub<List<u64>>>;
 
+/// Ids of happenings, by key, in [rounds](rounds_of).
+pub(super) type Rounds = Map<u64, Sub<List<Sub<Set<u64>>>>>;
+
+/// The rounds of ids, in their order.
+pub(super) fn rounds_of(ids: &[u64]) -> Vec<BTreeSet<u64>> {
+    let mut rounds: Vec<BTreeSet<u64>> = Vec::new();
+    for &id in ids {
+        match rounds.last_mut() {
+            Some(last) if !begins_round(id) => {
+                last.insert(id);
+            }
+            _ => rounds.push(BTreeSet::from([id])),
+        }
+        if ends_round(id) && rounds.len() > 1 {
+            rounds.remove(0);
+        }
+    }
+    rounds
+}
+
+fn begins_round(id: u64) -> bool {
+    id.is_multiple_of(3)
+}
+
+/// Whether the oldest round goes, unless it is the only one.
+fn ends_round(id: u64) -> bool {
+    id.is_multiple_of(7)
+}
+
 /// In which set of [`Done`] a transfer lies: its id modulo this.
 pub(super) const GROUPS: u64 = 3;
 
@@ -174,6 +204,8 @@ pub(super) struct Bank {
     pub(super) shown: PState<Map<u64, u64>>,
     /// What is in `counted`, one by one.
     pub(super) lined: PState<Lined>,
+    /// The same in rounds.
+    pub(super) rounds: PState<Rounds>,
     pub(super) vault: PState<Single<Initially<Full>>>,
     pub(super) total: PState<Single<u64>>,
 }
@@ -402,6 +434,7 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
     let happened = audit.pstate::<Map<u64, u64>>("happened");
     let shown = audit.pstate::<Map<u64, u64>>("shown");
     let lined = audit.pstate::<Lined>("lined");
+    let rounds = audit.pstate::<Rounds>("rounds");
     let total = audit.pstate::<Single<u64>>("total");
     audit
         .source(happenings)
@@ -417,10 +450,21 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
                     Ok(at.put(shown.key(key), count.unwrap_or_default())?)
                 })
         })
-        .using(counted)
-        .for_each(async |at, counted, it| {
+        .using((counted, rounds))
+        .for_each(async |at, (counted, rounds), it| {
             let chain = at.get(counted.key(it.key)).await?.unwrap_or_default();
-            Ok(at.put(counted.key(it.key), chain.with(it.id))?)
+            at.put(counted.key(it.key), chain.with(it.id))?;
+            let all = || rounds.key(it.key);
+            let last = at.get(all().size()).await?.checked_sub(1);
+            let round = match last.filter(|_| !begins_round(it.id)) {
+                Some(last) => at.nth(all(), last).await?.expect("it is the last one"),
+                None => at.push_new(all()).await?,
+            };
+            at.put(round.has(it.id), true)?;
+            if ends_round(it.id) && at.get(all().size()).await? > 1 {
+                at.remove(all(), 0).await?;
+            }
+            Ok(())
         });
 
     Bank {
@@ -442,6 +486,7 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
         happened: happened.reader(),
         shown: shown.reader(),
         lined: lined.reader(),
+        rounds: rounds.reader(),
         vault: vault.reader(),
         total: total.reader(),
     }

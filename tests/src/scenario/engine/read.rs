@@ -1,6 +1,6 @@
 //! Reading everything back through the client API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidemill::backup;
 use tidemill::client::{Launched, SelectingMany, Snapshot};
@@ -76,8 +76,11 @@ pub(super) async fn state(bank: &Launched<Bank>, accounts: u64) -> Result<(State
         ..State::default()
     };
     state.lined = lined(bank, &state.counted, &When::Now).await?;
+    let (rounds, sized) = rounds(bank, &state.counted, &When::Now).await?;
+    state.rounds = rounds;
     let sent = all_sent(bank, accounts, &When::Now).await?;
-    let sizes = add_sent(bank, &mut state, sent);
+    let mut sizes = add_sent(bank, &mut state, sent);
+    sizes.extend(sized);
     Ok((state, sizes))
 }
 
@@ -146,6 +149,31 @@ async fn lined(
     Ok(counted.keys().copied().zip(found).collect())
 }
 
+/// The same in rounds, and the sizes of those.
+async fn rounds(
+    bank: &Launched<Bank>,
+    counted: &BTreeMap<u64, Chain>,
+    when: &When<'_>,
+) -> Result<(BTreeMap<u64, Vec<BTreeSet<u64>>>, Sizes)> {
+    let of = |key: &u64| bank.rounds.key(*key).size();
+    let counts = at(bank.select_many(counted.keys().map(of)), when).await?;
+    let (mut rounds, mut sizes) = (BTreeMap::new(), Sizes::new());
+    for (&key, count) in counted.keys().zip(counts) {
+        let each = |nth| {
+            let round = bank.rounds.key(key).nth(nth);
+            (round.clone().size(), round.all())
+        };
+        let found = at(bank.select_many((0..count).map(each)), when).await?;
+        for (nth, (size, ids)) in (0..).zip(&found) {
+            let size = size.unwrap_or_default();
+            sizes.push((format!("round {nth} of {key}"), size, ids.as_ref().map_or(0, Vec::len)));
+        }
+        let ids = found.into_iter().map(|(_, ids)| ids.into_iter().flatten().collect());
+        rounds.insert(key, ids.collect());
+    }
+    Ok((rounds, sizes))
+}
+
 fn at<P: Select>(selecting: SelectingMany<P>, when: &When<'_>) -> SelectingMany<P> {
     match when {
         When::Now => selecting,
@@ -202,8 +230,11 @@ pub(super) async fn held(
         ..State::default()
     };
     state.lined = lined(bank, &state.counted, &When::Held(snapshot)).await?;
+    let (rounds, sized) = rounds(bank, &state.counted, &When::Held(snapshot)).await?;
+    state.rounds = rounds;
     let sent = all_sent(bank, accounts, &When::Held(snapshot)).await?;
-    let sizes = add_sent(bank, &mut state, sent);
+    let mut sizes = add_sent(bank, &mut state, sent);
+    sizes.extend(sized);
     Ok((state, sizes))
 }
 
@@ -236,8 +267,11 @@ pub(super) async fn backed_up(
         ..State::default()
     };
     state.lined = lined(bank, &state.counted, &When::AsOf(AUDIT, audit)).await?;
+    let (rounds, sized) = rounds(bank, &state.counted, &When::AsOf(AUDIT, audit)).await?;
+    state.rounds = rounds;
     let sent = all_sent(bank, accounts, &When::AsOf("ledger", ledger)).await?;
-    let sizes = add_sent(bank, &mut state, sent);
+    let mut sizes = add_sent(bank, &mut state, sent);
+    sizes.extend(sized);
     Ok((state, sizes))
 }
 

@@ -6,7 +6,7 @@ use tidemill::schema::Initial;
 use tidemill::types::{Offset, PartitionId};
 
 use super::history::{Kind, Place, Record};
-use super::module::{BY_LEDGER, Chain, Full, Line, Refused, forgets};
+use super::module::{BY_LEDGER, Chain, Full, Line, Refused, forgets, rounds_of};
 
 /// What lies in all depots, by place.
 pub(super) type Depots = BTreeMap<Place, Record>;
@@ -26,6 +26,7 @@ pub(super) struct State {
     pub(super) happened: BTreeMap<u64, u64>,
     pub(super) shown: BTreeMap<u64, u64>,
     pub(super) lined: BTreeMap<u64, Vec<u64>>,
+    pub(super) rounds: BTreeMap<u64, Vec<BTreeSet<u64>>>,
     pub(super) vault: i64,
     pub(super) total: u64,
     /// Transfers that were refused.
@@ -80,6 +81,7 @@ pub(super) fn replay(depots: &Depots) -> State {
             }
         }
     }
+    state.rounds = state.lined.iter().map(|(&key, ids)| (key, rounds_of(ids))).collect();
     state
 }
 

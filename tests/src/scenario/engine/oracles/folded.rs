@@ -30,6 +30,7 @@ pub(in super::super) fn judge(
     same("happened", &expected.happened, &found.happened)?;
     same("shown", &expected.shown, &found.shown)?;
     same("lined", &expected.lined, &found.lined)?;
+    same("rounds", &expected.rounds, &found.rounds)?;
     let (wanted, got) = ((expected.vault, expected.total), (found.vault, found.total));
     check(NAME, wanted == got, || {
         format!("vault and total are {got:?}; the depots give {wanted:?}")

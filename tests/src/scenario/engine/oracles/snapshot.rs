@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use tidemill::schema::Initial;
 
 use super::super::history::{ChainOf, History};
-use super::super::module::{Chain, Full};
+use super::super::module::{Chain, Full, rounds_of};
 use super::super::replay::State;
 use crate::scenario::{Failure, check};
 
@@ -41,6 +41,13 @@ pub(in super::super) fn judge(
             format!(
                 "{:?} of {key} are in its list, and {chain:?} were counted",
                 state.lined.get(key)
+            )
+        })?;
+        let rounds = rounds_of(state.lined.get(key).map_or(&[], |it| it));
+        check(NAME, state.rounds.get(key) == Some(&rounds), || {
+            format!(
+                "the rounds of {key} are {:?}, and its list gives {rounds:?}",
+                state.rounds.get(key)
             )
         })?;
     }
