@@ -58,7 +58,7 @@ macro_rules! kind {
     (single $($rest:tt)*) => { kind! { @ [.global()], Single<Sub<LogBy>>, $($rest)* } };
     (@ [$($hop:tt)*], $log:ty, $name:ident: $before:ty => $after:ty,
      old: |$at0:ident, $s0:ident, $op0:ident| $old:expr,
-     $declare:ident: $migration:expr,
+     $declare:ident $(of $keys:literal)?: $migration:expr,
      run: |$at:ident, $s:ident, $op:ident| $run:expr,
      look: |$engine:ident, $state:ident, $key:ident| [$($look:expr),*],
      all: [$($all:expr),*]) => {
@@ -81,7 +81,7 @@ macro_rules! kind {
                     let ops = m.depot::<Op>("ops").hash_by(|op| &op.key);
                     let t = m.microbatch(|| "t");
                     let s = if migrating {
-                        t.$declare::<$after, _>("s", $migration)
+                        t.$declare::<$after, _ $(, $keys)?>("s", $migration)
                     } else {
                         t.pstate::<$after>("s")
                     };
@@ -113,6 +113,8 @@ macro_rules! kind {
     };
     ($($rest:tt)*) => { kind! { @ [], LogBy, $($rest)* } };
 }
+
+mod deeper;
 
 /// With some that other ones begin with, as far as a text can.
 const KEYS: [&str; 7] = ["", "a", "a\0", "a\0\0", "a\u{1}", "ab", "b"];
