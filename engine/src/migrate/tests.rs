@@ -517,11 +517,13 @@ fn agree(kind: &Kind) {
         }
         let step = usize::try_from(draw.below(3)).unwrap();
         let mut old = old.relaunch((kind.next)(true)).unwrap().moving(step);
-        if seed % 3 == 0 {
-            old = old.cold();
-        }
-        if seed % 4 == 1 {
-            old = old.batches_of(2);
+        old = match seed % 3 {
+            0 => old.cold(),
+            1 => old.forgetful(),
+            _ => old,
+        };
+        if seed % 4 < 2 {
+            old = old.batches_of(if seed % 4 == 0 { 1 } else { 2 });
         }
         let compare = |old: &Harness, new: &Harness, when: &str| {
             assert_eq!((kind.look)(old), (kind.look)(new), "seed {seed}, {when}");
