@@ -406,6 +406,7 @@ impl Node {
         let definition = Arc::new(definition);
         let mut module = self.setup.module(&definition.name);
         if module.is_none() {
+            self.check_owners(&definition).await?;
             let numbered = self.ask_any(|reply| {
                 let definition = Arc::clone(&definition);
                 Message::Keeper(KeeperRequest::Launch { definition, reply })
@@ -426,6 +427,27 @@ impl Node {
             return Err(Error::Invalid { what });
         }
         Ok(module)
+    }
+
+    /// Asserts that whoever wrote before what another topology writes from now on has left nothing unapplied.
+    /// Nobody runs the module meanwhile, so none of that can be new.
+    async fn check_owners(&self, definition: &Definition) -> Result<()> {
+        let read = self.ask_any(|reply| Message::Keeper(KeeperRequest::Read { reply }));
+        let (_, catalogue) = read.await?;
+        let disowned = catalogue.disowned(definition);
+        if disowned.is_empty() {
+            return Ok(());
+        }
+        let topologies: Vec<_> = disowned.iter().map(|it| it.topology).collect();
+        for shard in self.shards() {
+            let topologies = topologies.clone();
+            let left = self.ask(shard, |reply| Message::Unsettled { topologies, reply }).await?;
+            if let Some((partition, topology)) = left {
+                let whose = disowned.iter().find(|it| it.topology == topology);
+                return Err(whose.expect("it was asked for").refused(partition));
+            }
+        }
+        Ok(())
     }
 
     /// Waits until readers of every shard see what was decided before.

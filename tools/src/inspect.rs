@@ -131,7 +131,8 @@ impl Inspection<'_> {
                 ("topology", module.topologies.clone()),
             ];
             for (kind, all) in kinds {
-                for Numbered { name, number, layout, placed, migrating, migrated, since } in all {
+                for it in all {
+                    let Numbered { name, number, layout, placed, migrating, migrated, .. } = it;
                     let layout =
                         layout.map(|it| format!(": {}", placed.written(&it))).unwrap_or_default();
                     let running = migrating.map(|it| format!(", being migrated by {}", it.id));
@@ -140,13 +141,14 @@ impl Inspection<'_> {
                         [] => String::new(),
                         done => format!(", was migrated by {}", done.join(", ")),
                     };
-                    let since = match since {
+                    let owner = it.owner.map(|it| format!(", written by {it}")).unwrap_or_default();
+                    let since = match it.since {
                         0 => String::new(),
                         id => format!(", recomputed at microbatch {id}"),
                     };
                     writeln!(
                         self.out,
-                        "  {kind:<9} {number:>4}  {name}{layout}{running}{done}{since}"
+                        "  {kind:<9} {number:>4}  {name}{layout}{owner}{running}{done}{since}"
                     )?;
                 }
             }
