@@ -45,7 +45,8 @@
 //!
 //! # How it is done
 //!
-//! The new form gets a number of its own, beside that of the old one. A *unit* is what the function is
+//! Values may lie under one key, two ([`Topology::pstate_migrated_within`]) or more
+//! ([`Topology::pstate_migrated_at`]), in collections that count or not. The new form gets a number of its own, beside that of the old one. A *unit* is what the function is
 //! called on: the value at one key. **A unit lies in exactly one of the two**, and it moves once, with the
 //! transaction of a microbatch, so that a crash, an abort or a retry needs nothing of its own: what lies
 //! under the old number is what is left.
@@ -59,7 +60,13 @@
 //!
 //! A value is read from one moment of both numbers, so no key is missed on its way.
 //!
+//! The head of a collection around the values, which holds its [size](crate::schema::sizes), is moved like a value that
+//! stays as it is. Wherever it lies, it says how many elements there are in both forms together: since a value
+//! never becomes nothing there, moving one changes no size.
+//!
 //! [`Topology::pstate_migrated`]: crate::module::Topology::pstate_migrated
+//! [`Topology::pstate_migrated_within`]: crate::module::Topology::pstate_migrated_within
+//! [`Topology::pstate_migrated_at`]: crate::module::Topology::pstate_migrated_at
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -132,8 +139,11 @@ impl<V1: Data, V2: Data> Migration<V1, V2> {
 }
 
 impl<V1: Data, V2: Position> Migration<V1, V2> {
-    /// Values become a structure: a [`Sub`] or a record, which the function fills. `id` as in
+    /// Values become a structure: a [`Sub`](crate::schema::Sub) or a record, which the function fills. `id` as in
     /// [`Migration::values`].
+    ///
+    /// Of a value that lies in a collection that counts, the function must make something: where it puts nothing,
+    /// that is as if it had panicked.
     pub fn structure(
         id: impl Into<String>,
         fill: impl Fn(V1, &Fill<'_, V2>) -> Result<(), StateError> + Send + Sync + 'static,
@@ -327,7 +337,8 @@ impl Move {
             Err(unmigrated(format!("its function panicked: {}", panic_message(&*payload))))
         })?;
         if rows.is_empty() && self.levels.last().is_some_and(|level| level.counted) {
-            let problem = "its function makes nothing of it, and the collection around it counts it";
+            let problem =
+                "its function makes nothing of it, and the collection around it counts it";
             return Err(unmigrated(problem.to_owned()));
         }
         Ok(rows)
