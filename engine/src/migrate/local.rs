@@ -407,6 +407,9 @@ impl Local for Migrated<'_> {
             }
             Some(unit) => {
                 self.inner.put(pstate, key, value)?;
+                if planted(Plant::MigrationSizeLeft) && moving.is_head(unit) {
+                    return Ok(());
+                }
                 self.inner.delete(moving.old, unit)
             }
             None => self.inner.put(pstate, key, value),

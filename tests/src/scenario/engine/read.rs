@@ -171,7 +171,11 @@ fn add_sent(bank: &Bank, state: &mut State, sent: Vec<Sent>) -> Sizes {
             sizes.push((format!("done {account} {group}"), *size, ids.len()));
         }
         if !history.1.is_empty() {
-            state.history.insert(account, history.1.into_iter().collect());
+            let lines = history
+                .1
+                .into_iter()
+                .map(|(id, line)| (id, Line { cents: bank.era.read_amount(line.cents), ..line }));
+            state.history.insert(account, lines.collect());
         }
         if !amounts.is_empty() {
             let amounts = amounts.into_iter().map(|(id, it)| (id, bank.era.read_amount(it)));
