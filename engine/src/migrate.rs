@@ -45,7 +45,8 @@
 //!
 //! # How it is done
 //!
-//! The new form gets a number of its own, beside that of the old one. A *unit* is what the function is
+//! Values may lie under one key, two ([`Topology::pstate_migrated_within`]) or more
+//! ([`Topology::pstate_migrated_at`]), in collections that count or not. The new form gets a number of its own, beside that of the old one. A *unit* is what the function is
 //! called on: the value at one key. **A unit lies in exactly one of the two**, and it moves once, with the
 //! transaction of a microbatch, so that a crash, an abort or a retry needs nothing of its own: what lies
 //! under the old number is what is left.
@@ -59,7 +60,13 @@
 //!
 //! A value is read from one moment of both numbers, so no key is missed on its way.
 //!
+//! The head of a collection around the values, which holds its [size](crate::schema::sizes), is moved like a value that
+//! stays as it is. Wherever it lies, it says how many elements there are in both forms together: since a value
+//! never becomes nothing there, moving one changes no size.
+//!
 //! [`Topology::pstate_migrated`]: crate::module::Topology::pstate_migrated
+//! [`Topology::pstate_migrated_within`]: crate::module::Topology::pstate_migrated_within
+//! [`Topology::pstate_migrated_at`]: crate::module::Topology::pstate_migrated_at
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -68,11 +75,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::codec::table::Trace;
-use crate::codec::{self, FieldTable, KeyKind, decode, encode};
+use crate::codec::{self, FieldTable, KeyBuf, KeyKind, decode, encode};
 use crate::module::PStateIndex;
-use crate::schema::{
-    Data, Layout, Map, PlaceBy, Placed, Position, Private, Rows, Schema, Single, Sub, Uncounted,
-};
+use crate::schema::{Data, Layout, Position, Rows};
 use crate::topology::{StateError, panic_message};
 
 mod fill;
@@ -81,12 +86,14 @@ mod scan;
 mod step;
 #[cfg(test)]
 mod tests;
+mod values;
 
 pub use fill::{Fill, Filling};
 use local::put_rows;
 pub(crate) use local::run_event;
 pub(crate) use scan::{Half, Halves, scan_both};
 pub(crate) use step::{Stepped, step};
+pub use values::{InnerValues, Values, ValuesAt};
 
 /// How values of type `V1`, which are stored, become what is stored as `V2` at the same keys.
 ///
@@ -132,8 +139,11 @@ impl<V1: Data, V2: Data> Migration<V1, V2> {
 }
 
 impl<V1: Data, V2: Position> Migration<V1, V2> {
-    /// Values become a structure: a [`Sub`] or a record, which the function fills. `id` as in
+    /// Values become a structure: a [`Sub`](crate::schema::Sub) or a record, which the function fills. `id` as in
     /// [`Migration::values`].
+    ///
+    /// Of a value that lies in a collection that counts, the function must make something: where it puts nothing,
+    /// that is as if it had panicked.
     pub fn structure(
         id: impl Into<String>,
         fill: impl Fn(V1, &Fill<'_, V2>) -> Result<(), StateError> + Send + Sync + 'static,
@@ -156,81 +166,6 @@ impl<V1: Data, V2: Position> Migration<V1, V2> {
         let Self { id, apply, types: _ } = self;
         Declared { id, old_type: std::any::type_name::<V1>(), old: V1::layout, levels, apply }
     }
-}
-
-/// The types of `PState`s whose values can be migrated: what is stored at each key of the root, or, of a
-/// [`Single`], all of it.
-#[diagnostic::on_unimplemented(
-    message = "the values of `{Self}` cannot be migrated, since it has none",
-    label = "not a map at its root",
-    note = "a migration makes other values at the keys of a `Map<K, V>`; keys, and elements of sets, stay as \
-            they are: for another key, declare a PState of another name"
-)]
-pub trait Values: Schema {
-    /// What is stored at a key.
-    type Value: Position;
-
-    /// How many keys lead there.
-    const KEYS: usize;
-}
-
-impl<K: codec::Key, V: Position> Values for Map<K, V> {
-    type Value = V;
-    const KEYS: usize = 1;
-}
-
-impl<K: codec::Key, V: Position, F: PlaceBy<K>> Values for Placed<Map<K, V>, F> {
-    type Value = V;
-    const KEYS: usize = 1;
-}
-
-impl<P: Position> Values for Single<P> {
-    type Value = P;
-    const KEYS: usize = 0;
-}
-
-impl<S: Values> Values for Private<S> {
-    type Value = S::Value;
-    const KEYS: usize = S::KEYS;
-}
-
-/// The types of `PState`s with values inside a `Sub` that can be migrated.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` has no values one level down that could be migrated",
-    label = "not a map of maps",
-    note = "a migration makes other values in a `Map<K, Sub<Map<K2, V>, Uncounted>>`, or in a `Single` of such a \
-            `Sub`; keys, and elements of sets and lists, stay as they are, and so do the values of a `Sub` that counts"
-)]
-pub trait InnerValues: Schema {
-    /// What is stored at a key of an inner map.
-    type Value: Position;
-
-    /// How many keys lead there.
-    const KEYS: usize;
-}
-
-impl<K: codec::Key, K2: codec::Key, V: Position> InnerValues
-    for Map<K, Sub<Map<K2, V>, Uncounted>>
-{
-    type Value = V;
-    const KEYS: usize = 2;
-}
-
-impl<K: codec::Key, K2: codec::Key, V: Position, F: PlaceBy<K>> InnerValues
-    for Placed<Map<K, Sub<Map<K2, V>, Uncounted>>, F>
-{
-    type Value = V;
-    const KEYS: usize = 2;
-}
-
-impl<K: codec::Key, V: Position> InnerValues for Single<Sub<Map<K, V>, Uncounted>> {
-    type Value = V;
-    const KEYS: usize = 1;
-}
-
-impl<S: InnerValues> InnerValues for Private<S> {
-    type Value = S::Value;
-    const KEYS: usize = S::KEYS;
 }
 
 /// A migration without its types, as a module declares it.
@@ -274,18 +209,25 @@ impl Declared {
 
     /// The migration of a `PState` of layout `new`, under way: what it has not moved yet is stored as `old`.
     pub(crate) fn begin(&self, new: &Layout, pstate: PStateIndex, old: PStateIndex) -> Move {
-        let mut keys = Vec::new();
+        let mut levels = Vec::new();
         let mut at = new;
-        while let (Layout::Map { key, value, .. }, true) = (at, keys.len() < self.levels) {
-            keys.push(key.clone());
+        while let (Layout::Map { key, value, counted }, true) = (at, levels.len() < self.levels) {
+            levels.push(Level { key: key.clone(), counted: *counted });
             at = value;
         }
         let is_value = matches!(at, Layout::Value(_));
         let sizes = new.keeps_sizes().then(|| new.clone());
         let (id, apply) = (self.id.clone(), Arc::clone(&self.apply));
         let is_done = AtomicBool::new(false);
-        Move { id, pstate, old, keys, is_value, sizes, apply, is_done }
+        Move { id, pstate, old, levels, is_value, sizes, apply, is_done }
     }
+}
+
+/// A map on the way to what is migrated.
+struct Level {
+    key: KeyKind,
+    /// It has a head.
+    counted: bool,
 }
 
 /// A migration under way.
@@ -295,9 +237,9 @@ pub(crate) struct Move {
     pub(crate) pstate: PStateIndex,
     /// The place of the old number, behind those of all declared `PState`s.
     pub(crate) old: PStateIndex,
-    /// The keys of a unit.
-    keys: Vec<KeyKind>,
-    /// A unit is one row, at the unit's own key.
+    /// The maps that lead to a unit, the outermost first.
+    levels: Vec<Level>,
+    /// What the function makes of a value is a value: one row, at the unit's own key.
     is_value: bool,
     /// The new layout, if sizes are kept in it.
     sizes: Option<Layout>,
@@ -330,29 +272,76 @@ impl Move {
     /// this is none, or another unit.
     pub(crate) fn unit<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
         let mut rest = key;
-        for kind in &self.keys {
-            kind.skip(&mut rest).ok()?;
+        for level in &self.levels {
+            if level.counted && rest.is_empty() {
+                return Some(key);
+            }
+            level.key.skip(&mut rest).ok()?;
         }
         Some(&key[..key.len() - rest.len()])
     }
 
+    /// Whether a unit is the head of a collection around values.
+    pub(crate) fn is_head(&self, unit: &[u8]) -> bool {
+        let mut rest = unit;
+        for level in &self.levels {
+            if level.counted && rest.is_empty() {
+                return true;
+            }
+            if level.key.skip(&mut rest).is_err() {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Whether the new form of a unit is one row, at the unit's own key.
+    fn is_row(&self, unit: &[u8]) -> bool {
+        self.is_value || self.is_head(unit)
+    }
+
+    /// Whether a row of the new form is one of those that a unit becomes.
+    fn is_of(&self, unit: &[u8], key: &[u8]) -> bool {
+        key.starts_with(unit) && (key.len() == unit.len() || !self.is_row(unit))
+    }
+
+    /// The end of the rows that a unit becomes, if it is not the end of all.
+    fn end_of(&self, unit: &[u8]) -> Option<Vec<u8>> {
+        if self.is_row(unit) {
+            // No key lies between a key and the same with a zero behind it.
+            return Some([unit, &[0]].concat());
+        }
+        KeyBuf::from(unit).prefix_end().map(|end| end.to_vec())
+    }
+
     /// The unit that `key` lies inside of, if there is more of it than the unit's key.
     fn cut<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
-        self.unit(key).filter(|unit| !self.is_value && unit.len() < key.len())
+        self.unit(key).filter(|unit| unit.len() < key.len() && !self.is_row(unit))
     }
 
     /// The rows of a unit in the new form.
     ///
     /// # Errors
-    /// What is stored does not decode as the old type; or the function has panicked, or made what cannot be
-    /// stored.
+    /// What is stored does not decode as the old type; or the function has panicked, made what cannot be
+    /// stored, or nothing of what a collection counts.
     pub(crate) fn rows(&self, fields: &FieldTable, unit: &[u8], old: &[u8]) -> codec::Result<Rows> {
+        if self.is_head(unit) {
+            let mut rows = Rows::new();
+            rows.push(unit, old);
+            return Ok(rows);
+        }
         let known = Known { fields, sizes: self.sizes.as_ref() };
         let made = std::panic::catch_unwind(AssertUnwindSafe(|| (self.apply)(known, unit, old)));
-        made.unwrap_or_else(|payload| {
-            let problem = format!("its function panicked: {}", panic_message(&*payload));
-            Err(codec::Error::Unmigrated { id: self.id.clone(), problem })
-        })
+        let unmigrated = |problem| codec::Error::Unmigrated { id: self.id.clone(), problem };
+        let rows = made.unwrap_or_else(|payload| {
+            Err(unmigrated(format!("its function panicked: {}", panic_message(&*payload))))
+        })?;
+        if rows.is_empty() && self.levels.last().is_some_and(|level| level.counted) {
+            let problem =
+                "its function makes nothing of it, and the collection around it counts it";
+            return Err(unmigrated(problem.to_owned()));
+        }
+        Ok(rows)
     }
 }
 

@@ -31,7 +31,7 @@ mod recompute;
 
 pub use crate::shard::recover::Progress;
 pub(crate) use catalogue::Installed;
-use catalogue::Starts;
+use catalogue::{Catalogue, Starts};
 
 /// How an engine works. The defaults suit a service that embeds it.
 #[derive(Clone, Debug)]
@@ -409,7 +409,10 @@ impl Node {
         let definition = Arc::new(definition);
         let mut module = self.setup.module(&definition.name);
         if module.is_none() {
-            let starts = Arc::new(self.starts(&definition).await?);
+            let read = self.ask_any(|reply| Message::Keeper(KeeperRequest::Read { reply }));
+            let (_, catalogue) = read.await?;
+            self.check_owners(&definition, &catalogue).await?;
+            let starts = Arc::new(self.starts(&definition, &catalogue).await?);
             let numbered = self.ask_any(|reply| {
                 let (definition, starts) = (Arc::clone(&definition), Arc::clone(&starts));
                 Message::Keeper(KeeperRequest::Launch { definition, starts, reply })
@@ -433,9 +436,7 @@ impl Node {
     }
 
     /// Where topologies of a module begin in depots that are new to them.
-    async fn starts(&self, definition: &Definition) -> Result<Starts> {
-        let read = self.ask_any(|reply| Message::Keeper(KeeperRequest::Read { reply }));
-        let (_, catalogue) = read.await?;
+    async fn starts(&self, definition: &Definition, catalogue: &Catalogue) -> Result<Starts> {
         let mut starts = Starts::new();
         let Some(entry) = catalogue.modules.iter().find(|it| it.name == definition.name) else {
             return Ok(starts);
@@ -456,6 +457,25 @@ impl Node {
             }
         }
         Ok(starts)
+    }
+
+    /// Asserts that whoever wrote before what another topology writes from now on has left nothing unapplied.
+    /// Nobody runs the module meanwhile, so none of that can be new.
+    async fn check_owners(&self, definition: &Definition, catalogue: &Catalogue) -> Result<()> {
+        let disowned = catalogue.disowned(definition);
+        if disowned.is_empty() {
+            return Ok(());
+        }
+        let topologies: Vec<_> = disowned.iter().map(|it| it.topology).collect();
+        for shard in self.shards() {
+            let topologies = topologies.clone();
+            let left = self.ask(shard, |reply| Message::Unsettled { topologies, reply }).await?;
+            if let Some((partition, topology)) = left {
+                let whose = disowned.iter().find(|it| it.topology == topology);
+                return Err(whose.expect("it was asked for").refused(partition));
+            }
+        }
+        Ok(())
     }
 
     /// Waits until readers of every shard see what was decided before.

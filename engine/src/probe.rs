@@ -68,6 +68,8 @@ named! {
         ChangesLostOverBound = "changes-lost-over-bound",
         /// A step of a migration applies the function to what the function made.
         MigrationStepTwice = "migration-step-twice",
+        /// A size that changes while the values that it counts are migrated stays in the old form as well.
+        MigrationSizeLeft = "migration-size-left",
         /// Some shards go on writing to the old `PState`s after a recompute has switched to new ones.
         RecomputeSwitchTorn = "recompute-switch-torn",
         /// A depot lets go of records that a topology has not read yet.

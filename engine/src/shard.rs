@@ -281,6 +281,13 @@ impl Shard {
             },
             Message::CaughtUp { topology, reply } => self.wait_caught_up(topology, reply),
             Message::Decided { topology, reply } => answer(reply, self.decided(topology)),
+            Message::Unsettled { topologies, reply } => {
+                let all = self.partitions.iter().flat_map(|(&id, partition)| {
+                    topologies.iter().map(move |&topology| (id, partition, topology))
+                });
+                let mut left = all.filter(|(_, partition, it)| partition.is_unsettled(*it));
+                answer(reply, Ok(left.next().map(|(id, _, topology)| (id, topology))));
+            }
             Message::VisibleAt { topology, id, reply } => self.wait_visible(topology, id, reply),
             Message::Peer { shard, run, up } => {
                 self.hear(shard, run, up);

@@ -132,8 +132,7 @@ impl Inspection<'_> {
             ];
             for (kind, all) in kinds {
                 for it in all {
-                    let Numbered { name, number, layout, placed, .. } = it;
-                    let Numbered { migrating, migrated, since, sources, .. } = it;
+                    let Numbered { name, number, layout, placed, migrating, migrated, .. } = it;
                     let layout =
                         layout.map(|it| format!(": {}", placed.written(&it))).unwrap_or_default();
                     let running = migrating.map(|it| format!(", being migrated by {}", it.id));
@@ -142,14 +141,15 @@ impl Inspection<'_> {
                         [] => String::new(),
                         done => format!(", was migrated by {}", done.join(", ")),
                     };
-                    let since = match since {
+                    let owner = it.owner.map(|it| format!(", written by {it}")).unwrap_or_default();
+                    let since = match it.since {
                         0 => String::new(),
                         id => format!(", recomputed at microbatch {id}"),
                     };
                     writeln!(
                         self.out,
-                        "  {kind:<9} {number:>4}  {name}{layout}{running}{done}{since}{}",
-                        beginnings(&sources)
+                        "  {kind:<9} {number:>4}  {name}{layout}{owner}{running}{done}{since}{}",
+                        beginnings(&it.sources)
                     )?;
                 }
             }

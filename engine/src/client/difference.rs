@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::{Engine, Launched, Snapshot};
@@ -19,8 +18,8 @@ use crate::subscribe::mirror::element_key;
 use crate::types::{MicrobatchId, PartitionId};
 
 impl<H> Launched<H> {
-    /// What differs between two ids of the topology that writes what a path leads to: one value, or the elements of
-    /// a collection, all of them or a range; see [`difference`](crate::difference) for what is told of each. A range
+    /// What differs between two ids of the topology that writes what a path leads to: one value or parts of it, the
+    /// elements of a collection, all of them or a range, or everything under a key; see [`difference`](crate::difference) for what is told of each. A range
     /// over first keys compares every partition and merges.
     ///
     /// Each id is a visible microbatch of that topology, or the one that a [`Snapshot`] holds; they come in any
@@ -72,12 +71,16 @@ impl<H> Launched<H> {
         from: impl Into<Version>,
         to: impl Into<Version>,
     ) -> Differences<P> {
+        let (steps, reads) = match path.steps(&self.module.fields) {
+            Ok(steps) => (Some(steps), path.watched()),
+            Err(error) => (None, Err(error)),
+        };
         Differences {
             engine: self.engine.clone(),
             module: Arc::clone(&self.module),
-            state: State::New(path.reads().map_err(Error::invalid)),
+            state: State::New(reads.map_err(Error::invalid)),
+            steps,
             versions: (from.into(), to.into()),
-            types: PhantomData,
         }
     }
 }
@@ -136,13 +139,14 @@ impl Version {
 }
 
 /// What differs between two ids, page by page: see [`Launched::difference`].
-pub struct Differences<P> {
+pub struct Differences<P: Differ> {
     engine: Engine,
     module: Arc<Installed>,
     state: State,
+    /// There if the path is one.
+    steps: Option<P::Steps>,
     /// Held, if they are snapshots, until the last page was read.
     versions: (Version, Version),
-    types: PhantomData<fn() -> P>,
 }
 
 enum State {
@@ -171,7 +175,7 @@ struct Source {
     is_last: bool,
 }
 
-impl<P> fmt::Debug for Differences<P> {
+impl<P: Differ> fmt::Debug for Differences<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Differences").field("versions", &self.versions).finish_non_exhaustive()
     }
@@ -194,7 +198,8 @@ impl<P: Differ> Differences<P> {
         let State::Reading(reading) = &mut self.state else { unreachable!("it was begun") };
         loop {
             reading.fill(&self.engine, &self.module).await?;
-            let page = reading.take::<P>(&self.module)?;
+            let steps = self.steps.as_ref().expect("the path is one, or it was refused above");
+            let page = reading.take::<P>(steps, &self.module)?;
             if !page.is_empty() {
                 return Ok(Some(page));
             }
@@ -326,7 +331,7 @@ impl Reading {
     }
 
     /// Takes what is known to come next.
-    fn take<P: Differ>(&mut self, module: &Installed) -> Result<Vec<P::Entry>> {
+    fn take<P: Differ>(&mut self, steps: &P::Steps, module: &Installed) -> Result<Vec<P::Entry>> {
         let mut page = Vec::new();
         while self.sources.iter().all(|it| it.is_last || !it.rows.is_empty()) {
             let some = self.sources.iter_mut().filter(|it| !it.rows.is_empty());
@@ -334,8 +339,9 @@ impl Reading {
             let Some(source) = next else { break };
             let RawDiffering { key, before, after } = &source.rows[0];
             let (from, to) = if self.is_backward { (after, before) } else { (before, after) };
-            let entry = element_key(key, self.watch.prefix_bytes())
-                .and_then(|key| P::entry(&module.fields, key, from.as_deref(), to.as_deref()));
+            let entry = element_key(key, self.watch.prefix_bytes()).and_then(|key| {
+                P::entry(steps, &module.fields, key, from.as_deref(), to.as_deref())
+            });
             match entry {
                 Ok(entry) => page.extend(entry),
                 // It stays where it is, and is met again behind what comes before it.

@@ -128,7 +128,8 @@ impl<S: RowOf> Pages<S> {
     }
 
     /// The next rows: as many as a page has, fewer at the end, and none behind it. After an error, or if the
-    /// future was dropped, the same page is read again.
+    /// future was dropped, the same page comes again: of rows that do not decode, the same error, unless what reads
+    /// them has changed its mind.
     ///
     /// # Errors
     /// As [`Launched::select`]; `Timeout` if a time was given. `SnapshotExpired` if so much was written since
@@ -180,11 +181,17 @@ impl<S: RowOf> Pages<S> {
         if reading.page.is_empty() {
             return Ok(None);
         }
-        let page = std::mem::take(&mut reading.page);
-        reading.left -= page.len();
         let reads = Reads::One(reading.plan.clone());
-        let answers = [ReadAnswer::Rows(page)];
-        decode::<Path<S, Many, Anyone>>(&self.on.module.fields, &reads, &answers).map(Some)
+        let answers = [ReadAnswer::Rows(std::mem::take(&mut reading.page))];
+        let decoded = decode::<Path<S, Many, Anyone>>(&self.on.module.fields, &reads, &answers);
+        let [ReadAnswer::Rows(page)] = answers else { unreachable!("it was made above") };
+        if decoded.is_err() {
+            // It stays, so that whoever asks again is not given what lies behind it.
+            reading.page = page;
+        } else {
+            reading.left -= page.len();
+        }
+        decoded.map(Some)
     }
 }
 

@@ -117,8 +117,9 @@ pub(super) fn filled<P: Position>(
     let context = Context::new(&local, NodeIndex(0));
     let done = fill(&Fill { at: At::new(&context), unit, types: PhantomData });
     done.and_then(|()| now(context.settle())).map_err(codec_error)?;
-    let mut rows = Rows::new();
-    for (key, value) in &*local.rows.borrow() {
+    let (mut rows, filled) = (Rows::new(), local.rows.into_inner());
+    // The collections around it count it already, and their heads are none of its rows.
+    for (key, value) in filled.iter().filter(|(key, _)| key.starts_with(unit)) {
         rows.push(key, value);
     }
     Ok(rows)

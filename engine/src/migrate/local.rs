@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::scan::end_of;
 use super::{Half, Halves, Move, find, scan_both};
 use crate::codec::{self, FieldTable};
 use crate::env::LocalFuture;
@@ -403,11 +402,14 @@ impl Local for Migrated<'_> {
     fn put(&self, pstate: PStateIndex, key: &[u8], value: &[u8]) -> Result<(), StateError> {
         let Some(moving) = self.moving(pstate) else { return self.inner.put(pstate, key, value) };
         match moving.unit(key) {
-            Some(unit) if !moving.is_value => {
+            Some(unit) if !moving.is_row(unit) => {
                 self.write_inside(moving, unit, Write::Put(key.to_vec(), value.to_vec()))
             }
             Some(unit) => {
                 self.inner.put(pstate, key, value)?;
+                if planted(Plant::MigrationSizeLeft) && moving.is_head(unit) {
+                    return Ok(());
+                }
                 self.inner.delete(moving.old, unit)
             }
             None => self.inner.put(pstate, key, value),
@@ -417,7 +419,7 @@ impl Local for Migrated<'_> {
     fn delete(&self, pstate: PStateIndex, key: &[u8]) -> Result<(), StateError> {
         let Some(moving) = self.moving(pstate) else { return self.inner.delete(pstate, key) };
         match moving.unit(key) {
-            Some(unit) if !moving.is_value => {
+            Some(unit) if !moving.is_row(unit) => {
                 self.write_inside(moving, unit, Write::Delete(key.to_vec()))
             }
             Some(unit) => {
@@ -441,7 +443,7 @@ impl Local for Migrated<'_> {
         let last = to.and_then(|to| moving.cut(to));
         let first = moving.cut(from).filter(|first| Some(*first) != last);
         for unit in first.into_iter().chain(last) {
-            let end = end_of(unit);
+            let end = moving.end_of(unit);
             let from = from.max(unit).to_vec();
             let to = to.map(<[u8]>::to_vec).into_iter().chain(end).min();
             self.write_inside(moving, unit, Write::DeleteRange(from, to))?;

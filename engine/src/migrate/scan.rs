@@ -7,7 +7,6 @@
 use std::ops::ControlFlow;
 
 use super::Move;
-use crate::codec::KeyBuf;
 use crate::schema::Rows;
 use crate::topology::{Scan, Visit};
 
@@ -54,10 +53,9 @@ pub(crate) async fn scan_both<H: Halves>(
         let all = Scan { from: &from, to: to.as_deref(), ..range };
         let (units, is_last) = units(halves, moving, all, out.left).await?;
         // As far as the new form may be read before the next units of the old one.
-        let edge = units
-            .last()
-            .filter(|_| !is_last)
-            .and_then(|(unit, _)| if range.reverse { Some(unit.clone()) } else { end_of(unit) });
+        let edge = units.last().filter(|_| !is_last).and_then(|(unit, _)| {
+            if range.reverse { Some(unit.clone()) } else { moving.end_of(unit) }
+        });
         let near = match (&edge, range.reverse) {
             (None, _) => all,
             (Some(edge), false) => {
@@ -65,7 +63,7 @@ pub(crate) async fn scan_both<H: Halves>(
             }
             (Some(edge), true) => Scan { from: edge.max(&from), ..all },
         };
-        scan_near(halves, near, units, &mut out).await?;
+        scan_near(halves, moving, near, units, &mut out).await?;
         match (edge, range.reverse) {
             (None, _) => return Ok(()),
             (Some(edge), false) => from = edge,
@@ -103,6 +101,7 @@ async fn units<H: Halves>(
 /// Visits a range in which these are all units of the old form.
 async fn scan_near<H: Halves>(
     halves: &H,
+    moving: &Move,
     range: Scan<'_>,
     units: Vec<Unit>,
     out: &mut Out<'_, '_>,
@@ -112,10 +111,10 @@ async fn scan_near<H: Halves>(
     let limit = out.left;
     let mut merge = |key: &[u8], value: &[u8]| {
         while let Some((unit, rows)) =
-            units.next_if(|(unit, _)| is_before(unit, key) || key.starts_with(unit))
+            units.next_if(|(unit, _)| moving.is_of(unit, key) || is_before(unit, key))
         {
             // If it was moved meanwhile, the new form counts.
-            if !key.starts_with(&unit) {
+            if !moving.is_of(&unit, key) {
                 out.unit(&range, &rows)?;
             }
         }
@@ -158,9 +157,4 @@ impl Out<'_, '_> {
         }
         rows.into_iter().try_for_each(|(key, value)| self.row(key, value))
     }
-}
-
-/// The end of what begins with a key.
-pub(super) fn end_of(key: &[u8]) -> Option<Vec<u8>> {
-    KeyBuf::from(key).prefix_end().map(|end| end.to_vec())
 }

@@ -58,7 +58,7 @@ macro_rules! kind {
     (single $($rest:tt)*) => { kind! { @ [.global()], Single<Sub<LogBy>>, $($rest)* } };
     (@ [$($hop:tt)*], $log:ty, $name:ident: $before:ty => $after:ty,
      old: |$at0:ident, $s0:ident, $op0:ident| $old:expr,
-     $declare:ident: $migration:expr,
+     $declare:ident $(of $keys:literal)?: $migration:expr,
      run: |$at:ident, $s:ident, $op:ident| $run:expr,
      look: |$engine:ident, $state:ident, $key:ident| [$($look:expr),*],
      all: [$($all:expr),*]) => {
@@ -81,7 +81,7 @@ macro_rules! kind {
                     let ops = m.depot::<Op>("ops").hash_by(|op| &op.key);
                     let t = m.microbatch(|| "t");
                     let s = if migrating {
-                        t.$declare::<$after, _>("s", $migration)
+                        t.$declare::<$after, _ $(, $keys)?>("s", $migration)
                     } else {
                         t.pstate::<$after>("s")
                     };
@@ -113,6 +113,8 @@ macro_rules! kind {
     };
     ($($rest:tt)*) => { kind! { @ [], LogBy, $($rest)* } };
 }
+
+mod deeper;
 
 /// With some that other ones begin with, as far as a text can.
 const KEYS: [&str; 7] = ["", "a", "a\0", "a\0\0", "a\u{1}", "ab", "b"];
@@ -569,11 +571,13 @@ fn agree(kind: &Kind) {
         }
         let step = usize::try_from(draw.below(3)).unwrap();
         let mut old = old.relaunch((kind.next)(true)).unwrap().moving(step);
-        if seed % 3 == 0 {
-            old = old.cold();
-        }
-        if seed % 4 == 1 {
-            old = old.batches_of(2);
+        old = match seed % 3 {
+            0 => old.cold(),
+            1 => old.forgetful(),
+            _ => old,
+        };
+        if seed % 4 < 2 {
+            old = old.batches_of(if seed % 4 == 0 { 1 } else { 2 });
         }
         let compare = |old: &Harness, new: &Harness, when: &str| {
             assert_eq!((kind.look)(old), (kind.look)(new), "seed {seed}, {when}");

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::codec::table::Trace;
 use crate::codec::{self, EncodeKey, Placement, key::encode_key};
-use crate::migrate::{Declared, InnerValues, Migration, Values};
+use crate::migrate::{Declared, InnerValues, Migration, Values, ValuesAt};
 use crate::recompute::{Invariant, Reading, Unfulfilled};
 use crate::schema::{Data, Owned, Schema};
 use crate::topology::{
@@ -218,6 +218,38 @@ impl<'m, O: 'static> Topology<'m, O> {
         migration: Migration<V1, S::Value>,
     ) -> Owned<S, O> {
         self.declare::<S>(name, Some(migration.declare(S::KEYS)), Location::caller())
+    }
+
+    /// [`Topology::pstate_migrated`], where `KEYS` keys lead to the values.
+    ///
+    /// ```
+    /// # use tidemill::migrate::Migration;
+    /// # use tidemill::module::{Module, define};
+    /// # use tidemill::schema::{Map, Sub};
+    /// /// Steps by year, month and day, which were stored as `u16` before.
+    /// type Steps = Map<u16, Sub<Map<u8, Sub<Map<u8, u64>>>>>;
+    ///
+    /// # fn walks(m: &Module) {
+    /// # let walked = m.depot::<(u16, u8, u8, u64)>("walked").hash_by(|(year, ..)| year);
+    /// # let walks = m.microbatch(|| "walks");
+    /// let steps = walks.pstate_migrated_at::<Steps, _, 3>(
+    ///     "steps",
+    ///     Migration::values("2026-11-many-steps", |steps: u16| u64::from(steps)),
+    /// );
+    /// # walks.source(walked).using(steps).for_each(async |at, steps, (year, month, day, more)| {
+    /// #     let day = steps.key(year).key(month).key(day);
+    /// #     Ok(at.update(day, |steps| Some(steps.unwrap_or(0) + more)).await?)
+    /// # });
+    /// # }
+    /// # define("walks", walks).unwrap();
+    /// ```
+    #[track_caller]
+    pub fn pstate_migrated_at<S: ValuesAt<KEYS>, V1: Data, const KEYS: usize>(
+        &self,
+        name: &str,
+        migration: Migration<V1, S::Value>,
+    ) -> Owned<S, O> {
+        self.declare::<S>(name, Some(migration.declare(KEYS)), Location::caller())
     }
 
     fn declare<S: Schema>(

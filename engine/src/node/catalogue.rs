@@ -35,6 +35,7 @@ use crate::topology;
 use crate::types::{DepotId, MicrobatchId, Offset, PStateId, PartitionId, ShardId, TopologyId};
 use tidemill_replication::two_phase::Source;
 
+pub(crate) mod owners;
 mod placed;
 pub(crate) mod recomputes;
 
@@ -99,6 +100,10 @@ pub struct Numbered {
     /// Of a `PState`: the ids of migrations that are done, or that began before anything was stored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub migrated: Vec<String>,
+    /// Of a `PState`: the topology that writes it. None of a `PState` that was last launched before catalogues
+    /// remembered this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// Of a `PState`: the id of its topology from which on it lies under this number, if it lay elsewhere before.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub since: u64,
@@ -148,6 +153,7 @@ impl Numbered {
             migrating: None,
             migrated: Vec::new(),
             placed: Placed::Hash,
+            owner: None,
             since: 0,
             sources: Vec::new(),
         }
@@ -469,7 +475,7 @@ impl Catalogue {
             if moving.from.is_some() {
                 entry.check_not_recomputed(&decl.name)?;
             }
-            entry.remember_place(&decl.name, placed);
+            entry.remember(&decl.name, placed, &definition.topologies[decl.owner].name);
             if let (Some(from), Some((migration, _))) = (moving.from, &migration) {
                 let place = PStateIndex(count(pstates.len()));
                 let behind = PStateIndex(count(definition.pstates.len() + old.len()));
@@ -641,10 +647,12 @@ impl ModuleEntry {
         Err(Error::Invalid { what })
     }
 
-    /// Remembers where the rows of a `PState` live.
-    fn remember_place(&mut self, name: &str, placed: Placed) {
+    /// Remembers where the rows of a `PState` live, and who writes them.
+    fn remember(&mut self, name: &str, placed: Placed, owner: &str) {
         let pstate = self.pstates.iter_mut().find(|it| it.name == name);
-        pstate.expect("it was given a number").placed = placed;
+        let pstate = pstate.expect("it was given a number");
+        pstate.placed = placed;
+        pstate.owner = Some(owner.to_owned());
     }
 
     /// Everything that rows may be stored under: its `PState`s, and after each the old form that it is

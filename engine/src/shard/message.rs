@@ -65,6 +65,8 @@ pub(crate) enum Message {
     Decided { topology: TopologyId, reply: Reply<MicrobatchId> },
     /// The moment at which readers here see an id.
     VisibleAt { topology: TopologyId, id: MicrobatchId, reply: Reply<()> },
+    /// A partition here in which one of these has left something that is not applied for good.
+    Unsettled { topologies: Vec<TopologyId>, reply: Reply<Option<(PartitionId, TopologyId)>> },
     /// Runs a module here, if it does not yet; its topologies start with [`Message::StartTopologies`].
     Install { module: Arc<Installed>, reply: Reply<()> },
     /// Every shard that runs has the module: coordinators may speak, if they do not yet.

@@ -244,21 +244,27 @@ impl Shard {
                     let old = numbers.pstates[moving.old.0 as usize];
                     let tree = partition.store.trees().into_iter().find(|tree| tree.pstate == old);
                     let view = View::visible();
+                    let mut values = 0;
                     let count = partition.store.scan(
                         &view,
                         old,
                         KeyRange::ALL,
                         Direction::Forward,
                         COUNT_MAX,
-                        |_, _| std::ops::ControlFlow::Continue(()),
+                        |unit, _| {
+                            values += u64::from(!moving.is_head(unit));
+                            std::ops::ControlFlow::Continue(())
+                        },
                     );
-                    let mut rows = match count.await {
-                        Ok(rows) => rows as u64,
+                    let seen = match count.await {
+                        Ok(seen) => seen,
                         Err(error) => return answer(reply, Err(shard.read_failed(&error))),
                     };
-                    if rows >= COUNT_MAX as u64 {
-                        rows = rows.max(tree.map_or(0, |tree| tree.entries));
-                    }
+                    // Beyond that, heads count among the values. One that is left alone does, too: it is left.
+                    let rows = match seen {
+                        0..COUNT_MAX => values.max(u64::from(seen > 0)),
+                        _ => values.max(tree.map_or(0, |tree| tree.entries)),
+                    };
                     let places = topology.as_ref().map(|it| it.moves.places.borrow());
                     let place = places.as_ref().and_then(|it| it.get(&(nth, partition.id)));
                     let problem = place.and_then(|it| it.problem.clone());

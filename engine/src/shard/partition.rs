@@ -554,6 +554,13 @@ impl Partition {
         !self.unmerged.borrow().is_empty()
     }
 
+    /// Whether a topology has prepared something here whose outcome is not known, or committed something that
+    /// readers do not see yet.
+    pub(crate) fn is_unsettled(&self, topology: TopologyId) -> bool {
+        self.in_doubt().iter().any(|it| it.topology == topology)
+            || self.unmerged.borrow().keys().any(|(it, _)| *it == topology)
+    }
+
     /// The last id of a topology that was committed here.
     pub(crate) fn committed(&self, topology: TopologyId) -> MicrobatchId {
         self.committed.borrow().get(&topology).copied().unwrap_or_default()

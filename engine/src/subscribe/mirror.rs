@@ -28,6 +28,7 @@ mod tree;
 pub use list::{Items, ListDiff};
 pub use part::Parts;
 pub use tree::{Branch, Branches, Tree, TreeDiff, Under};
+pub(crate) use {part::differing as differing_parts, tree::is_head, tree::split};
 
 type Result<T> = codec::Result<T>;
 

@@ -64,6 +64,7 @@ pub struct Harness {
     batch_rows: usize,
     held_bytes: usize,
     cold: bool,
+    forgets: bool,
     /// How many more accesses succeed before one fails.
     failing: Cell<Option<usize>>,
 }
@@ -118,6 +119,7 @@ impl Harness {
             batch_rows: usize::MAX,
             held_bytes: usize::MAX,
             cold: false,
+            forgets: false,
             failing: Cell::new(None),
         })
     }
@@ -147,6 +149,13 @@ impl Harness {
     #[must_use]
     pub fn cold(mut self) -> Self {
         self.cold = true;
+        self
+    }
+
+    /// Lets the first read of each key wait in every event, as if what was fetched had been let go since the last.
+    #[must_use]
+    pub fn forgetful(mut self) -> Self {
+        (self.cold, self.forgets) = (true, true);
         self
     }
 
@@ -276,6 +285,9 @@ impl Harness {
             }
             let local = &locals[to.0 as usize];
             let seen: (&dyn Local, _) = (local, &*self.moves);
+            if self.forgets {
+                local.forget();
+            }
             let (done, io) = block_on(counted(definition, node, seen, rows));
             *ran.io.entry(node).or_default() += io;
             let done = done?;

@@ -1,18 +1,19 @@
 //! Differences of two ids through the public API, on real files: what differs is what reads at both ids say, over
 //! folds; and what is not known any more is refused.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
 use tidemill::client::{Engine, Launched, block_on};
 use tidemill::difference::{Differ, Differing};
 use tidemill::node::Options;
-use tidemill::schema::Outside;
+use tidemill::schema::{Outside, Select};
+use tidemill::subscribe::{Branches, Elements, Entries};
 use tidemill::types::MicrobatchId;
 use tidemill::{Error, codec};
 
-use crate::editing::{Do, Edit, Notes, do_all, notes, options, set};
+use crate::editing::{Card, Do, Edit, Notes, do_all, notes, options, set};
 use crate::kit::directory;
 
 fn edit(nth: u32) -> Edit {
@@ -68,7 +69,7 @@ async fn check<P>(
     expected: impl Fn(&P::Out, &P::Out) -> Vec<P::Entry>,
 ) -> usize
 where
-    P: Differ<Entry: PartialEq + Debug> + Outside + Clone,
+    P: Differ<Entry: PartialEq + Debug> + Select + Outside + Clone,
 {
     let before = notes.select(path.clone()).as_of("editing", from).await.unwrap();
     let after = notes.select(path.clone()).as_of("editing", to).await.unwrap();
@@ -113,6 +114,78 @@ fn what_differs_is_what_reads_at_both_ids_say() {
             }
         }
         assert!(differing.iter().all(|&told| told > 4), "{differing:?}");
+        engine.close().await.unwrap();
+    });
+}
+
+/// Of everything under a key each leaf, and of a value the parts that steps reach.
+#[test]
+fn what_differs_of_trees_and_of_parts_is_what_reads_at_both_ids_say() {
+    type Shelved = Branches<u8, Entries<u16, String>>;
+    let leaves = |tree: &Shelved| -> Vec<((u8, u16), String)> {
+        let shelves = tree.iter().flat_map(|(&shelf, places)| {
+            places.iter().map(move |(&place, text)| ((shelf, place), text.clone()))
+        });
+        shelves.collect()
+    };
+    block_on(async {
+        let engine = Engine::open(directory("differences-trees"), options()).await.unwrap();
+        let notes = engine.launch("notes", notes).await.unwrap();
+        let edit = |nth: u32| {
+            let (shelf, place) = (u8::try_from(nth * 7 % 5), u16::try_from(nth * 11 % 13));
+            let (shelf, place) = (shelf.unwrap(), place.unwrap());
+            let what = match nth % 11 {
+                0..6 => Do::Shelve(shelf, place, format!("book {}", nth % 40)),
+                6..8 => Do::Unshelve(shelf, Some(place)),
+                8 => Do::Unshelve(shelf, None),
+                9 => Do::Tag(u8::try_from(place).unwrap() % 8, (nth / 11).is_multiple_of(2)),
+                _ => Do::Draw(Card {
+                    title: format!("card {}", nth / 22 % 3),
+                    points: vec![nth, nth / 33],
+                    marks: BTreeMap::new(),
+                }),
+            };
+            Edit { user: 0, what }
+        };
+        let mut ids = vec![MicrobatchId(0)];
+        for round in 0..10 {
+            ids.push(do_all(&notes, (0..33).map(|nth| edit(round * 33 + nth))).await);
+            if round % 4 == 3 {
+                engine.fold().await.unwrap();
+            }
+        }
+        let card = notes.cards.key(0);
+        let title = card.clone().inside(|card| card.field(|it| it.title).some());
+        let second = card.clone().inside(|card| card.field(|it| it.points).some().nth(1));
+        let mut differing = [0; 5];
+        for (nth, &from) in ids.iter().enumerate() {
+            let to = ids[(nth * 7 + 3) % ids.len()];
+            let shelves = notes.shelves.key(0);
+            let of_trees = |a: &Shelved, b: &Shelved| entries(&leaves(a), &leaves(b));
+            let tags = |a: &Elements<u8>, b: &Elements<u8>| {
+                let all = |it: &Elements<u8>| it.iter().copied().collect::<Vec<_>>();
+                elements(&all(a), &all(b))
+            };
+            let mut told = [
+                check(&notes, shelves.clone().tree(), (from, to), of_trees).await,
+                check(&notes, shelves.trees(1..3), (from, to), of_trees).await,
+                check(&notes, notes.tags.key(0).tree(), (from, to), tags).await,
+                0,
+                0,
+            ];
+            let before = notes.select(card.clone()).as_of("editing", from).await.unwrap();
+            let after = notes.select(card.clone()).as_of("editing", to).await.unwrap();
+            let titles = |it: &Option<Card>| it.iter().map(|it| it.title.clone()).collect();
+            let found = notes.difference(title.clone(), from, to).all().await.unwrap();
+            assert_eq!(found, one::<Vec<_>>(&titles(&before), &titles(&after)), "{from} to {to}");
+            told[3] = found.len();
+            let seconds = |it: &Option<Card>| it.iter().map(|it| it.points[1]).collect();
+            let found = notes.difference(second.clone(), from, to).all().await.unwrap();
+            assert_eq!(found, one::<Vec<_>>(&seconds(&before), &seconds(&after)), "{from} to {to}");
+            told[4] = found.len();
+            differing.iter_mut().zip(told).for_each(|(sum, told)| *sum += told);
+        }
+        assert!(differing.iter().all(|&told| told > 3), "{differing:?}");
         engine.close().await.unwrap();
     });
 }

@@ -25,8 +25,12 @@ fn first(m: &Module) -> Depot<Op> {
     let values = t.pstate::<Map<u64, u32>>("values");
     let maps = t.pstate::<Map<u64, Vec<u64>>>("maps");
     let lists = t.pstate::<Map<u64, Vec<u64>>>("lists");
-    t.source(ops).using((values, maps, lists)).for_each(
-        async |at, (values, maps, lists), (key, number): Op| {
+    let inner = t.pstate::<Map<u64, Sub<Map<u64, u32>>>>("inner");
+    t.source(ops).using((values, maps, lists, inner)).for_each(
+        async |at, (values, maps, lists, inner), (key, number): Op| {
+            if has_inner(key) {
+                at.put(inner.key(key).key(number), u32::try_from(number)?)?;
+            }
             let more =
                 |old: Option<Vec<u64>>| Some([old.unwrap_or_default(), vec![number]].concat());
             at.update(values.key(key), |n| Some(n.unwrap_or_default() + 1)).await?;
@@ -40,12 +44,19 @@ fn first(m: &Module) -> Depot<Op> {
 type Values = Map<u64, i64>;
 type Maps = Map<u64, Sub<Map<u64, u64>>>;
 type Lists = Map<u64, Sub<List<u64>>>;
+type Inner = Map<u64, Sub<Map<u64, i64>>>;
+
+/// Some keys have values inside a map that counts them.
+fn has_inner(key: u64) -> bool {
+    key % 8 == 7 || key.is_multiple_of(KEYS / LOOKS)
+}
 
 struct Second {
     ops: Depot<Op>,
     values: PState<Values>,
     maps: PState<Maps>,
     lists: PState<Lists>,
+    inner: PState<Inner>,
 }
 
 /// From where the second version counts: a function that may not be applied twice.
@@ -54,7 +65,7 @@ const BASE: i64 = 1 << 40;
 fn second(m: &Module, migrates: bool) -> Second {
     let ops = m.depot::<Op>("ops").hash_by(|(key, _)| key);
     let t = m.microbatch(|| "noting");
-    let (values, maps, lists) = if migrates {
+    let (values, maps, lists, inner) = if migrates {
         (
             t.pstate_migrated::<Values, _>(
                 "values",
@@ -72,18 +83,31 @@ fn second(m: &Module, migrates: bool) -> Second {
                     old.into_iter().try_for_each(|number| new.push(new.here(), number))
                 }),
             ),
+            t.pstate_migrated_within::<Inner, _>(
+                "inner",
+                Migration::values("from-base", |n: u32| BASE + i64::from(n)),
+            ),
         )
     } else {
-        (t.pstate("values"), t.pstate("maps"), t.pstate("lists"))
+        (t.pstate("values"), t.pstate("maps"), t.pstate("lists"), t.pstate("inner"))
     };
-    t.source(ops).using((values, maps, lists)).for_each(
-        async |at, (values, maps, lists), (key, number): Op| {
+    t.source(ops).using((values, maps, lists, inner)).for_each(
+        async |at, (values, maps, lists, inner), (key, number): Op| {
+            if has_inner(key) {
+                at.put(inner.key(key).key(number), BASE + i64::try_from(number)?)?;
+            }
             at.update(values.key(key), |n| Some(n.unwrap_or(BASE) + 1)).await?;
             at.put(maps.key(key).key(number), number * 2)?;
             Ok(at.push(lists.key(key), number).await?)
         },
     );
-    Second { ops, values: values.reader(), maps: maps.reader(), lists: lists.reader() }
+    Second {
+        ops,
+        values: values.reader(),
+        maps: maps.reader(),
+        lists: lists.reader(),
+        inner: inner.reader(),
+    }
 }
 
 const KEYS: u64 = 640;
@@ -169,7 +193,7 @@ fn look(club: &Launched<Second>, at: Option<&Snapshot>, nth: u64) -> Vec<String>
             }
         )*};
     }
-    let Second { values, maps, lists, .. } = **club;
+    let Second { values, maps, lists, inner, .. } = **club;
     if nth + 1 < LOOKS {
         let key = KEYS * nth / LOOKS;
         let nth = |path: &str| query(&format!(r#"[["key",{key}],{path}]"#));
@@ -183,11 +207,19 @@ fn look(club: &Launched<Second>, at: Option<&Snapshot>, nth: u64) -> Vec<String>
             club.select((lists.key(key).size(), lists.key(key).all())),
             club.select(lists.key(key).item(2)),
             club.select(lists.key(key).items(1..4)),
+            club.select((inner.key(key).size(), inner.key(key).all(), inner.key(key).key(3))),
+            club.select(inner.key(key).range(..4).reverse().limit(2)),
+            club.query::<i64>(inner, &nth(r#""values""#)),
+            club.query::<u64>(inner, &nth(r#""size""#)),
             club.query::<u64>(maps, &nth(r#""values""#)),
             club.query::<u64>(maps, &nth(r#""size""#)),
             club.query::<u64>(lists, &nth(r#"["nth",-1]"#)),
         );
-        pages!(club.pages(maps.key(key).all(), 2), club.pages(lists.key(key).items(0..9), 2));
+        pages!(
+            club.pages(maps.key(key).all(), 2),
+            club.pages(lists.key(key).items(0..9), 2),
+            club.pages(inner.key(key).all().reverse(), 2),
+        );
         return found;
     }
     read!(
@@ -195,6 +227,8 @@ fn look(club: &Launched<Second>, at: Option<&Snapshot>, nth: u64) -> Vec<String>
         club.select_many((0..KEYS).map(|key| (values.key(key), maps.key(key).size()))),
         club.query::<i64>(values, &query(r#"["values"]"#)),
         club.query::<u64>(maps, &query(r#"["values","size"]"#)),
+        club.query::<u64>(inner, &query(r#"["values","size"]"#)),
+        club.query::<i64>(inner, &query(r#"["values","values"]"#)),
     );
     pages!(club.pages(values.all(), 100), club.pages(values.range(..300).reverse().keys(), 70));
     found
@@ -227,6 +261,8 @@ fn whatever_reads_sees_the_new_form_before_while_and_after_it_is_rewritten() {
     let club = launch(&engine, true).unwrap();
     let begun = block_on(club.snapshot()).unwrap();
     let (mut looks, mut amid) = (0, 0);
+    let all = 3 * KEYS + EACH * (0..KEYS).filter(|&key| has_inner(key)).count() as u64;
+    assert!(left(&club).is_some_and(|left| left <= all), "heads are no values");
     while let Some(left) = left(&club) {
         let nth = looks % LOOKS;
         let expected = &expected[usize::try_from(nth).unwrap()];
@@ -234,7 +270,7 @@ fn whatever_reads_sees_the_new_form_before_while_and_after_it_is_rewritten() {
         // What was moved meanwhile lies at an older moment where it lay then.
         assert_eq!(&look(&club, Some(&begun), nth), expected, "{left} left, as at the launch");
         // Something was moved before the look ended, and something was not when it began.
-        amid += u64::from(0 < left && self::left(&club).unwrap_or(0) < 3 * KEYS);
+        amid += u64::from(0 < left && self::left(&club).unwrap_or(0) < all);
         looks += 1;
     }
     assert!(amid > 0, "it was done before anybody looked");
@@ -270,11 +306,13 @@ fn a_subscriber_gets_the_new_form_and_is_not_told_when_it_is_rewritten() {
     let club = launch(&engine, true).unwrap();
     // Steps go up from the smallest key, so this one is moved late.
     let key = KEYS - 1;
-    let Second { values, maps, lists, .. } = *club;
+    let Second { values, maps, lists, inner, .. } = *club;
     let mut value = block_on(club.subscribe(values.key(key))).unwrap();
     let mut map = block_on(club.subscribe(maps.key(key).all())).unwrap();
     let mut size = block_on(club.subscribe(maps.key(key).size())).unwrap();
     let mut list = block_on(club.subscribe(lists.key(key).all())).unwrap();
+    let mut within = block_on(club.subscribe(inner.key(key).all())).unwrap();
+    let mut within_size = block_on(club.subscribe(inner.key(key).size())).unwrap();
     assert!(left(&club).unwrap() > KEYS, "it went on too fast");
     let check =
         |club: &Launched<Second>, count: u64, (value, map, size, list): (_, Vec<_>, _, _)| {
@@ -288,6 +326,10 @@ fn a_subscriber_gets_the_new_form_and_is_not_told_when_it_is_rewritten() {
         ($count:expr) => {
             let rows: Vec<(u64, u64)> = map.value().iter().map(|(&k, &v)| (k, v)).collect();
             check(&club, $count, (*value.value(), rows, *size.value(), list.value().to_vec()));
+            let expected =
+                (0..$count).map(|number| (number, BASE + i64::try_from(number).unwrap()));
+            assert!(within.value().iter().map(|(&k, &v)| (k, v)).eq(expected));
+            assert_eq!(*within_size.value(), $count);
         };
     }
     check!(EACH);
@@ -298,8 +340,10 @@ fn a_subscriber_gets_the_new_form_and_is_not_told_when_it_is_rewritten() {
             follow(&club, &mut map),
             follow(&club, &mut size),
             follow(&club, &mut list),
+            follow(&club, &mut within),
+            follow(&club, &mut within_size),
         ),
-        (0, 0, 0, 0),
+        (0, 0, 0, 0, 0, 0),
         "the rewriting is no change"
     );
     check!(EACH);
@@ -311,11 +355,13 @@ fn a_subscriber_gets_the_new_form_and_is_not_told_when_it_is_rewritten() {
             follow(&club, &mut map),
             follow(&club, &mut size),
             follow(&club, &mut list),
+            follow(&club, &mut within),
+            follow(&club, &mut within_size),
         ),
-        (1, 1, 1, 1),
+        (1, 1, 1, 1, 1, 1),
     );
     check!(EACH + 1);
-    drop((value, map, size, list, club));
+    drop((value, map, size, list, within, within_size, club));
     block_on(engine.close()).unwrap();
 }
 

@@ -325,3 +325,60 @@ fn who_does_not_wait_forever_is_told_what_was_not_read() {
         assert!(matches!(&down, Err(Error::ShardStopped { .. })), "{down:?}");
     });
 }
+
+/// A number that does not decode while [`PICKY`] is set, if it is a three.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Picky(u64);
+
+static PICKY: AtomicBool = AtomicBool::new(false);
+
+impl<'de> Deserialize<'de> for Picky {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(from)?;
+        if number == 3 && PICKY.load(Ordering::SeqCst) {
+            return Err(serde::de::Error::custom("not a three, please"));
+        }
+        Ok(Self(number))
+    }
+}
+
+#[test]
+fn a_page_that_does_not_decode_is_not_passed_over() {
+    block_on(async {
+        let engine = Engine::open(directory("pages-decode"), options(2)).await.unwrap();
+        let shop = engine.launch("shop", |m| {
+            let numbers = m.depot::<u64>("numbers").hash_by(|number| number);
+            let t = m.microbatch(|| "t");
+            let stored = t.pstate::<Map<u64, Picky>>("stored");
+            t.source(numbers)
+                .using(stored)
+                .for_each(async |at, stored, it| Ok(at.put(stored.key(it), Picky(it))?));
+            (numbers, stored.reader())
+        });
+        let shop = shop.await.unwrap();
+        let (numbers, stored) = *shop;
+        shop.append_many(numbers, &(0..10).collect::<Vec<_>>()).await.unwrap();
+        shop.caught_up("t").await.unwrap();
+        let all: Vec<u64> = (0..10).collect();
+        for rows in [1, 2, 4, 20] {
+            let mut pages = shop.pages(stored.all(), rows);
+            let (mut found, mut failures) = (Vec::new(), 0);
+            PICKY.store(true, Ordering::SeqCst);
+            loop {
+                match pages.next().await {
+                    Ok(Some(page)) => found.extend(page.into_iter().map(|(key, _)| key)),
+                    Ok(None) => break,
+                    Err(error) => {
+                        assert!(matches!(error, Error::Decode { .. }), "{error:?}");
+                        assert_eq!(found.len(), 3 / rows * rows, "pages of {rows}");
+                        failures += 1;
+                        // It fails again, and comes whole once it can be read.
+                        PICKY.store(failures < 3, Ordering::SeqCst);
+                    }
+                }
+            }
+            assert_eq!((&found, failures), (&all, 3), "pages of {rows}");
+        }
+        engine.close().await.unwrap();
+    });
+}

@@ -116,3 +116,90 @@ fn a_write_inside_moves_the_unit_once() {
     let after = Io { puts: 2, ..Io::default() };
     assert_eq!(costs(words()), [absent, there, after]);
 }
+
+/// What a function makes nothing of would have to be left out of the sizes of what is around it.
+#[test]
+fn what_a_function_makes_nothing_of_has_no_new_form_where_a_collection_counts_it() {
+    type Lists<V> = Map<u64, Sub<Map<u64, V>>>;
+    let first = module::define("m", |m| {
+        let depot = m.depot::<u64>("records").hash_by(|key| key);
+        let t = m.microbatch(|| "t");
+        let lists = t.pstate::<Lists<Vec<u64>>>("lists");
+        t.source(depot).for_each(async move |at, key| {
+            at.put(lists.key(key).key(1), Vec::new())?;
+            Ok(at.put(lists.key(key).key(2), vec![5])?)
+        });
+        depot
+    });
+    let (depot, first) = first.unwrap();
+    let mut engine = Harness::new(first, 1).unwrap();
+    engine.append(depot, &7).unwrap();
+    engine.run().unwrap();
+    let next = |marks: bool| {
+        let defined = module::define("m", move |m| {
+            let depot = m.depot::<u64>("records").hash_by(|key| key);
+            let t = m.microbatch(|| "t");
+            t.pstate_migrated_within::<Lists<Sub<List<u64>>>, _>(
+                "lists",
+                Migration::structure("one-by-one", move |old: Vec<u64>, new| {
+                    if marks && old.is_empty() {
+                        return new.push(new.here(), 0);
+                    }
+                    old.into_iter().try_for_each(|item| new.push(new.here(), item))
+                }),
+            );
+            t.source(depot).for_each(async |_, _| Ok(()));
+        });
+        defined.unwrap().1
+    };
+    let lists = PState::<Lists<Sub<List<u64>>>>::from_id(PStateId(0));
+    let mut engine = engine.relaunch(next(false)).unwrap();
+    engine.run().unwrap();
+    assert!(!engine.is_migrated());
+    let error = engine.select(lists.key(7).key(1).all()).unwrap_err();
+    let told = "migration `one-by-one` cannot be applied to a stored value: its function makes nothing of it, and the \
+                collection around it counts it";
+    assert_eq!(error.to_string(), told);
+    // Whatever was moved by then.
+    assert_eq!(engine.select(lists.key(7).size()).unwrap(), 2);
+    assert_eq!(engine.select(lists.key(7).key(2).all()).unwrap(), [5]);
+    let mut engine = engine.relaunch(next(true)).unwrap();
+    engine.run().unwrap();
+    assert!(engine.is_migrated());
+    assert_eq!(engine.select(lists.key(7).key(1).all()).unwrap(), [0]);
+    assert_eq!(engine.select(lists.key(7).size()).unwrap(), 2);
+}
+
+/// An event that writes inside of a unit looks whether that is in the old form. The next one of the same attempt must
+/// learn from memory that it is not, whatever was let go since: a look-up that waits tells those who count that the
+/// attempt has written nothing there, and then they ask what was there before it.
+#[test]
+fn a_size_is_exact_where_an_attempt_deletes_and_puts_what_was_moved_before() {
+    type Counted = Map<u64, Sub<Map<u64, String>>>;
+    let (_, engine) = stored();
+    let defined = module::define("m", |m| {
+        let depot = m.depot::<u64>("records").hash_by(|key| key);
+        let t = m.microbatch(|| "t");
+        let fill = Migration::structure("words", |n: u32, new| new.put(new.key(0), n.to_string()));
+        let words = t.pstate_migrated::<Counted, _>("texts", fill);
+        t.source(depot).for_each(async move |at, key| {
+            // Those of one key meet in one partition. An even one deletes what an odd one puts.
+            let word = words.key(8).key(1);
+            if key % 2 == 0 { Ok(at.delete(word)?) } else { Ok(at.put(word, "one".to_owned())?) }
+        });
+        depot
+    });
+    let (depot, module) = defined.unwrap();
+    let mut engine = engine.relaunch(module).unwrap().moving(0).forgetful().batches_of(1);
+    let words = PState::<Counted>::from_id(PStateId(0));
+    for keys in [&[1][..], &[2, 1], &[2], &[1, 2], &[1, 2, 1, 2, 1]] {
+        for key in keys {
+            engine.append(depot, key).unwrap();
+        }
+        engine.run().unwrap();
+        let (found, size) = engine.select((words.key(8).all(), words.key(8).size())).unwrap();
+        assert_eq!(found.len() as u64, size, "after {keys:?}");
+        assert_eq!(size, keys.last().unwrap() % 2);
+    }
+    assert!(!engine.is_migrated(), "it was under way all the time");
+}

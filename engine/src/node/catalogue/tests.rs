@@ -124,13 +124,17 @@ fn the_stored_form_stays_as_it_is() {
     // What a launch makes of files of the formats before.
     let now = GOLDEN_2.replace("\"format\": 2", &format!("\"format\": {FORMAT}"));
     for before in [Catalogue::decode(GOLDEN_1.as_bytes()).unwrap(), of_2] {
-        let new = launch::<ByDay>(&before).unwrap();
+        let new = without_owners(launch::<ByDay>(&before).unwrap());
         assert_eq!(String::from_utf8(new.encode()).unwrap(), now);
     }
     let of_3 = Catalogue::decode(GOLDEN_3.as_bytes()).unwrap();
     assert_eq!(String::from_utf8(of_3.encode()).unwrap(), GOLDEN_3);
-    assert_eq!(Catalogue { format: FORMAT, ..of_3 }, fresh::<Sized>());
-    let mut of_4 = migrating::<ByDay, _>(&fresh::<Counts>(), by_day("by-day")).unwrap();
+    assert_eq!(Catalogue { format: FORMAT, ..of_3 }, without_owners(fresh::<Sized>()));
+    let with_owners = migrating::<ByDay, _>(&fresh::<Counts>(), by_day("by-day")).unwrap();
+    let encoded = String::from_utf8(with_owners.encode()).unwrap();
+    assert!(encoded.contains("\n          \"owner\": \"ledger\"\n"), "{encoded}");
+    assert_eq!(Catalogue::decode(encoded.as_bytes()).unwrap(), with_owners);
+    let mut of_4 = without_owners(with_owners);
     of_4.modules[0].pstates[1].migrated.push("before".to_owned());
     assert_eq!(String::from_utf8(of_4.encode()).unwrap(), GOLDEN_4);
     assert_eq!(Catalogue::decode(GOLDEN_4.as_bytes()).unwrap(), of_4);
@@ -145,6 +149,66 @@ fn the_stored_form_stays_as_it_is() {
     of_4.leftovers = Leftovers { pstates: vec![2], topologies: vec![3] };
     assert_eq!(String::from_utf8(of_4.encode()).unwrap(), GOLDEN_RECOMPUTES);
     assert_eq!(Catalogue::decode(GOLDEN_RECOMPUTES.as_bytes()).unwrap(), of_4);
+}
+
+/// As it was before owners were remembered.
+fn without_owners(mut catalogue: Catalogue) -> Catalogue {
+    for pstate in catalogue.modules.iter_mut().flat_map(|it| &mut it.pstates) {
+        assert_eq!(pstate.owner.take().as_deref(), Some("ledger"));
+    }
+    catalogue
+}
+
+#[test]
+fn whoever_wrote_what_another_topology_writes_is_known_or_it_may_have_been_anyone() {
+    let two = |owner: usize, migrates: bool| {
+        let defined = module::define("shop", |m| {
+            let sales = m.depot::<Sale>("sales").random();
+            let topologies = [m.microbatch(Named("ledger")), m.microbatch(Named("returns"))];
+            if migrates {
+                let migration = Migration::values("wider", |it: u8| u16::from(it));
+                topologies[owner].pstate_migrated::<Map<u8, u16>, u8>("stock", migration);
+            } else {
+                topologies[owner].pstate::<Map<u8, u8>>("stock");
+            }
+            for topology in topologies {
+                topology.source(sales).for_each(async |_, _| Ok(()));
+            }
+        });
+        defined.unwrap().1
+    };
+    let writers = |catalogue: &Catalogue, owner, migrates| -> Vec<u32> {
+        let disowned = catalogue.disowned(&two(owner, migrates));
+        disowned.iter().map(|it| it.topology.0).collect()
+    };
+    let nobody = [0; 0];
+    assert_eq!(writers(&Catalogue::default(), 0, true), nobody);
+    let mut of_ledger = launch_definition(&Catalogue::default(), two(0, false)).unwrap();
+    for migrates in [false, true] {
+        assert_eq!(writers(&of_ledger, 0, migrates), nobody);
+        assert_eq!(writers(&of_ledger, 1, migrates), [1]);
+        let of_returns = launch_definition(&of_ledger, two(1, migrates)).unwrap();
+        assert_eq!(writers(&of_returns, 1, migrates), nobody);
+        assert_eq!(writers(&of_returns, 0, migrates), [2]);
+    }
+    // A catalogue from before it was remembered.
+    of_ledger.modules[0].pstates[0].owner = None;
+    assert_eq!(writers(&of_ledger, 0, false), nobody);
+    assert_eq!((writers(&of_ledger, 0, true), writers(&of_ledger, 1, true)), (vec![2], vec![1]));
+    let mut begun = launch_definition(&of_ledger, two(0, true)).unwrap();
+    begun.modules[0].pstates[0].owner = None;
+    assert_eq!(writers(&begun, 0, true), nobody);
+    begun.migrated("shop", "stock", "wider");
+    assert_eq!(writers(&begun, 0, true), nobody);
+}
+
+#[derive(Clone, Copy)]
+struct Named(&'static str);
+
+impl module::Owner for Named {
+    fn name(&self) -> &'static str {
+        self.0
+    }
 }
 
 #[test]
@@ -414,6 +478,20 @@ fn what_is_being_migrated_is_not_recomputed_nor_the_reverse() {
     let begun = migrating::<ByDay, _>(&ended, by_day("a")).unwrap();
     assert!(begun.modules[0].recomputes.is_empty());
     assert_eq!((begun.leftovers.pstates, begun.leftovers.topologies), (vec![3, 4], vec![2]));
+}
+
+#[test]
+fn values_in_a_collection_that_counts_migrate_if_what_is_stored_counts_too() {
+    type Counted = Map<String, Sub<Map<u64, u32>>>;
+    type Uncountable = Map<String, Sub<Map<u64, u32>, Uncounted>>;
+    let migration = || Migration::values("sales", |count: u32| Sale { sku: String::new(), count });
+    let old = fresh::<Counted>();
+    let begun = migrating_within::<Sized, _>(&old, migration()).unwrap();
+    let from = days(&begun).migrating.as_ref().unwrap();
+    assert_eq!((from.number, Some(&from.layout)), (days(&old).number, days(&old).layout.as_ref()));
+    assert_eq!(days(&begun).layout, days(&fresh::<Sized>()).layout);
+    let refused = refused(migrating_within::<Sized, _>(&fresh::<Uncountable>(), migration()));
+    assert!(refused.contains("its elements were never counted"), "{refused}");
 }
 
 #[test]

@@ -69,6 +69,21 @@ fn hash(values: &[Value]) -> u128 {
     xxh3_128(&bytes)
 }
 
+/// The parts of two values, or of none, if they are not the same.
+pub(crate) fn differing<T: Data>(
+    fields: &FieldTable,
+    query: &Query,
+    from: Option<&[u8]>,
+    to: Option<&[u8]>,
+) -> Result<Option<(Vec<T>, Vec<T>)>> {
+    let (from, to) = (reach(query, fields, from)?, reach(query, fields, to)?);
+    let bytes = |it: &Value| it.raw().bytes().to_vec();
+    if from.iter().map(bytes).eq(to.iter().map(bytes)) {
+        return Ok(None);
+    }
+    Ok(Some((decoded(fields, &from)?, decoded(fields, &to)?)))
+}
+
 impl<T: Data> Mirror for Parts<T> {
     type Value = [T];
     type Diff = Replaced<Vec<T>>;

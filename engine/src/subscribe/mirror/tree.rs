@@ -59,7 +59,7 @@ pub trait Branch: Mirror {
 }
 
 /// The head's key is what those of all elements begin with; only a key without bytes is one with it.
-fn is_head<K: Key>(rest: &[u8]) -> bool {
+pub(crate) fn is_head<K: Key>(rest: &[u8]) -> bool {
     rest.is_empty() && K::kind().width() != Some(0)
 }
 
@@ -257,7 +257,7 @@ impl<K: Key + Send, M: Branch> Branches<K, M> {
 }
 
 /// The key in front, and what lies behind it.
-fn split<K: Key>(key: &[u8]) -> Result<(&[u8], &[u8])> {
+pub(crate) fn split<K: Key>(key: &[u8]) -> Result<(&[u8], &[u8])> {
     let mut rest = key;
     K::decode_key(&mut rest)?;
     Ok(key.split_at(key.len() - rest.len()))

@@ -52,6 +52,11 @@ impl<'h> Attempt<'h> {
         }
     }
 
+    /// Lets go of what was fetched.
+    pub(super) fn forget(&self) {
+        self.warm.borrow_mut().clear();
+    }
+
     /// Every access goes through here.
     fn access(&self, op: &'static str) -> Result<(), StateError> {
         let failing = &self.harness.failing;

@@ -6,8 +6,8 @@
 //!   at first, and lies in one partition. A transfer is applied where the sender lives, then where the
 //!   receiver lives, and leaves a receipt; some clear the sender's history first, or part of it; some are
 //!   refused, here or there; some fail a few times before they work.
-//! * Before [`Era::Migrated`], `sent` counts from zero, `amounts` are what was sent and nothing more, and `done`
-//!   keeps what an account sent as one value.
+//! * Before [`Era::Migrated`], `sent` counts from zero, `amounts` and the lines of `history`, which counts them, are what
+//!   was sent and nothing more, and `done` keeps what an account sent as one value.
 //! * `tally` counts receipts, those of the ledger and those that clients append.
 //! * `audit` counts events, nearly all of them where its coordinator lives, so that it mostly commits with
 //!   one write. It counts them all together, too, in the same partition; lists them by key; and goes on with the
@@ -101,6 +101,9 @@ pub(super) struct Line {
     pub(super) memo: String,
 }
 
+/// What an account has sent since it last cleared that.
+pub(super) type History = Map<u64, Sub<Map<u64, Line>>>;
+
 /// What was sent, by the account that sends, in [`GROUPS`] sets.
 pub(super) type Done = Map<u64, Sub<Map<u64, Sub<Set<u64>>>>>;
 
@@ -156,7 +159,7 @@ pub(super) enum Era {
 /// What [`Era::Migrated`] counts from.
 const COUNTED_FROM: u64 = 1 << 32;
 
-/// What [`Era::Migrated`] adds to each amount.
+/// What [`Era::Migrated`] adds to each amount, also to those of lines.
 const AMOUNTS_FROM: i64 = 1 << 32;
 
 impl Era {
@@ -191,7 +194,7 @@ pub(super) struct Bank {
     pub(super) funds: PState<Map<u64, i64>>,
     pub(super) paid: PState<Map<u64, i64>>,
     pub(super) sent: PState<Map<u64, Chain>>,
-    pub(super) history: PState<Map<u64, Sub<Map<u64, Line>>>>,
+    pub(super) history: PState<History>,
     pub(super) done: PState<Done>,
     /// The same before [`Era::Migrated`].
     pub(super) done_first: PState<Map<u64, Vec<u64>>>,
@@ -341,7 +344,16 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
         }
         be_stopped(read, funds.reader()).await
     });
-    let history = ledger.pstate::<Map<u64, Sub<Map<u64, Line>>>>("history");
+    let history = match era {
+        Era::First => ledger.pstate::<History>("history"),
+        Era::Migrated => ledger.pstate_migrated_within::<History, _>(
+            "history",
+            Migration::values("lines-from", |line: Line| Line {
+                cents: Era::Migrated.amount(line.cents),
+                ..line
+            }),
+        ),
+    };
     let done = match era {
         Era::First => OwnDone::First(ledger.pstate("done")),
         Era::Migrated => OwnDone::Migrated(ledger.pstate_migrated::<Done, _>(
@@ -385,7 +397,7 @@ pub(super) fn bank(m: &Module, era: Era) -> Bank {
             } else if forgets(it.id) {
                 at.remove_range(history.key(it.from).all().limit(2)).await?;
             }
-            let line = Line { to: it.to, cents: it.cents, memo: it.memo.clone() };
+            let line = Line { to: it.to, cents: era.amount(it.cents), memo: it.memo.clone() };
             at.put(history.key(it.from).key(it.id), line)?;
             at.put(amounts.key(it.from).key(it.id), era.amount(it.cents))?;
             match done {

@@ -165,10 +165,9 @@ async fn rounds(
         };
         let found = at(bank.select_many((0..count).map(each)), when).await?;
         for (nth, (size, ids)) in (0..).zip(&found) {
-            let size = size.unwrap_or_default();
-            sizes.push((format!("round {nth} of {key}"), size, ids.as_ref().map_or(0, Vec::len)));
+            sizes.push((format!("round {nth} of {key}"), *size, ids.len()));
         }
-        let ids = found.into_iter().map(|(_, ids)| ids.into_iter().flatten().collect());
+        let ids = found.into_iter().map(|(_, ids)| ids.into_iter().collect());
         rounds.insert(key, ids.collect());
     }
     Ok((rounds, sizes))
@@ -199,7 +198,11 @@ fn add_sent(bank: &Bank, state: &mut State, sent: Vec<Sent>) -> Sizes {
             sizes.push((format!("done {account} {group}"), *size, ids.len()));
         }
         if !history.1.is_empty() {
-            state.history.insert(account, history.1.into_iter().collect());
+            let lines = history
+                .1
+                .into_iter()
+                .map(|(id, line)| (id, Line { cents: bank.era.read_amount(line.cents), ..line }));
+            state.history.insert(account, lines.collect());
         }
         if !amounts.is_empty() {
             let amounts = amounts.into_iter().map(|(id, it)| (id, bank.era.read_amount(it)));
