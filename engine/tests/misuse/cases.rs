@@ -188,7 +188,7 @@ async fn writes(at: At<'_, Desk>, it: State) -> Result<()> {
     at.remove(it.notes.key(Account(1)), 0).await?;
     //~ `Vec<String>` is not a list stored element by element
     at.update(it.sold.key("nuts"), |old| old).await?;
-    //~ `Sub<Map<u64, i64>>` is not a value that can be stored
+    //~ `Sub<Map<u64, i64>>` cannot be read or written as one value
     Ok(())
 }
 
