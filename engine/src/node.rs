@@ -27,7 +27,7 @@ mod backup;
 pub mod catalogue;
 pub(crate) mod numbers;
 pub(crate) mod pins;
-mod recompute;
+pub(crate) mod recompute;
 
 pub use crate::shard::recover::Progress;
 pub(crate) use catalogue::Installed;

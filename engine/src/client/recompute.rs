@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Launched;
 use crate::error::Result;
+use crate::node::recompute::From;
 use crate::recompute::{Reading, Recompute, Recomputed};
 
 impl<H> Launched<H> {
@@ -58,6 +59,27 @@ impl<H> Launched<H> {
         &self,
         topology: &str,
     ) -> impl Future<Output = Result<Recomputed>> + Send + use<H> {
+        self.recompute_from(topology, From::Beginning)
+    }
+
+    /// The same from the records that its sources have kept, where they let go of others: what comes out has nothing of
+    /// those. It cannot be compared with what is there, so the topology must have an invariant, and that is all that
+    /// is checked.
+    ///
+    /// # Errors
+    /// As [`Launched::recompute`]; `Invalid` if the topology has no invariant.
+    pub fn recompute_kept(
+        &self,
+        topology: &str,
+    ) -> impl Future<Output = Result<Recomputed>> + Send + use<H> {
+        self.recompute_from(topology, From::Kept)
+    }
+
+    fn recompute_from(
+        &self,
+        topology: &str,
+        from: From,
+    ) -> impl Future<Output = Result<Recomputed>> + Send + use<H> {
         let place = self.topology(topology, None).map(|_| self.place_of(topology));
         let (engine, module) = (self.engine.clone(), Arc::clone(&self.module));
         async move {
@@ -69,7 +91,7 @@ impl<H> Launched<H> {
                     handles: Arc::new(()),
                 })
             };
-            let records = engine.inner.node.recompute(&module, place, reading).await?;
+            let records = engine.inner.node.recompute(&module, place, from, reading).await?;
             Ok(Recomputed { topology: module.definition.topologies[place].name.clone(), records })
         }
     }

@@ -123,6 +123,16 @@ pub struct Begun {
     pub starts: BTreeMap<u32, u64>,
 }
 
+impl Begun {
+    /// Where it began, if not at 0.
+    pub(crate) fn offsets(&self) -> impl Iterator<Item = (Source, Offset)> {
+        let depot = DepotId(self.depot);
+        self.starts.iter().map(move |(&partition, &offset)| {
+            (Source { depot, partition: PartitionId(partition) }, Offset(offset))
+        })
+    }
+}
+
 /// Where topologies of a module are to begin in depots that are new to them, by the names of both and partition.
 pub(crate) type Starts = BTreeMap<(String, String), BTreeMap<u32, u64>>;
 
@@ -254,7 +264,19 @@ impl Installed {
 
     /// A second instance of the topology at `place`, which goes by another number and writes to other
     /// `PState`s; `pstates` as in [`Numbers`]. It reads what other topologies write where this one does.
-    pub(crate) fn shadow(&self, place: usize, id: TopologyId, pstates: Vec<PStateId>) -> Self {
+    pub(crate) fn shadow(
+        &self,
+        place: usize,
+        id: TopologyId,
+        pstates: Vec<PStateId>,
+        sources: &[Begun],
+    ) -> Self {
+        let mut starts = self.starts.clone();
+        for begun in sources {
+            let depot = DepotId(begun.depot);
+            starts[place].retain(|source, _| source.depot != depot);
+            starts[place].extend(begun.offsets());
+        }
         let mut topologies = self.topologies.clone();
         topologies[place] = id;
         let mut visible = self.visible.clone();
@@ -271,7 +293,7 @@ impl Installed {
             sizes: self.sizes.clone(),
             moves,
             topologies,
-            starts: self.starts.clone(),
+            starts,
             dead_letters: self.dead_letters.clone(),
             fields: Arc::clone(&self.fields),
             layouts: self.layouts.clone(),
@@ -584,10 +606,7 @@ impl ModuleEntry {
                 entry.sources.push(Begun { depot, starts });
             }
             let begun = entry.sources.iter().find(|it| it.depot == depot);
-            for (&partition, &offset) in &begun.expect("it was noted").starts {
-                let (depot, partition) = (DepotId(depot), PartitionId(partition));
-                all.insert(Source { depot, partition }, Offset(offset));
-            }
+            all.extend(begun.expect("it was noted").offsets());
         }
         all
     }

@@ -3,6 +3,7 @@
 //! Nothing here has to be right for the switch to be: that a topology stays stopped while the catalogue is written
 //! is kept by [`Stops`](super::numbers::Stops) and the keeper, whether whoever asked for it is still there or not.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -10,14 +11,24 @@ use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 
 use super::catalogue::recomputes::{Alteration, Step};
-use super::catalogue::{Catalogue, Installed};
+use super::catalogue::{Begun, Catalogue, Installed};
 use super::{BOOT, Node};
 use crate::error::{Error, Result};
+use crate::module::StartAt;
 use crate::recompute::Reading;
 use crate::shard::message::{KeeperRequest, Message, Reply};
 use crate::shard::microbatch::Topology;
 use crate::shard::recompute::{Records, Request};
 use crate::types::{MicrobatchId, PStateId, ShardId, TopologyId};
+
+/// With which records a recompute begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    /// Those with which the topology began.
+    Beginning,
+    /// Those with which its sources begin by now.
+    Kept,
+}
 
 /// One topology and its shadow.
 struct Pair<'n> {
@@ -47,9 +58,18 @@ impl Node {
         &self,
         module: &Arc<Installed>,
         place: usize,
+        from: From,
         reading: impl Fn(Arc<Installed>) -> Reading,
     ) -> Result<u64> {
         let definition = &module.definition.topologies[place];
+        if from == From::Kept && definition.invariants.is_empty() {
+            let what = format!(
+                "topology `{}`, declared at {}, has no invariant: what comes out of the records that are left cannot \
+                 be compared with what came of all of them, so nothing would be checked",
+                definition.name, definition.location
+            );
+            return Err(Error::Invalid { what });
+        }
         if !definition.order_free && definition.invariants.is_empty() {
             let what = format!(
                 "topology `{}`, declared at {}, says nothing by which what comes out of a recompute could be \
@@ -60,7 +80,7 @@ impl Node {
         }
         let mut last = self.one_recompute()?;
         *last += 1;
-        let shadow = self.shadow(module, place).await?;
+        let shadow = self.shadow(module, place, from).await?;
         let pair = Pair { node: self, module, shadow, place, number: *last };
         let (topology, shadow) = pair.ids();
         self.of_recompute(pair.home(), |reply| Request::Near { topology, shadow, reply }).await?;
@@ -150,21 +170,40 @@ impl Node {
     }
 
     /// The shadow of a topology, which runs: the one that there is, or a new one.
-    async fn shadow(&self, module: &Arc<Installed>, place: usize) -> Result<Arc<Installed>> {
+    async fn shadow(
+        &self,
+        module: &Arc<Installed>,
+        place: usize,
+        from: From,
+    ) -> Result<Arc<Installed>> {
         let _one = self.launching.lock().await;
         // Until the shadow is one of those that what it reads is kept for.
         let _held = self.setup.hold_trims();
         if self.setup.shadow(&module.definition.name, place).is_none() {
-            self.untrimmed(module, place).await?;
+            let sources = match from {
+                From::Beginning => {
+                    self.untrimmed(module, place).await?;
+                    Vec::new()
+                }
+                From::Kept => self.kept(module, place).await?,
+            };
             let name = &module.definition.topologies[place].name;
             let pstates = module.definition.owned_by(name).expect("it is declared");
-            let catalogue = self.alter(module, place, Step::Begin { pstates }).await?;
+            let catalogue = self.alter(module, place, Step::Begin { pstates, sources }).await?;
             self.add_shadows(module, &catalogue);
         }
         let shadow = self.setup.shadow(&module.definition.name, place);
         let shadow = shadow.ok_or_else(|| Error::Recompute {
             what: "it was ended by another launch while it began".to_owned(),
         })?;
+        if from == From::Beginning && shadow.starts[place] != module.starts[place] {
+            let what = format!(
+                "a recompute of topology `{}` from what its sources have kept is under way: call `recompute_kept` to see \
+                 it through, or `end_recompute`",
+                module.definition.topologies[place].name
+            );
+            return Err(Error::Invalid { what });
+        }
         // Also if it was there: what an earlier call has left undone.
         self.bring_up(&shadow).await?;
         Ok(shadow)
@@ -185,8 +224,35 @@ impl Node {
                     PStateId(new.number);
             }
             let id = TopologyId(recomputing.number);
-            self.setup.add_module(Arc::new(module.shadow(place, id, pstates)));
+            self.setup.add_module(Arc::new(module.shadow(
+                place,
+                id,
+                pstates,
+                &recomputing.sources,
+            )));
         }
+    }
+
+    /// Where the sources of a topology begin now.
+    async fn kept(&self, module: &Installed, place: usize) -> Result<Vec<Begun>> {
+        let sources = &module.definition.topologies[place].sources;
+        let depots: BTreeSet<_> =
+            sources.iter().map(|it| module.depots[it.depot.0 as usize]).collect();
+        let asked: Vec<_> = depots.iter().map(|&it| (it, StartAt::Beginning)).collect();
+        let mut kept: BTreeMap<_, _> = depots.into_iter().map(|it| (it, BTreeMap::new())).collect();
+        for shard in self.shards() {
+            let ask = |reply| Message::Starts { asked: asked.clone(), reply };
+            for (depot, partition, offset) in self.ask(shard, ask).await? {
+                kept.entry(depot).or_default().insert(partition.0, offset.0);
+            }
+        }
+        // Where a topology begins later than that, it does so again.
+        for (source, begun) in &module.starts[place] {
+            let starts = kept.entry(source.depot).or_default();
+            let start = starts.entry(source.partition.0).or_default();
+            *start = begun.0.max(*start);
+        }
+        Ok(kept.into_iter().map(|(depot, starts)| Begun { depot: depot.0, starts }).collect())
     }
 
     /// An error if a source of a topology does not begin with its first record.
@@ -241,7 +307,9 @@ impl Pair<'_> {
     /// Why what came out must not take the place of what is there.
     async fn check(&self, reading: impl Fn(Arc<Installed>) -> Reading) -> Result<Option<String>> {
         let definition = &self.module.definition.topologies[self.place];
+        let (began, begins) = (&self.module.starts[self.place], &self.shadow.starts[self.place]);
         if definition.order_free
+            && began == begins
             && let Some(differs) = self
                 .compare(|module, shadow, reply| Request::Compare { module, shadow, reply })
                 .await?

@@ -130,7 +130,7 @@ fn numbers_that_recomputes_have_are_looked_at() {
     let faults = |shadow, left| {
         let of = |number| {
             let (topology, pstates) = ("t".to_owned(), vec![Numbered::new("s", number)]);
-            Recomputing { topology, version: 1, number: 2, pstates }
+            Recomputing { topology, version: 1, number: 2, pstates, sources: Vec::new() }
         };
         let module = ModuleEntry {
             name: "m".to_owned(),

@@ -318,3 +318,60 @@ fn what_is_young_enough_is_kept() {
     assert!(first[1] > 0);
     close(it);
 }
+
+#[test]
+fn a_recompute_of_what_is_kept_has_nothing_of_what_went_and_goes_on_from_there() {
+    let with_invariant = |m: &Module| {
+        let club = club(m);
+        let kept = m.microbatch(|| "kept");
+        let (total, sum) =
+            (kept.pstate::<Single<u64>>("kept-total"), kept.pstate::<Single<u64>>("kept-sum"));
+        kept.order_free();
+        kept.invariant("numbers ascend", move |read| async move {
+            let (total, sum) = read.select((total.whole(), sum.whole())).await?;
+            let (total, sum) = (total.unwrap_or(0), sum.unwrap_or(0));
+            let least = total * total.saturating_sub(1) / 2;
+            if sum < least {
+                Err(format!("{total} numbers add up to {sum}").into())
+            } else {
+                Ok(())
+            }
+        });
+        kept.source(club.plays).aggregate((total, sum), |(total, sum), (number, _)| {
+            (total.whole().add(Count), sum.whole().add(Sum(number)))
+        });
+        (club, total.reader(), sum.reader())
+    };
+    let dir = directory("trimming_kept");
+    let mut all = 0;
+    for _ in 0..2 {
+        let engine = block_on(Engine::open(&dir, small())).unwrap();
+        let it = block_on(engine.launch("club", with_invariant)).unwrap();
+        drop(engine);
+        let plays = it.0.plays;
+        append(&it, plays, all..all + 400);
+        all += 400;
+        block_on(it.caught_up("kept")).unwrap();
+        block_on(it.caught_up("points")).unwrap();
+        block_on(it.engine().fold()).unwrap();
+        let first = range(&it, plays).start;
+        assert!(first > 0);
+
+        let refused = block_on(it.recompute("kept")).unwrap_err().to_string();
+        assert!(refused.contains("`plays` has no records below"), "{refused}");
+        let refused = block_on(it.recompute_kept("points")).unwrap_err().to_string();
+        assert!(refused.contains("has no invariant"), "{refused}");
+        let recomputed = block_on(it.recompute_kept("kept")).unwrap();
+        assert_eq!(recomputed.records, all);
+        let holds = |of: std::ops::Range<u64>| {
+            let found = block_on(it.select((it.1.whole(), it.2.whole()))).unwrap();
+            assert_eq!(found, (Some(of.end - of.start), Some(of.sum())));
+        };
+        holds(first..all);
+        append(&it, plays, all..all + 1);
+        all += 1;
+        block_on(it.caught_up("kept")).unwrap();
+        holds(first..all);
+        close(it);
+    }
+}

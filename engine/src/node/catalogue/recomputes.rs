@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Catalogue, ModuleEntry, Numbered};
+use super::{Begun, Catalogue, ModuleEntry, Numbered};
 use crate::error::{Error, Result};
 use crate::types::{MicrobatchId, PStateId, TopologyId};
 
@@ -27,6 +27,9 @@ pub struct Recomputing {
     pub number: u32,
     /// The topology's `PState`s, with the numbers to which the second instance writes.
     pub pstates: Vec<Numbered>,
+    /// Where the second instance began in depots that let go of records, if not where the topology did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Begun>,
 }
 
 /// What recomputes that are over have left. Numbers are never used again, so these lists are right for ever.
@@ -57,9 +60,10 @@ pub(crate) struct Alteration {
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// With the names of all the topology's `PState`s.
+    /// With the names of all the topology's `PState`s, and where to begin, if not where the topology did.
     Begin {
         pstates: Vec<String>,
+        sources: Vec<Begun>,
     },
     /// With the place of the topology, the number under which it is stopped, and the id at which it is.
     Switch {
@@ -77,7 +81,7 @@ impl Catalogue {
         self.format = super::FORMAT;
         let unknown = || Error::Invalid { what: format!("no module `{module}` was launched here") };
         let entry = self.modules.iter_mut().find(|it| it.name == *module).ok_or_else(unknown)?;
-        if let Step::Begin { pstates } = step {
+        if let Step::Begin { pstates, sources } = step {
             if entry.recomputing(topology).is_some() {
                 return Ok(());
             }
@@ -107,7 +111,8 @@ impl Catalogue {
                 })
                 .collect();
             let (topology, version) = (topology.clone(), entry.version);
-            entry.recomputes.push(Recomputing { topology, version, number, pstates });
+            let sources = sources.clone();
+            entry.recomputes.push(Recomputing { topology, version, number, pstates, sources });
             return Ok(());
         }
         let place = entry.recomputes.iter().position(|it| it.topology == *topology);
@@ -119,6 +124,14 @@ impl Catalogue {
         match step {
             Step::Begin { .. } => unreachable!("done above"),
             Step::Switch { since, .. } => {
+                let known = entry.topologies.iter_mut().find(|it| it.name == over.topology);
+                let mut known =
+                    known.into_iter().flat_map(|it| &mut it.sources).collect::<Vec<_>>();
+                for begun in over.sources {
+                    if let Some(known) = known.iter_mut().find(|it| it.depot == begun.depot) {
+                        known.starts = begun.starts;
+                    }
+                }
                 for new in over.pstates {
                     let Some(pstate) = entry.pstates.iter_mut().find(|it| it.name == new.name)
                     else {
@@ -193,7 +206,7 @@ mod tests {
 
     fn begin(catalogue: &mut Catalogue) {
         let pstates = vec!["funds".to_owned(), "counts".to_owned()];
-        alter(catalogue, Step::Begin { pstates }).unwrap();
+        alter(catalogue, Step::Begin { pstates, sources: Vec::new() }).unwrap();
     }
 
     fn numbers(catalogue: &Catalogue) -> Vec<u32> {

@@ -124,17 +124,24 @@ fn the_stored_form_stays_as_it_is() {
     // What a launch makes of files of the formats before.
     let now = GOLDEN_2.replace("\"format\": 2", &format!("\"format\": {FORMAT}"));
     for before in [Catalogue::decode(GOLDEN_1.as_bytes()).unwrap(), of_2] {
-        let new = without_owners(launch::<ByDay>(&before).unwrap());
+        let new = as_before(launch::<ByDay>(&before).unwrap());
         assert_eq!(String::from_utf8(new.encode()).unwrap(), now);
     }
     let of_3 = Catalogue::decode(GOLDEN_3.as_bytes()).unwrap();
     assert_eq!(String::from_utf8(of_3.encode()).unwrap(), GOLDEN_3);
-    assert_eq!(Catalogue { format: FORMAT, ..of_3 }, without_owners(fresh::<Sized>()));
+    assert_eq!(Catalogue { format: FORMAT, ..of_3 }, as_before(fresh::<Sized>()));
     let with_owners = migrating::<ByDay, _>(&fresh::<Counts>(), by_day("by-day")).unwrap();
     let encoded = String::from_utf8(with_owners.encode()).unwrap();
     assert!(encoded.contains("\n          \"owner\": \"ledger\"\n"), "{encoded}");
+    assert!(encoded.contains("\n          \"sources\": [\n"), "{encoded}");
     assert_eq!(Catalogue::decode(encoded.as_bytes()).unwrap(), with_owners);
-    let mut of_4 = without_owners(with_owners);
+    let mut with_starts = with_owners.clone();
+    let begun = Begun { depot: 1, starts: BTreeMap::from([(3, 40)]) };
+    with_starts.modules[0].topologies[0].sources = vec![begun];
+    let encoded = String::from_utf8(with_starts.encode()).unwrap();
+    assert!(encoded.contains("\"3\": 40"), "{encoded}");
+    assert_eq!(Catalogue::decode(encoded.as_bytes()).unwrap(), with_starts);
+    let mut of_4 = as_before(with_owners);
     of_4.modules[0].pstates[1].migrated.push("before".to_owned());
     assert_eq!(String::from_utf8(of_4.encode()).unwrap(), GOLDEN_4);
     assert_eq!(Catalogue::decode(GOLDEN_4.as_bytes()).unwrap(), of_4);
@@ -145,16 +152,23 @@ fn the_stored_form_stays_as_it_is() {
         version: 3,
         number: 2,
         pstates: vec![Numbered::new("skus", 4)],
+        sources: Vec::new(),
     });
     of_4.leftovers = Leftovers { pstates: vec![2], topologies: vec![3] };
     assert_eq!(String::from_utf8(of_4.encode()).unwrap(), GOLDEN_RECOMPUTES);
     assert_eq!(Catalogue::decode(GOLDEN_RECOMPUTES.as_bytes()).unwrap(), of_4);
 }
 
-/// As it was before owners were remembered.
-fn without_owners(mut catalogue: Catalogue) -> Catalogue {
-    for pstate in catalogue.modules.iter_mut().flat_map(|it| &mut it.pstates) {
-        assert_eq!(pstate.owner.take().as_deref(), Some("ledger"));
+/// As it was before owners, and where topologies began, were remembered.
+fn as_before(mut catalogue: Catalogue) -> Catalogue {
+    for module in &mut catalogue.modules {
+        for pstate in &mut module.pstates {
+            assert_eq!(pstate.owner.take().as_deref(), Some("ledger"));
+        }
+        for topology in &mut module.topologies {
+            assert!(topology.sources.iter().all(|it| it.starts.is_empty()));
+            topology.sources.clear();
+        }
     }
     catalogue
 }
@@ -444,7 +458,7 @@ fn what_is_being_migrated_is_not_recomputed_nor_the_reverse() {
     let recompute = |catalogue: &Catalogue| {
         let pstates = vec!["by_day".to_owned(), "skus".to_owned()];
         let (module, topology) = ("shop".to_owned(), "ledger".to_owned());
-        let step = recomputes::Step::Begin { pstates };
+        let step = recomputes::Step::Begin { pstates, sources: Vec::new() };
         let mut next = catalogue.clone();
         next.alter(&recomputes::Alteration { module, topology, step }).map(|()| next)
     };
