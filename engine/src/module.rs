@@ -116,7 +116,7 @@ impl Definition {
     /// one of the two work with the other.
     pub(crate) fn declares_the_same(&self, other: &Self) -> bool {
         let depots = |it: &Self| -> Vec<_> {
-            it.depots.iter().map(|depot| (depot.name.clone(), depot.record)).collect()
+            it.depots.iter().map(|depot| (depot.name.clone(), depot.record, depot.keep)).collect()
         };
         let pstates = |it: &Self| -> Vec<_> {
             let id = |it: &PStateDecl| it.migration.as_ref().map(|it| it.id.clone());

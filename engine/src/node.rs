@@ -417,9 +417,11 @@ impl Node {
                 let (definition, starts) = (Arc::clone(&definition), Arc::clone(&starts));
                 Message::Keeper(KeeperRequest::Launch { definition, starts, reply })
             });
-            let numbered = self.setup.add_module(numbered.await?);
+            let numbered = numbered.await?;
             let read = self.ask_any(|reply| Message::Keeper(KeeperRequest::Read { reply }));
             let (_, catalogue) = read.await?;
+            // At once, so that no depot lets go of what a shadow has still to read.
+            let numbered = self.setup.add_module(numbered);
             self.add_shadows(&numbered, &catalogue);
             module = Some(numbered);
         }
@@ -442,6 +444,7 @@ impl Node {
             return Ok(starts);
         };
         for topology in &definition.topologies {
+            entry.check_starts(topology)?;
             let new = entry.new_sources(topology, definition);
             if new.is_empty() {
                 continue;

@@ -117,7 +117,7 @@ impl Log {
                 Budget { records: limits.records.max(1), bytes: limits.bytes, end: readable.end };
             return match self.inner.read_segment(&segment, readable, from, budget).await {
                 // Its file may have been removed meanwhile.
-                Err(Error::Io { .. }) if from < self.first() => {
+                Err(Error::Io { .. } | Error::Corrupt { .. }) if from < self.first() => {
                     Err(Error::Trimmed { asked: from, first: self.first() })
                 }
                 read => read,

@@ -4,12 +4,15 @@ mod crash_disk;
 mod damage;
 mod model;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_channel::oneshot;
+
 use super::*;
 use crate::env::memory::{self, MemoryDisk};
-use crate::env::{Class, Clock, Disk, Env, LocalFuture, Mesh, Parcel, Sender, Spawner};
+use crate::env::{Class, Clock, Disk, Env, File, LocalFuture, Mesh, Open, Parcel, Sender, Spawner};
 use crate::types::{DepotId, Index, PartitionId, ShardId, Time, WallTime};
 
 /// Small sizes, so that a few hundred records meet every boundary.
@@ -340,5 +343,82 @@ fn placing_is_idempotent_by_index() {
         let log = open(&env, &log.state()).await.unwrap();
         assert_eq!(place(&log, 4), None);
         assert_eq!(place(&log, 6), Some(Offset(1)..Offset(2)));
+    });
+}
+
+/// A disk on which opening a file that there is waits for somebody, once.
+struct SlowOpen {
+    disk: MemoryDisk,
+    gate: Rc<Cell<Option<oneshot::Receiver<()>>>>,
+}
+
+impl Disk for SlowOpen {
+    fn open<'a>(
+        &'a self,
+        path: &'a str,
+        how: Open,
+    ) -> LocalFuture<'a, std::io::Result<Rc<dyn File>>> {
+        let gate = if matches!(how, Open::Existing) { self.gate.take() } else { None };
+        Box::pin(async move {
+            if let Some(gate) = gate {
+                gate.await.unwrap();
+            }
+            self.disk.open(path, how).await
+        })
+    }
+
+    fn list<'a>(&'a self, dir: &'a str) -> LocalFuture<'a, std::io::Result<Vec<String>>> {
+        self.disk.list(dir)
+    }
+
+    fn create_dir<'a>(&'a self, dir: &'a str) -> LocalFuture<'a, std::io::Result<()>> {
+        self.disk.create_dir(dir)
+    }
+
+    fn remove<'a>(&'a self, path: &'a str) -> LocalFuture<'a, std::io::Result<()>> {
+        self.disk.remove(path)
+    }
+
+    fn rename<'a>(&'a self, from: &'a str, to: &'a str) -> LocalFuture<'a, std::io::Result<()>> {
+        self.disk.rename(from, to)
+    }
+
+    fn sync_dir<'a>(&'a self, dir: &'a str) -> LocalFuture<'a, std::io::Result<()>> {
+        self.disk.sync_dir(dir)
+    }
+
+    fn free_bytes(&self) -> std::io::Result<u64> {
+        self.disk.free_bytes()
+    }
+}
+
+#[test]
+fn a_read_that_meets_a_removed_file_says_trimmed() {
+    let gate = Rc::new(Cell::new(None));
+    let disk = Rc::new(SlowOpen { disk: MemoryDisk::new(), gate: Rc::clone(&gate) });
+    run_on(disk, 1, |env| async move {
+        let log = open(&env, &State::default()).await.unwrap();
+        for round in 0..40 {
+            let batch = Batch::of([vec![7_u8; 8_000]]).unwrap();
+            log.append(&batch, WallTime(round)).unwrap();
+            log.durable(log.end());
+            log.flush().await.unwrap();
+        }
+        let state = State::decode(&log.state().encode()).unwrap();
+        // As after a restart: the file is not held open.
+        let log = open(&env, &state).await.unwrap();
+        log.recovered().await.unwrap();
+        let (go, wait) = oneshot::channel();
+        gate.set(Some(wait));
+        let read = log.read(Offset(0), everything());
+        let trim = async {
+            assert!(log.trim(Offset(30), WallTime(u64::MAX)) > Offset(0));
+            let state = log.state();
+            log.recorded(&state).await.unwrap();
+            go.send(()).unwrap();
+        };
+        let (read, ()) = futures_util::future::join(read, trim).await;
+        let error = read.unwrap_err();
+        assert!(matches!(error, Error::Trimmed { .. }), "{error:?}");
     });
 }

@@ -92,7 +92,8 @@ impl<T> fmt::Debug for NewDepot<'_, T> {
 
 impl<T: Row> NewDepot<'_, T> {
     /// Keeps the newest `count` records of each partition at least, and what topologies still have to read. What
-    /// is older may be deleted, whole files at a time. Without this or [`NewDepot::keep_for`], everything is kept.
+    /// is older may be deleted, whole files at a time, also where a dead letter of a very large record has but its
+    /// beginning. Without this or [`NewDepot::keep_for`], everything is kept.
     pub fn keep_records(mut self, count: u64) -> Self {
         self.keep.records = Some(count);
         self

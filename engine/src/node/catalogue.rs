@@ -611,6 +611,21 @@ impl ModuleEntry {
         all
     }
 
+    /// Asserts that it is known what a topology read before, if it is to begin anywhere but at the first record.
+    pub(crate) fn check_starts(&self, topology: &topology::Definition) -> Result<()> {
+        let known = self.topologies.iter().find(|it| it.name == topology.name);
+        let begins = topology.sources.iter().any(|it| it.start != StartAt::Beginning);
+        if !begins || known.is_none_or(|it| !it.sources.is_empty()) {
+            return Ok(());
+        }
+        let what = format!(
+            "topology `{}` of module `{}` was launched by a build that did not remember what it reads, so it is not known \
+             what is new to it. Nothing was changed. Launch it once with sources that begin at the beginning",
+            topology.name, self.name
+        );
+        Err(Error::Invalid { what })
+    }
+
     /// The depots that a topology of this version reads and did not read before, of those that there are.
     pub(crate) fn new_sources<'d>(
         &self,

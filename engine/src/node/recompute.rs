@@ -139,6 +139,7 @@ impl Node {
     pub(crate) async fn end_recompute(&self, module: &Arc<Installed>, place: usize) -> Result<()> {
         let _one = self.one_recompute()?;
         let _alone = self.launching.lock().await;
+        self.adopt(module, place).await?;
         let Some(shadow) = self.setup.shadow(&module.definition.name, place) else {
             let name = &module.definition.topologies[place].name;
             let what = format!("topology `{name}` is not being recomputed");
@@ -179,6 +180,7 @@ impl Node {
         let _one = self.launching.lock().await;
         // Until the shadow is one of those that what it reads is kept for.
         let _held = self.setup.hold_trims();
+        self.adopt(module, place).await?;
         if self.setup.shadow(&module.definition.name, place).is_none() {
             let sources = match from {
                 From::Beginning => {
@@ -207,6 +209,19 @@ impl Node {
         // Also if it was there: what an earlier call has left undone.
         self.bring_up(&shadow).await?;
         Ok(shadow)
+    }
+
+    /// Takes up a recompute that the catalogue has, and this process does not: whoever began it went away meanwhile.
+    async fn adopt(&self, module: &Arc<Installed>, place: usize) -> Result<()> {
+        if self.setup.shadow(&module.definition.name, place).is_none() {
+            let read = self.ask_any(|reply| Message::Keeper(KeeperRequest::Read { reply }));
+            let (_, catalogue) = read.await?;
+            self.add_shadows(module, &catalogue);
+            if let Some(shadow) = self.setup.shadow(&module.definition.name, place) {
+                self.bring_up(&shadow).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Has every shard that starts install the shadows that the catalogue has.

@@ -91,13 +91,14 @@ impl Shard {
     ) {
         match self.read_range(topology, running, range, exclusions).await {
             Ok(()) => {}
+            // Nobody wants its records any more: those that did, with another attempt, may have let them go.
+            Err(partition::Error::Depot { source: depot::Error::Trimmed { .. }, .. })
+                if running.failed.get() => {}
             // It was not declared when they went. Others are none the worse for it.
             Err(partition::Error::Depot {
                 source: source @ depot::Error::Trimmed { .. }, ..
             }) => {
-                if running.failed.replace(true) {
-                    return;
-                }
+                running.failed.set(true);
                 let message = format!(
                     "depot {} let go of records in partition {} that the topology has still to read, while no \
                      module that was launched declared it: {source}. Declare it under another name, and it begins \

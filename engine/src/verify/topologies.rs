@@ -9,6 +9,7 @@ use super::partitions::pages_path;
 use super::replay::State;
 use super::{Files, Survey};
 use crate::codec::Placement;
+use crate::node::catalogue::Begun;
 use crate::types::{MicrobatchId, Offset, PartitionId, TopologyId};
 
 /// What is known of one topology.
@@ -32,6 +33,15 @@ pub struct TopologyFacts {
     pub begun: Vec<MicrobatchId>,
 }
 
+impl TopologyFacts {
+    /// Where it has read nothing yet, it stands where it begins.
+    fn begin(&mut self, sources: &[Begun]) {
+        for (source, offset) in sources.iter().flat_map(Begun::offsets) {
+            self.offsets.entry(source).or_insert(offset);
+        }
+    }
+}
+
 /// Compares the coordinators' rows with the partitions, if all of these could be read.
 pub(super) fn look<F: Files + ?Sized>(
     survey: &mut Survey<'_, F>,
@@ -47,7 +57,8 @@ pub(super) fn look<F: Files + ?Sized>(
             let partition = Placement::of(topology.name.as_bytes()).partition(partitions);
             let id = TopologyId(topology.number);
             known.push(id);
-            let facts = facts(states, id, (&module.name, &topology.name), partition);
+            let mut facts = facts(states, id, (&module.name, &topology.name), partition);
+            facts.begin(&topology.sources);
             if sound {
                 compare(survey, states, &facts);
             }
@@ -58,7 +69,8 @@ pub(super) fn look<F: Files + ?Sized>(
             let id = TopologyId(it.number);
             known.push(id);
             let name = format!("{} (recompute)", it.topology);
-            let facts = facts(states, id, (&module.name, &name), partition);
+            let mut facts = facts(states, id, (&module.name, &name), partition);
+            facts.begin(&it.sources);
             if sound {
                 compare(survey, states, &facts);
             }

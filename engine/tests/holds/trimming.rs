@@ -34,7 +34,11 @@ struct Club {
 type Play = (u64, String);
 
 fn club(m: &Module) -> Club {
-    let plays = m.depot::<Play>("plays").keep_records(KEPT).single();
+    keeping(m, KEPT)
+}
+
+fn keeping(m: &Module, records: u64) -> Club {
+    let plays = m.depot::<Play>("plays").keep_records(records).single();
     let t = m.microbatch(|| "points");
     t.order_free();
     let total = t.pstate::<Single<u64>>("total");
@@ -374,4 +378,17 @@ fn a_recompute_of_what_is_kept_has_nothing_of_what_went_and_goes_on_from_there()
         holds(first..all);
         close(it);
     }
+}
+
+#[test]
+fn another_bound_is_another_declaration() {
+    let dir = directory("trimming_declared");
+    let engine = block_on(Engine::open(&dir, small())).unwrap();
+    let it = block_on(engine.launch("club", club)).unwrap();
+    block_on(engine.launch("club", |m| keeping(m, KEPT))).unwrap();
+    let again = block_on(engine.launch("club", |m| keeping(m, KEPT + 1)));
+    let error = again.unwrap_err().to_string();
+    assert!(error.contains("launched with other declarations"), "{error}");
+    drop(engine);
+    close(it);
 }

@@ -692,3 +692,26 @@ fn where_rows_live_is_stored() {
     let by = Placed::By("initials".to_owned());
     assert_eq!(of(fresh::<crate::schema::Placed<Set<String>, Initials>>()), (by, 1));
 }
+
+#[test]
+fn where_to_begin_is_not_said_where_it_is_not_known_what_was_read() {
+    let of = |start| {
+        let defined = module::define("shop", |m| {
+            let sales = m.depot::<Sale>("sales").random();
+            let ledger = m.microbatch(|| "ledger");
+            ledger.source(sales.starting(start)).for_each(async |_, _| Ok(()));
+        });
+        defined.unwrap().1
+    };
+    let mut launched = launch_definition(&Catalogue::default(), of(StartAt::End)).unwrap();
+    let check = |catalogue: &Catalogue, start| {
+        let definition = of(start);
+        catalogue.modules[0].check_starts(&definition.topologies[0])
+    };
+    check(&launched, StartAt::End).unwrap();
+    // A catalogue from before it was remembered.
+    launched.modules[0].topologies[0].sources.clear();
+    check(&launched, StartAt::Beginning).unwrap();
+    let refused = check(&launched, StartAt::End).unwrap_err().to_string();
+    assert!(refused.contains("not known what is new to it"), "{refused}");
+}

@@ -507,7 +507,7 @@ fn items(spot: &Spot<'_>, rows: &[(&[u8], &[u8])], out: &mut Vec<u8>) -> Result<
             _ => return Err(no_row("it is no row of a list")),
         }
     }
-    if items.is_empty() && under.is_empty() {
+    if items.is_empty() {
         out.push(0xc0);
         return Ok(());
     }
@@ -521,7 +521,8 @@ fn items(spot: &Spot<'_>, rows: &[(&[u8], &[u8])], out: &mut Vec<u8>) -> Result<
             out.extend_from_slice(item);
         }
     }
-    if under.is_empty() { Ok(()) } else { Err(no_row("it hangs under an item that is gone")) }
+    // What is left was written under an item that is gone: no path leads there, and it is no part of the list.
+    Ok(())
 }
 
 /// Adds the rows that a value is as what lies at `spot`. All of them are what typed code can read.

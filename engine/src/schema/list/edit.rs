@@ -157,8 +157,11 @@ impl<R: Edits> List<'_, R> {
         if id >= found.0.next_id {
             return Err(Error::Malformed("an element has an id that was never given"));
         }
+        let is_last = found.0.count() == 1;
         self.remove_found(found).await?;
-        let (from, to) = (super::under(self.prefix, id), super::under(self.prefix, id + 1));
+        // With the last one goes what somebody may have written under items that were gone.
+        let own = || (super::under(self.prefix, id), super::under(self.prefix, id + 1));
+        let (from, to) = if is_last { super::under_range(self.prefix) } else { own() };
         Ok(self.rows.delete_range(&from, &to)?)
     }
 
@@ -371,6 +374,9 @@ impl<R: Edits> List<'_, R> {
 /// The id of the next element that is a collection, and the one behind it.
 fn ids<E>(head: Option<&Head>) -> Result<(u64, u64), E> {
     let id = head.map_or(0, |head| head.next_id);
+    if head.is_some() && id == 0 {
+        return Err(Error::Malformed("its head has given no id, and it has elements"));
+    }
     let next = id.checked_add(1).ok_or(Error::Malformed("its head has no id left to give"))?;
     Ok((id, next))
 }

@@ -8,6 +8,7 @@ use super::launch;
 use super::sizes::Ask;
 use crate::codec::table::Trace;
 use crate::module::{Depot, Module};
+use crate::schema::ast::{Query, Step, Value};
 use crate::schema::sizes::{Place, audit};
 use crate::schema::{Layout, List, Map, Owned, PState, Schema, Set, Sub, list};
 use crate::testing::TestPState;
@@ -413,4 +414,35 @@ fn an_item_costs_what_the_levels_of_its_list_cost() {
     assert!(removed.range_deletes == 1 && removed.seeks() <= 6, "{removed:?}");
     assert_eq!(rounds.select(list().nth(50_000).all()).unwrap(), []);
     assert_eq!(rounds.select(list().nth(COUNT - 2).key("ann")).unwrap(), Some(5));
+}
+
+#[test]
+fn what_is_written_under_an_item_that_is_gone_is_no_part_of_the_list_and_goes_with_it() {
+    let state = TestPState::<Map<u32, Sub<List<Sub<Map<String, i64>>>>>>::new().unwrap();
+    let token = state.token();
+    let rounds = || token.key(7);
+    let query = Query::from([Step::Key(Value::from(7_u32))]);
+    let whole = || {
+        state.run(async |at| {
+            let found: Vec<Option<Vec<BTreeMap<String, i64>>>> = at.query(token, &query).await?;
+            Ok(found)
+        })
+    };
+    let done = state.run(async |at| {
+        let gone = at.push_new(rounds()).await?;
+        let left = at.push_new(rounds()).await?;
+        at.put(left.key("left"), 2)?;
+        at.remove(rounds(), 0).await?;
+        Ok(at.put(gone.key("gone"), 1)?)
+    });
+    done.unwrap();
+    assert_eq!(whole().unwrap(), [Some(vec![BTreeMap::from([("left".to_owned(), 2)])])]);
+    state.run(async |at| Ok(at.remove(rounds(), 0).await?)).unwrap();
+    assert_eq!(whole().unwrap(), [None]);
+    let done = state.run(async |at| {
+        let new = at.push_new(rounds()).await?;
+        Ok(at.put(new.key("new"), 3)?)
+    });
+    done.unwrap();
+    assert_eq!(whole().unwrap(), [Some(vec![BTreeMap::from([("new".to_owned(), 3)])])]);
 }
