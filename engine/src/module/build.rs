@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{
     Batch, Definition, DepotDecl, DepotIndex, Error, Keep, Owner, PStateDecl, PStateIndex,
-    PlacedBy, Placer, Records,
+    PlacedBy, Placer, Records, StartAt,
 };
 use crate::codec::table::Trace;
 use crate::codec::{self, EncodeKey, Placement, key::encode_key};
@@ -307,24 +307,23 @@ impl<'m, O: 'static> Topology<'m, O> {
     /// [`starting`](Depot::starting) elsewhere.
     #[track_caller]
     pub fn source<S: Records>(&self, depot: S) -> Hopped<'m, O, S::Record, ()> {
-        self.source_as(&depot, Intake::Take(take_records))
+        self.source_as(depot.place(), Intake::Take(take_records))
     }
 
     /// A flow of the records of a depot, each where it lies, with the times they were appended.
     #[track_caller]
     pub fn source_timed<S: Records>(&self, depot: S) -> Hopped<'m, O, (WallTime, S::Record), ()> {
-        self.source_as(&depot, Intake::Take(take_timed))
+        self.source_as(depot.place(), Intake::Take(take_timed))
     }
 
     #[track_caller]
     fn source_as<T: Send + 'static>(
         &self,
-        records: &impl Records,
+        (depot, start): (DepotIndex, StartAt),
         intake: Intake<T>,
     ) -> Hopped<'m, O, T, ()> {
         let location = Location::caller();
         let node = self.draft.reserve_node(location);
-        let (depot, start) = (records.depot(), records.start());
         let mut draft = self.draft.module.draft.borrow_mut();
         let draft = &mut *draft;
         let topology = &mut draft.topologies[self.draft.topology];

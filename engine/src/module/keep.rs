@@ -52,22 +52,15 @@ pub trait Records {
     /// The type of its records.
     type Record: Row;
 
-    /// The depot.
-    fn depot(&self) -> DepotIndex;
-
-    /// Where to begin.
-    fn start(&self) -> StartAt;
+    /// The depot, and where to begin.
+    fn place(self) -> (DepotIndex, StartAt);
 }
 
 impl<T: Row, R> Records for Depot<T, R> {
     type Record = T;
 
-    fn depot(&self) -> DepotIndex {
-        self.index()
-    }
-
-    fn start(&self) -> StartAt {
-        StartAt::Beginning
+    fn place(self) -> (DepotIndex, StartAt) {
+        (self.index(), StartAt::Beginning)
     }
 }
 
@@ -94,11 +87,7 @@ impl<T: Row, R> Depot<T, R> {
 impl<T: Row, R> Records for Starting<T, R> {
     type Record = T;
 
-    fn depot(&self) -> DepotIndex {
-        self.depot.index()
-    }
-
-    fn start(&self) -> StartAt {
-        self.start
+    fn place(self) -> (DepotIndex, StartAt) {
+        (self.depot.index(), self.start)
     }
 }

@@ -62,7 +62,7 @@ struct Tick {
 type Given = Map<u64, Vec<u64>>;
 
 struct Ticks {
-    ticks: Depot<Tick>,
+    depot: Depot<Tick>,
     given: PState<Given>,
     late: Option<PState<Given>>,
 }
@@ -116,7 +116,7 @@ fn module(m: &Module, keep: u64, late: Option<StartAt>) -> Ticks {
         });
         given.reader()
     });
-    Ticks { ticks, given: given.reader(), late }
+    Ticks { depot: ticks, given: given.reader(), late }
 }
 
 fn with(old: Option<Vec<u64>>, number: u64) -> Vec<u64> {
@@ -268,7 +268,7 @@ async fn append(
         let tick = Tick { client, number, memo: "x".repeat(300) };
         shared.sent.borrow_mut().insert(client, number + 1);
         let key = Key { client: u128::from(client) + 1, sequence: number };
-        match it.append_once(it.ticks, key, &tick).await {
+        match it.append_once(it.depot, key, &tick).await {
             Ok(appended) => {
                 let place = (appended.partition, appended.offsets.start);
                 shared.placed.borrow_mut().entry(client).or_default().push(place);
@@ -363,7 +363,7 @@ async fn kept(
     let count = expected.len() as u64;
     // More may go at any time.
     let (start, found) = loop {
-        let range = it.depot_range(it.ticks, partition).await.map_err(failed)?;
+        let range = it.depot_range(it.depot, partition).await.map_err(failed)?;
         let is_all = expected.keys().copied().eq((0..count).map(Offset));
         check("kept", range.end == Offset(count) && is_all, || {
             format!("{partition} ends at {}, and {count} records were acknowledged", range.end)
@@ -384,7 +384,7 @@ async fn kept(
     })?;
     if start > Offset(0) {
         let below = Offset(start.0 - 1);
-        let read = it.read_depot(it.ticks, partition, below, 1).await;
+        let read = it.read_depot(it.depot, partition, below, 1).await;
         let is_gone = matches!(read, Err(Error::Trimmed { .. }));
         check("kept", is_gone, || {
             format!("{partition} was asked for {below}, and answered {read:?}")
@@ -402,7 +402,7 @@ async fn records(
     let mut found = Vec::new();
     let mut from = range.start;
     while from < range.end {
-        let records = it.read_depot(it.ticks, partition, from, 100).await?;
+        let records = it.read_depot(it.depot, partition, from, 100).await?;
         let Some(last) = records.last() else { break };
         from = last.offset.advance(1);
         let each = records.into_iter().map(|it| (it.offset, (it.record.client, it.record.number)));

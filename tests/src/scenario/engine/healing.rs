@@ -25,7 +25,7 @@ const HEALING_MAX: Duration = Duration::from_mins(1);
 /// Nothing goes wrong any more: everything catches up, adds up, and closes.
 pub(super) async fn heal(world: &World, shared: &Rc<Shared>, shards: u16) -> Result<(), Failure> {
     shared.healthy.set(true);
-    let healed = world.timeout(HEALING_MAX, healthy_life(world, shared, shards)).await;
+    let healed = world.timeout(HEALING_MAX, Box::pin(healthy_life(world, shared, shards))).await;
     shared.verdict()?;
     healed.unwrap_or_else(|| {
         Err(Failure::new(NAME, format!("without faults it took more than {HEALING_MAX:?}")))
