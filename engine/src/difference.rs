@@ -45,6 +45,27 @@ pub struct Differing<K, V> {
     pub to: V,
 }
 
+impl<K, V: Data> Differing<K, Option<V>> {
+    /// Of a row that holds a value.
+    fn of_values(
+        fields: &FieldTable,
+        key: K,
+        from: Option<&[u8]>,
+        to: Option<&[u8]>,
+    ) -> Result<Self, Error> {
+        let read = |value: Option<&[u8]>| value.map(|value| decode(fields, value)).transpose();
+        Ok(Self { key, from: read(from)?, to: read(to)? })
+    }
+}
+
+impl<K> Differing<K, bool> {
+    /// Of a row that is there or not; none if that is the same.
+    fn of_elements(key: K, from: Option<&[u8]>, to: Option<&[u8]>) -> Option<Self> {
+        let (from, to) = (from.is_some(), to.is_some());
+        (from != to).then_some(Self { key, from, to })
+    }
+}
+
 /// A path whose difference of two ids can be told.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no difference of two ids",
@@ -135,8 +156,7 @@ impl<K: Key + Send, V: Data, Z, O> Differ for Path<Entry<K, V, Z>, Many, O> {
         from: Option<&[u8]>,
         to: Option<&[u8]>,
     ) -> Result<Option<Self::Entry>, Error> {
-        let read = |value: Option<&[u8]>| value.map(|value| decode(fields, value)).transpose();
-        Ok(Some(Differing { key: decode_key(key)?, from: read(from)?, to: read(to)? }))
+        Differing::of_values(fields, decode_key(key)?, from, to).map(Some)
     }
 }
 
@@ -151,9 +171,7 @@ impl<E: Key + Send, Z, O> Differ for Path<KeyOf<E, Z>, Many, O> {
         from: Option<&[u8]>,
         to: Option<&[u8]>,
     ) -> Result<Option<Self::Entry>, Error> {
-        let (from, to) = (from.is_some(), to.is_some());
-        let key = decode_key(key)?;
-        Ok((from != to).then_some(Differing { key, from, to }))
+        Ok(Differing::of_elements(decode_key(key)?, from, to))
     }
 }
 

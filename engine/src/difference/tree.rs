@@ -1,7 +1,7 @@
 //! Trees: each leaf, by all the keys that lead to it.
 
 use super::Differing;
-use crate::codec::{Error, FieldTable, Key, decode, key::decode_key};
+use crate::codec::{Error, FieldTable, Key, key::decode_key};
 use crate::schema::sizes::Counting;
 use crate::schema::{Data, Map, Position, Set, Sub};
 use crate::subscribe::mirror::{is_head, split};
@@ -70,8 +70,7 @@ impl<V: Data> Leaf for V {
             let problem = "bytes are left over behind the keys that lead to a value";
             return Err(Error::BadKey { key_type: "row", problem });
         }
-        let read = |value: Option<&[u8]>| value.map(|value| decode(fields, value)).transpose();
-        Ok(Some(Differing { key, from: read(from)?, to: read(to)? }))
+        Differing::of_values(fields, key, from, to).map(Some)
     }
 
     fn is_head(_: &[u8]) -> bool {
@@ -142,7 +141,6 @@ impl<E: Key + Send, Z> Leaves for Sub<Set<E>, Z> {
     type Value = bool;
 
     fn entry(_: &FieldTable, key: &[u8], from: Option<&[u8]>, to: Option<&[u8]>) -> Told<E, bool> {
-        let (key, from, to) = (decode_key(key)?, from.is_some(), to.is_some());
-        Ok((from != to).then_some(Differing { key, from, to }))
+        Ok(Differing::of_elements(decode_key(key)?, from, to))
     }
 }

@@ -1,8 +1,8 @@
 //! Depots that do not keep everything: what may go, and where topologies that are new to a depot begin.
 //!
 //! A fold of a partition is what deletes: it records the logs' segments, and files that no record lists are
-//! removed. So before each fold the whole segments are let go of that are beyond what the depot
-//! [keeps](crate::module::Keep) and that every topology here has read. How far those are is what they have made
+//! removed. So when it fixes what it will contain, the whole segments are let go of that are beyond what the depot
+//! [keeps](crate::module::Keep) and that every declared topology has read. How far those are is what they have made
 //! visible: nothing of it is ever read again. A topology that this shard has not heard of since it was started
 //! counts as one that has read nothing. Until a module is launched, nobody says what its depots keep, and they
 //! keep everything.
@@ -22,7 +22,7 @@ use crate::module::{Keep, StartAt};
 use crate::probe::{Plant, State, planted, reached};
 use crate::types::{DepotId, Offset, PartitionId, WallTime};
 
-/// Segments of depots that do not keep everything: the most that a partition has too much.
+/// Segments of depots that do not keep everything are sealed at this: about the most that a partition has too much.
 const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 
 impl Shard {

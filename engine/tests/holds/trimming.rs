@@ -7,7 +7,7 @@ use tidemill::module::{Depot, Module, StartAt};
 use tidemill::schema::aggregate::{Count, Sum};
 use tidemill::schema::{Map, PState, Single};
 use tidemill::topology::Failure;
-use tidemill::types::{Offset, PartitionId};
+use tidemill::types::{Offset, PartitionId, WallTime};
 use tidemill::{Engine, Error, Launched, Options, block_on, verify};
 
 use crate::kit::{close, directory, files, options, until};
@@ -179,6 +179,8 @@ fn a_topology_begins_where_it_says_and_goes_on_where_it_was() {
         (StartAt::End, Some(300)),
         (StartAt::Newest(7), Some(293)),
         (StartAt::Newest(1_000), None),
+        (StartAt::Since(WallTime(0)), None),
+        (StartAt::Since(WallTime(u64::MAX)), Some(300)),
         (StartAt::Within(Duration::ZERO), Some(300)),
         (StartAt::Within(Duration::from_hours(1)), None),
     ];
